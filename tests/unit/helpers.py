@@ -1,0 +1,211 @@
+"""Small real things to test with: archives, wheels, patch sets, compiled files."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import unified_diff
+from pathlib import Path
+
+import pytest
+
+from mambaport.host import Host
+from mambaport.patching.apply import lock_of
+from mambaport.patchset import PatchSet
+from mambaport.pins import Pin
+
+HOST = Host(
+    arch="x86_64",
+    system="A Linux",
+    device=None,
+    glibc="2.36",
+    python="3.11.7",
+    python_path="/usr/bin/python3",
+    cores=8,
+    memory_mib=16384,
+    available_mib=8192,
+    cc=None,
+    gcc_aarch64=None,
+    qemu_aarch64=None,
+    mmdebstrap=None,
+    network_isolation=None,
+)
+EM_X86_64, EM_AARCH64 = 62, 183
+HEX64 = "0" * 64
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# Archives ----------------------------------------------------------------------------------------------
+
+
+def member(name: str, content: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    """A member of a tar archive; ``fields`` set what is not plain about it."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    info.mode = 0o644
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def write_sdist(path: Path, members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_zip(path: Path, members: Sequence[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def pin_of(path: Path, project: str = "demo", version: str = "1.0") -> Pin:
+    content = path.read_bytes()
+    return Pin(
+        project=project, version=version, filename=path.name, sha256=sha256(content), size=len(content)
+    )
+
+
+# Patch sets --------------------------------------------------------------------------------------------
+
+
+def diff(name: str, before: str, after: str) -> str:
+    """A plain unified diff of one file."""
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    return "".join(unified_diff(old, new, f"a/{name}", f"b/{name}"))
+
+
+def write_tree(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def read_tree(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write_set(
+    folder: Path,
+    patches: Mapping[str, str],
+    overlay: Mapping[str, str] | None = None,
+    after: str | None = None,
+    revision: int = 1,
+) -> PatchSet:
+    """A patch set on disk: ``patches`` maps file names to their text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tree(folder, patches)
+    write_tree(folder / "overlay", overlay or {})
+    lines = [f"revision = {revision}", 'summary = "For a test."']
+    if after is not None:
+        lines.append(f'after = "{after}"')
+    for name in patches:
+        lines += ["[[patch]]", f'file = "{name}"', 'why = "A reason that is long enough."']
+    (folder / "patchset.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return PatchSet(folder)
+
+
+def lock(item: PatchSet, tree: Path) -> PatchSet:
+    """Writes the set's lock for ``tree``, which stays as it is."""
+    copy = tree.with_name(tree.name + "-for-lock")
+    shutil.copytree(tree, copy)
+    item.write_lock(lock_of(copy, item))
+    shutil.rmtree(copy)
+    return item
+
+
+# Wheels ------------------------------------------------------------------------------------------------
+
+
+def write_wheel(
+    folder: Path,
+    files: Mapping[str, bytes],
+    *,
+    name: str = "demo",
+    version: str = "1.0+cpu.1",
+    tag: str = "py3-none-linux_aarch64",
+    metadata: str | None = None,
+    purelib: bool | None = None,
+) -> Path:
+    """A wheel with a right RECORD. Keyword arguments make single parts of it wrong."""
+    info = f"{name}-{version}.dist-info"
+    pure = tag.endswith("-any") if purelib is None else purelib
+    content = {
+        **files,
+        f"{info}/METADATA": (
+            metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        ).encode(),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: {str(pure).lower()}\nTag: {tag}\n".encode(),
+    }
+    rows = [
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}"
+        for path, data in content.items()
+    ]
+    record = "\n".join([*rows, f"{info}/RECORD,,"]) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-{tag}.whl"
+    return write_zip(path, [*content.items(), (f"{info}/RECORD", record.encode())])
+
+
+def rewrite_wheel(path: Path, changes: Mapping[str, bytes | None]) -> Path:
+    """Changes files of a wheel and leaves its RECORD as it is; None removes one."""
+    with zipfile.ZipFile(path) as archive:
+        content = {item.filename: archive.read(item) for item in archive.infolist()}
+    changed = {**content, **changes}
+    return write_zip(path, [(name, data) for name, data in changed.items() if data is not None])
+
+
+# Compiled files ----------------------------------------------------------------------------------------
+
+
+def compiler() -> str:
+    found = shutil.which("cc")
+    if found is None:
+        pytest.skip("no C compiler here")
+    return found
+
+
+@functools.cache
+def shared_library(
+    source: str = "int demo(void) { return 1; }\n", *flags: str, assembler: bool = False
+) -> bytes:
+    """A real shared library for this machine."""
+    cc = compiler()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("demo.s" if assembler else "demo.c")
+        path.write_text(source, encoding="utf-8")
+        out = Path(folder) / "libdemo.so"
+        command = [cc, "-shared", "-fPIC", "-O1", "-Wl,-z,noexecstack", str(path), "-o", str(out), *flags]
+        subprocess.run(command, check=True, cwd=folder)
+        return out.read_bytes()
+
+
+def for_machine(library: bytes, machine: int) -> bytes:
+    """The same ELF file with another e_machine: all that an audit of architecture reads."""
+    return library[:18] + machine.to_bytes(2, "little") + library[20:]
+
+
+def aarch64_library(words: Sequence[int] = (0xD65F03C0,)) -> bytes:
+    """A shared library whose only code is ``words`` (by default a single RET), marked as aarch64."""
+    lines = [".text", ".globl demo", "demo:", *(f".long 0x{word:08x}" for word in words)]
+    return for_machine(shared_library("\n".join(lines) + "\n", "-nostdlib", assembler=True), EM_AARCH64)

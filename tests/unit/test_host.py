@@ -1,0 +1,89 @@
+"""What this machine is: read from it, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mambaport import host
+from mambaport.host import program, read_host
+
+
+def test_the_machine_is_as_python_and_the_kernel_say() -> None:
+    found = read_host()
+    assert found.arch == platform.machine()
+    assert found.python == platform.python_version()
+    assert found.cores == len(os.sched_getaffinity(0))
+    assert 0 < found.available_mib <= found.memory_mib
+    assert read_host() is found
+    assert json.loads(json.dumps(found.to_json()))["arch"] == found.arch
+
+
+def test_the_builds_python_is_the_one_behind_a_virtual_environment() -> None:
+    code = "import sys; print(sys.prefix == sys.base_prefix, *sys.version_info[:2])"
+    answer = subprocess.run([read_host().python_path, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", *map(str, sys.version_info[:2])]
+
+
+def test_a_program_is_found_with_the_first_line_of_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "somecc"
+    path.write_text("#!/bin/sh\necho 'somecc 12.3'\necho 'more'\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = program("somecc")
+    assert found is not None
+    assert (found.path, found.version) == (str(path), "somecc 12.3")
+
+
+def test_a_program_that_is_not_there_or_cannot_run_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert program("no-such-program-anywhere") is None
+    path = tmp_path / "broken"
+    path.write_bytes(b"\x7fELF not really")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program("broken") is None
+
+
+def test_network_isolation_really_takes_the_network_away() -> None:
+    words = read_host().network_isolation
+    if words is None:
+        pytest.skip("this kernel does not let us drop the network")
+    code = "import socket; print([name for _n, name in socket.if_nameindex()])"
+    answer = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "['lo']"
+
+
+def test_the_board_and_the_system_are_read_where_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    (tmp_path / "os-release").write_text('NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n')
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:   8192000 kB\nMemAvailable: 4096000 kB\nHugePages_Total: 0\n"
+    )
+    monkeypatch.setattr(host, "DEVICE_MODEL", tmp_path / "model")
+    monkeypatch.setattr(host, "OS_RELEASE", tmp_path / "os-release")
+    monkeypatch.setattr(host, "MEMINFO", tmp_path / "meminfo")
+    found = read_host.__wrapped__()
+    assert found.device == "Raspberry Pi 5 Model B Rev 1.0"
+    assert found.system == "Debian GNU/Linux 12 (bookworm)"
+    assert (found.memory_mib, found.available_mib) == (8000, 4000)
+
+
+def test_a_machine_that_names_nothing_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEVICE_MODEL", "OS_RELEASE", "MEMINFO"):
+        monkeypatch.setattr(host, name, tmp_path / "missing")
+    found = read_host.__wrapped__()
+    assert found.device is None
+    assert found.system == platform.system()
+    assert found.jobs(512) == 1

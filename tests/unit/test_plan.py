@@ -1,0 +1,228 @@
+"""The plan: what decides a wheel's bytes decides its key, and nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import HOST, diff, write_set, write_tree
+from test_patchset import SOURCE
+
+from mambaport import patchset, pins, plan
+from mambaport.errors import HostError, PatchError, UsageError
+from mambaport.host import Host, Program
+from mambaport.plan import PackagePlan, Plan, make_plan
+from mambaport.profile import Profile
+
+CC = Program("/usr/bin/cc", "cc 12")
+GCC = Program("/usr/bin/aarch64-linux-gnu-gcc", "gcc 12")
+PI = replace(HOST, arch="aarch64", cc=CC, glibc="2.36")
+X86 = replace(HOST, cc=CC, gcc_aarch64=GCC)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A patches/ folder with one package, two sets."""
+    root = write_tree(tmp_path / "patches/demo/1.0", {"source.toml": SOURCE})
+    write_set(root / "low", {"0001-x.patch": diff("x", "a\n", "b\n")}, revision=2)
+    write_set(root / "cpu", {}, {"new.py": "x"}, after="low", revision=5)
+    monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
+    return root
+
+
+def profile(**changes: object) -> Profile:
+    data: dict[str, object] = {
+        "name": "my-board",
+        "summary": "A board",
+        "target": {"arch": "aarch64", "glibc": "2.28", "cpu": "cortex-a72"},
+        "python": {"minimum": "3.10"},
+        "package": [{"name": "demo", "version": "1.0", "patches": ["low", "cpu"]}],
+        "build": {"toolchains": ["native", "zig", "gcc-aarch64"], "environment": {"DEMO_CUDA": "FALSE"}},
+        "variant": {
+            "new": {"summary": "x", "target": {"arch": "aarch64", "glibc": "2.36", "cpu": "cortex-a76"}}
+        },
+    }
+    return Profile.model_validate({**data, **changes})
+
+
+def package(
+    which: Profile | None = None, host: Host = X86, environ: dict[str, str] | None = None, **options: str
+) -> PackagePlan:
+    return whole(which, host, environ, **options).packages[0]
+
+
+def whole(
+    which: Profile | None = None, host: Host = X86, environ: dict[str, str] | None = None, **options: str
+) -> Plan:
+    return make_plan(
+        which or profile(),
+        host,
+        environ=environ or {},
+        variant=options.get("variant"),
+        toolchain=options.get("toolchain"),
+    )
+
+
+def test_the_same_inputs_have_the_same_key() -> None:
+    assert package().key == package().key
+
+
+def test_what_the_machine_merely_is_does_not_change_the_key() -> None:
+    other = replace(
+        X86, system="Another", cores=2, memory_mib=512, available_mib=256, python="3.11.9", device="Pi"
+    )
+    assert package(host=other).key == package().key
+    assert package(host=replace(X86, glibc="2.41", cc=None)).key == package().key  # zig brings its own
+
+
+def test_a_reason_written_anew_does_not_change_the_key(root: Path) -> None:
+    before = package().key
+    path = root / "low/patchset.toml"
+    path.write_text(path.read_text().replace("A reason", "The same reason"))
+    assert package().key == before
+
+
+def test_each_input_changes_the_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = {"toolchains": ["zig"], "environment": {"DEMO_CUDA": "TRUE"}}
+    keys = {
+        "as it is": package().key,
+        "another name": package(profile(name="other")).key,
+        "another environment": package(profile(build=build)).key,
+        "another variant": package(variant="new").key,
+        "fewer sets": package(profile(package=[{"name": "demo", "version": "1.0", "patches": ["low"]}])).key,
+        "another toolchain": package(toolchain="gcc-aarch64").key,
+        "another compiler": package(
+            host=replace(X86, gcc_aarch64=Program("x", "gcc 14")), toolchain="gcc-aarch64"
+        ).key,
+        "another Python minor": package(host=replace(X86, python="3.13.0")).key,
+        "without kernels": package(environ={"DEMO_FORCE_FALLBACK": "TRUE"}).key,
+    }
+    for cpu, glibc in (("cortex-a53", "2.28"), ("cortex-a72", "2.31")):
+        target = {"arch": "aarch64", "glibc": glibc, "cpu": cpu}
+        keys[f"{cpu} {glibc}"] = package(profile(target=target)).key
+    changes = {
+        "another overlay file": ("cpu/overlay/new.py", "y"),
+        "another patch": ("low/0001-x.patch", diff("x", "a\n", "c\n")),
+        "another archive": ("source.toml", SOURCE.replace("0" * 64, "1" * 64)),
+        "another epoch": ("source.toml", SOURCE.replace("1700000000", "1700000001")),
+    }
+    for label, (name, text) in changes.items():
+        write_tree(root, {name: text})
+        keys[label] = package().key
+    with monkeypatch.context() as patched:
+        patched.setattr(plan, "BUILD_FORMAT", plan.BUILD_FORMAT + 1)
+        keys["another build format"] = package().key
+    with monkeypatch.context() as patched:
+        patched.setattr(plan, "__version__", "99")
+        keys["another mambaport"] = package().key
+    requirements = pins.build_requirements()
+    fewer = requirements.model_copy(update={"pin": requirements.pin[:-1]})
+    with monkeypatch.context() as patched:
+        patched.setattr(pins, "build_requirements", lambda: fewer)
+        keys["other build requirements"] = package().key
+    assert len(set(keys.values())) == len(keys), keys
+
+
+def test_the_version_carries_profile_and_revisions_in_order() -> None:
+    assert package().version == "1.0+my.board.2.5"
+    assert package(environ={"DEMO_FORCE_FALLBACK": "1"}).version == "1.0+my.board.2.5.fallback"
+
+
+@pytest.mark.parametrize("word", ["TRUE", "true", "1", "Yes", " on "])
+def test_the_fallback_variable_is_read_in_all_its_spellings(word: str) -> None:
+    made = package(environ={"DEMO_FORCE_FALLBACK": word})
+    assert made.local_version.endswith(".fallback")
+    assert dict(made.environment) == {"DEMO_CUDA": "FALSE", "DEMO_FORCE_FALLBACK": "TRUE"}
+
+
+@pytest.mark.parametrize("word", ["", "FALSE", "0", "no", "maybe"])
+def test_anything_else_is_no_fallback(word: str) -> None:
+    assert package(environ={"DEMO_FORCE_FALLBACK": word}).key == package().key
+
+
+def test_a_profile_may_ask_for_the_fallback_itself() -> None:
+    build = {"toolchains": ["zig"], "environment": {"DEMO_FORCE_FALLBACK": "yes"}}
+    made = package(profile(build=build))
+    assert made.fallback
+    assert made.local_version.endswith(".fallback")
+    assert not package().fallback
+
+
+def test_the_fallback_variable_of_one_package_leaves_the_other_alone(tmp_path: Path) -> None:
+    other = SOURCE.replace('package = "demo"', 'package = "other"').replace("DEMO_FORCE", "OTHER_FORCE")
+    root = write_tree(tmp_path / "patches/other/1.0", {"source.toml": other})
+    write_set(root / "cpu", {})
+    two = [
+        {"name": "demo", "version": "1.0", "patches": ["low"]},
+        {"name": "other", "version": "1.0", "patches": ["cpu"]},
+    ]
+    made = whole(profile(package=two), environ={"OTHER_FORCE_FALLBACK": "TRUE"})
+    assert [item.local_version for item in made.packages] == ["my.board.2", "my.board.1.fallback"]
+
+
+def test_the_toolchain_is_the_first_that_works_here() -> None:
+    assert whole(host=PI).toolchain.name == "native"
+    assert whole(host=replace(PI, cc=None)).toolchain.name == "zig"
+    assert whole(host=X86).toolchain.name == "zig"
+    assert whole(host=X86, toolchain="gcc-aarch64").toolchain.name == "gcc-aarch64"
+
+
+def test_a_machine_without_any_toolchain_is_told_each_reason_and_the_mend() -> None:
+    riscv = replace(HOST, arch="riscv64")
+    with pytest.raises(HostError, match="No toolchain here compiles for aarch64") as caught:
+        whole(host=riscv)
+    assert [line.split(":")[0] for line in str(caught.value.found).splitlines()] == [
+        "native",
+        "zig",
+        "gcc-aarch64",
+    ]
+    assert "apt-get install gcc-aarch64-linux-gnu" in str(caught.value.found)
+    assert caught.value.exit_code == 12
+
+
+def test_a_toolchain_asked_for_that_cannot_is_refused() -> None:
+    with pytest.raises(HostError) as caught:
+        whole(host=X86, toolchain="native")
+    assert "it compiles for x86_64, not for aarch64" in str(caught.value.found)
+
+
+def test_host_as_target_means_this_machine() -> None:
+    here = profile(target={"arch": "host", "glibc": "2.28", "cpu": "generic"})
+    made = whole(here, PI)
+    assert (made.goal.arch, made.native) == ("aarch64", True)
+    assert whole(here, X86).goal.arch == "x86_64"
+    assert not whole(host=X86).native
+
+
+def test_a_toolchain_that_cannot_choose_its_glibc_says_what_it_links() -> None:
+    assert whole(host=X86, toolchain="zig").goal.glibc == "2.28"
+    assert whole(host=replace(PI, glibc="2.41")).goal.glibc == "2.41"
+
+
+def test_jobs_are_bounded_by_cores_memory_and_what_was_asked() -> None:
+    host = replace(HOST, cores=8, available_mib=2048)
+    assert host.jobs(512) == 4
+    assert host.jobs(512, 2) == 2
+    assert host.jobs(64) == 8
+    assert host.jobs(99999) == 1
+    assert host.jobs(512, 99) == 4
+
+
+def test_unknown_variants_and_versions_and_wrong_orders_are_refused() -> None:
+    with pytest.raises(UsageError, match="has no variant old"):
+        package(variant="old")
+    with pytest.raises(UsageError, match="no pinned source"):
+        package(profile(package=[{"name": "demo", "version": "3.0", "patches": ["cpu"]}]))
+    with pytest.raises(PatchError, match="wrong place"):
+        package(profile(package=[{"name": "demo", "version": "1.0", "patches": ["cpu"]}]))
+
+
+def test_a_plan_prints_as_plain_data_with_digests() -> None:
+    data = whole().to_json()
+    (one,) = data["packages"]
+    assert one["sources"] == [{"filename": "demo-1.0.tar.gz", "sha256": "0" * 64}]
+    assert [(item["name"], item["revision"]) for item in one["patch_sets"]] == [("low", 2), ("cpu", 5)]
+    assert len(one["patch_sets"][0]["patches"][0]["sha256"]) == 64
+    assert one["patch_sets"][1]["overlay"] == ["new.py"]
+    assert data["toolchain"]["name"] == "zig"

@@ -1,0 +1,111 @@
+"""Running programs: output kept and logged, nothing left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mambaport import process
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ended within a few seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_output_and_errors_come_together_with_the_exit_status() -> None:
+    finished = process.run(["sh", "-c", "echo one; echo two >&2; exit 3"])
+    assert (finished.output, finished.returncode, finished.ok) == ("one\ntwo\n", 3, False)
+
+
+def test_the_command_and_its_output_are_appended_to_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process.run(["echo", "a b"], log=log)
+    process.run(["echo", "second"], log=log)
+    assert log.read_text() == "$ echo 'a b'\na b\n$ echo second\nsecond\n"
+
+
+def test_bytes_that_are_not_text_do_not_stop_a_run(tmp_path: Path) -> None:
+    finished = process.run(["printf", r"\377ok\n"], log=tmp_path / "log")
+    assert finished.output.endswith("ok\n")
+
+
+def test_the_tail_is_the_last_lines() -> None:
+    finished = process.run(["seq", "100"])
+    assert finished.tail.splitlines() == [str(n) for n in range(71, 101)]
+    assert process.run(["seq", "100"], keep_lines=2).output == "99\n100\n"
+
+
+def test_each_line_is_shown_as_it_comes() -> None:
+    seen: list[str] = []
+    process.run(["sh", "-c", "echo one; echo two"], on_line=seen.append)
+    assert seen == ["one\n", "two\n"]
+
+
+def test_the_environment_is_replaced_when_given() -> None:
+    assert process.run(["/usr/bin/env"], env={"ONLY": "this"}).output == "ONLY=this\n"
+
+
+def test_a_program_that_is_not_there_is_a_file_not_found_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        process.run(["no-such-program-anywhere"])
+
+
+def test_a_program_cannot_wait_for_input() -> None:
+    assert process.run(["cat"]).output == ""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 300 & echo $!; wait",  # sh starts the job deaf to SIGINT
+        "(trap '' INT TERM; echo $$; exec sleep 300)",
+        "sh -c 'echo $$; exec sleep 300'; true",
+    ],
+    ids=["a job in the background", "deaf to signals", "a child of a child"],
+)
+def test_an_interrupt_ends_the_whole_group(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.2)
+    started: list[int] = []
+
+    def interrupt(line: str) -> None:
+        started.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process.run(["sh", "-c", script], on_line=interrupt)
+    assert gone(started[0])
+
+
+PARENT = """
+import sys
+from mambaport import process
+process.run(["sh", "-c", f"echo $$ > {sys.argv[1]}; exec sleep 300"])
+"""
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(file)])
+    while not (file.is_file() and file.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    child = int(file.read_text())
+    os.kill(child, 0)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert gone(child)

@@ -1,0 +1,204 @@
+"""The store: finished things only, made once, whatever kills whom."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from mambaport.store import Store
+
+KEY = "demo-1.0"
+# Makes one entry, and says so in files beside the store.
+MAKER = textwrap.dedent("""
+    import os, sys, time
+    from pathlib import Path
+    from mambaport.store import Store
+
+    root, slow = Path(sys.argv[1]), sys.argv[2] == "slow"
+
+    def build(folder):
+        (folder / "part").write_text("half")
+        with (root.parent / "built").open("a") as stream:
+            stream.write(f"{os.getpid()}\\n")
+        time.sleep(300 if slow else 0.3)
+        (folder / "part").write_text("whole")
+
+    print(Store(root).make("wheels", "demo-1.0", build))
+""")
+
+
+def maker(root: Path, *, slow: bool = False) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", MAKER, str(root), "slow" if slow else "quick"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not (path.is_file() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.01)
+
+
+def fill(folder: Path) -> None:
+    (folder / "part").write_text("whole")
+
+
+def leftovers(store: Store) -> list[str]:
+    folder = store.root / "scratch"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_an_entry_is_made_once_and_then_found(store: Store) -> None:
+    assert store.get("wheels", KEY) is None
+    path = store.make("wheels", KEY, fill)
+    assert (path / "part").read_text() == "whole"
+    assert store.get("wheels", KEY) == path
+
+    def never(_folder: Path) -> None:
+        raise AssertionError("made twice")
+
+    assert store.make("wheels", KEY, never) == path
+    assert leftovers(store) == []
+
+
+def test_a_build_that_raises_leaves_nothing(store: Store) -> None:
+    def broken(folder: Path) -> None:
+        fill(folder)
+        raise RuntimeError("no compiler")
+
+    with pytest.raises(RuntimeError):
+        store.make("wheels", KEY, broken)
+    assert store.get("wheels", KEY) is None
+    assert leftovers(store) == []
+    assert store.make("wheels", KEY, fill).is_dir()
+
+
+def test_an_entry_is_not_seen_before_it_is_finished(store: Store) -> None:
+    def look(folder: Path) -> None:
+        fill(folder)
+        assert store.get("wheels", KEY) is None
+        assert store.entries() == []
+
+    assert store.make("wheels", KEY, look).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("other", KEY), ("wheels", "../x"), ("wheels", "a/b"), ("wheels", ""), ("wheels", ".hidden")],
+)
+def test_a_key_that_could_lead_elsewhere_is_refused(store: Store, kind: str, key: str) -> None:
+    with pytest.raises(ValueError, match="not a store entry"):
+        store.make(kind, key, fill)
+
+
+def test_two_processes_that_want_one_entry_make_it_once(tmp_path: Path, store: Store) -> None:
+    running = [maker(store.root) for _ in range(3)]
+    answers = {process.communicate()[0].strip() for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert answers == {str(store.path("wheels", KEY))}
+    assert len((tmp_path / "built").read_text().splitlines()) == 1
+    assert leftovers(store) == []
+
+
+def test_a_killed_build_leaves_scratch_that_the_next_run_sweeps(tmp_path: Path, store: Store) -> None:
+    victim = maker(store.root, slow=True)
+    wait_for(tmp_path / "built")
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert store.get("wheels", KEY) is None
+    assert leftovers(store) != []
+    assert (store.make("wheels", KEY, fill) / "part").read_text() == "whole"
+    assert leftovers(store) == []
+
+
+def test_the_scratch_of_a_living_process_is_left_alone(tmp_path: Path, store: Store) -> None:
+    alive = maker(store.root, slow=True)
+    try:
+        wait_for(tmp_path / "built")
+        (part,) = (store.root / "scratch").glob("*/entry/part")
+        store.make("wheels", "other-1.0", fill)
+        assert part.read_text() == "half"
+    finally:
+        alive.kill()
+        alive.communicate()
+
+
+def test_scratch_inside_scratch_does_not_sweep_the_outer_one(store: Store) -> None:
+    with store.scratch() as outer:
+        (outer / "x").write_text("x")
+        with store.scratch() as inner:
+            assert inner != outer
+        assert (outer / "x").is_file()
+    assert leftovers(store) == []
+
+
+def test_a_discarded_entry_is_gone_and_can_be_made_again(store: Store) -> None:
+    store.make("wheels", KEY, fill)
+    store.discard("wheels", KEY)
+    assert store.get("wheels", KEY) is None
+    store.discard("wheels", KEY)  # no entry is no error
+    assert store.make("wheels", KEY, fill).is_dir()
+    assert leftovers(store) == []
+
+
+def test_entries_are_listed_with_their_size_on_disk(store: Store) -> None:
+    def large(folder: Path) -> None:
+        (folder / "x").write_bytes(b"x" * 100_000)
+
+    store.make("archives", "a" * 64, large)
+    store.make("wheels", KEY, fill)
+    entries = {(entry.kind, entry.key): entry.size for entry in store.entries()}
+    assert set(entries) == {("archives", "a" * 64), ("wheels", KEY)}
+    assert entries["archives", "a" * 64] >= 100_000
+
+
+def test_folders_are_made_readable_by_others(store: Store) -> None:
+    before = os.umask(0o022)
+    try:
+        assert store.make("wheels", KEY, fill).stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)
+
+
+ON_A_SMALL_DISK = textwrap.dedent("""
+    import json, sys
+    from pathlib import Path
+    from mambaport.store import Store
+
+    store = Store(Path(sys.argv[1]))
+    try:
+        store.make("wheels", "demo-1.0", lambda folder: (folder / "x").write_bytes(b"x" * (1 << 20)) and None)
+    except OSError as fault:
+        scratch = [path.name for path in (store.root / "scratch").iterdir()]
+        print(json.dumps([fault.errno, [entry.key for entry in store.entries()], scratch]))
+""")
+
+
+def test_a_full_disk_leaves_no_half_entry(tmp_path: Path) -> None:
+    words = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=256k tmpfs "$1" && shift && exec "$@"',
+        "sh",
+    ]
+    if shutil.which("unshare") is None or subprocess.run([*words, tmp_path, "true"], check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    command = [sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path / "store")]
+    finished = subprocess.run([*words, tmp_path, *command], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == f"[{errno.ENOSPC}, [], []]"

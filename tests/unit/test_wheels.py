@@ -1,0 +1,60 @@
+"""Wheels as files: names, wheelhouse, provenance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import write_wheel
+
+from mambaport import wheels
+from mambaport.errors import InstallError, UsageError
+
+
+def test_a_wheel_says_what_its_name_says(tmp_path: Path) -> None:
+    wheel = wheels.read_wheel(write_wheel(tmp_path, {}, name="causal_conv1d", version="1.6.0+rpi.cpu.1"))
+    assert (wheel.name, wheel.version) == ("causal-conv1d", "1.6.0+rpi.cpu.1")
+    assert wheel.tag == "py3-none-linux_aarch64"
+    assert len(wheel.sha256) == 64
+
+
+@pytest.mark.parametrize("name", ["demo.zip", "demo-1.0.whl", "demo-one-py3-none-any.whl"])
+def test_a_name_that_is_no_wheels_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"is not a wheel's name"):
+        wheels.read_wheel(tmp_path / name)
+    with pytest.raises(UsageError, match="There is no wheel"):
+        wheels.read_wheel(tmp_path / "missing-1.0-py3-none-any.whl")
+
+
+def test_a_wheel_is_put_into_the_wheelhouse_whole_and_once(tmp_path: Path) -> None:
+    built = write_wheel(tmp_path / "built", {"demo.py": b"x"})
+    house = tmp_path / "new" / "house"
+    put = wheels.put(built, house)
+    assert put.read_bytes() == built.read_bytes()
+    first = put.stat().st_mtime_ns
+    assert wheels.put(built, house) == put
+    assert put.stat().st_mtime_ns == first
+    put.write_bytes(b"other")
+    wheels.put(built, house)
+    assert put.read_bytes() == built.read_bytes()
+    assert [path.name for path in house.iterdir()] == [built.name]
+
+
+def test_the_wheel_of_exactly_one_version_is_found(tmp_path: Path) -> None:
+    write_wheel(tmp_path, {}, version="1.0+cpu.1")
+    newer = write_wheel(tmp_path, {}, version="1.0+cpu.2")
+    assert wheels.find(tmp_path, "demo", "1.0+cpu.2").path == newer
+    with pytest.raises(InstallError, match=r"has no demo 1\.0\+cpu\.3") as caught:
+        wheels.find(tmp_path, "demo", "1.0+cpu.3")
+    assert newer.name in str(caught.value.found)
+    with pytest.raises(InstallError) as caught:
+        wheels.find(tmp_path / "missing", "demo", "1.0")
+    assert "no wheels" in str(caught.value.found)
+
+
+def test_provenance_is_read_from_inside_and_empty_for_foreign_wheels(tmp_path: Path) -> None:
+    record = {"demo-1.0+cpu.1.dist-info/provenance.json": json.dumps({"key": "k"}).encode()}
+    assert wheels.read_wheel(write_wheel(tmp_path, record)).provenance() == {"key": "k"}
+    assert wheels.read_wheel(write_wheel(tmp_path / "other", {})).provenance() == {}

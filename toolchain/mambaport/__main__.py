@@ -1,0 +1,6 @@
+"""``python -m mambaport``."""
+
+from mambaport.cli import main
+
+if __name__ == "__main__":
+    main()

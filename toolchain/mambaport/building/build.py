@@ -1,0 +1,148 @@
+"""One package's build: its PEP 517 hook, run in the isolated environment, with a log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pyproject_hooks import BuildBackendHookCaller
+
+from mambaport import process
+from mambaport.building.provenance import provenance, sbom
+from mambaport.errors import BuildError, disk_full
+from mambaport.plan import PackagePlan, Plan
+from mambaport.report import Report
+from mambaport.toolchains import Compiler
+
+BACKEND = "setuptools.build_meta"
+# A port where nothing listens: a build that cannot be cut off from the network still finds no way out.
+NOWHERE = "http://127.0.0.1:9"
+
+
+def build_wheel(
+    plan: Plan,
+    package: PackagePlan,
+    tree: Path,
+    python: Path,
+    compiler: Compiler,
+    log: Path,
+    destination: Path,
+    scratch: Path,
+    report: Report,
+) -> Path:
+    """Builds one wheel from its patched tree into ``destination``.
+
+    Raises:
+        BuildError: the package's build failed; the error quotes the end of the log.
+        HostError: the disk is full.
+    """
+    environment = _environment(plan, package, compiler, scratch)
+    raw = scratch / "raw"
+    raw.mkdir()
+    with warnings.catch_warnings(), report.working("build", f"{package.name} {package.version}") as latest:
+        finished: list[process.Finished] = []
+
+        def runner(
+            cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
+        ) -> None:
+            words = [*(plan.host.network_isolation or ()), *cmd]
+            result = process.run(
+                words,
+                env={**environment, **(extra_environ or {})},
+                cwd=Path(cwd) if cwd else tree,
+                log=log,
+                on_line=latest,
+            )
+            finished.append(result)
+            if not result.ok:
+                raise _failed(package, result.returncode, result.tail, log)
+
+        hooks = BuildBackendHookCaller(str(tree), BACKEND, runner=runner, python_executable=str(python))
+        # Without kernels the wheel is for any machine, and setuptools finds that out by itself.
+        settings = {} if package.fallback else {"--build-option": [f"--plat-name={plan.goal.platform_tag}"]}
+        try:
+            warnings.simplefilter("ignore")  # the backend's, relayed; they stand in the log
+            name = hooks.build_wheel(str(raw), settings)
+        except BuildError:
+            raise
+        except Exception as fault:
+            tail = finished[-1].tail if finished else ""
+            raise _failed(package, 0, tail or str(fault), log) from None
+    return _with_provenance(plan, package, raw / name, destination, scratch, environment)
+
+
+def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: Path) -> dict[str, str]:
+    """All that a build sees. Nothing of the caller's environment but PATH."""
+    home = scratch / "home"
+    home.mkdir(exist_ok=True)
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "LC_ALL": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PIP_NO_INDEX": "1",
+        "http_proxy": NOWHERE,
+        "https_proxy": NOWHERE,
+        "SOURCE_DATE_EPOCH": str(package.source.epoch),
+        "MAX_JOBS": str(plan.jobs),
+        "CC": compiler.cc,
+        "CFLAGS": compiler.cflags,
+        package.source.local_version_variable: package.local_version,
+        **dict(package.environment),
+        **dict(compiler.environment),
+    }
+
+
+def _with_provenance(
+    plan: Plan,
+    package: PackagePlan,
+    raw: Path,
+    destination: Path,
+    scratch: Path,
+    environment: Mapping[str, str],
+) -> Path:
+    """Adds provenance and SBOM to the wheel's .dist-info, and packs it anew with ``wheel``.
+
+    The tree is unpacked with our umask and packed under SOURCE_DATE_EPOCH, so the same content has the same
+    bytes.
+    """
+    opened = scratch / "opened"
+    _wheel_tool(["unpack", str(raw), "--dest", str(opened)], environment)
+    root = next(opened.iterdir())
+    info = next(root.glob("*.dist-info"))
+    (info / "provenance.json").write_text(provenance(plan, package), encoding="utf-8")
+    (info / "sboms").mkdir()
+    (info / "sboms" / f"{package.name}.cdx.json").write_text(sbom(plan, package), encoding="utf-8")
+    for path in root.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
+    packed = scratch / "packed"
+    packed.mkdir()
+    _wheel_tool(["pack", str(root), "--dest-dir", str(packed)], environment)
+    wheel = next(packed.glob("*.whl"))
+    return Path(shutil.move(wheel, destination / wheel.name))
+
+
+def _wheel_tool(arguments: list[str], environment: Mapping[str, str]) -> None:
+    finished = process.run([sys.executable, "-I", "-m", "wheel", *arguments], env=environment)
+    if not finished.ok:
+        if "No space left" in finished.output:
+            raise disk_full("a wheel")
+        raise BuildError(f"`wheel {arguments[0]}` failed", detail=finished.tail)
+
+
+def _failed(package: PackagePlan, code: int, tail: str, log: Path) -> Exception:
+    if "No space left on device" in tail:
+        return disk_full(f"the build of {package.name}")
+    return BuildError(
+        f"The build of {package.name} {package.version} failed",
+        found=f"exit status {code}" if code else "no wheel",
+        mend=f"the end of its log is below; the whole log is {log}",
+        detail=tail,
+    )

@@ -1,0 +1,122 @@
+"""The command line: one thin file per command. Everything it does is in the stages."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+from rich.markup import escape
+
+from mambaport import __version__
+from mambaport.cli.audit import audit
+from mambaport.cli.build import build
+from mambaport.cli.cache import cache
+from mambaport.cli.doctor import doctor
+from mambaport.cli.fetch import fetch
+from mambaport.cli.install import install
+from mambaport.cli.patch import patch
+from mambaport.cli.patches import patches
+from mambaport.cli.profiles import profiles
+from mambaport.cli.show import show
+from mambaport.cli.verify import verify
+from mambaport.errors import DISK_FULL, HostError, Interrupted, MambaportError, UsageError, disk_full
+from mambaport.report import Report
+
+EXAMPLES = """\b
+Examples:
+  mambaport build --profile rpi                 wheels for a Raspberry Pi, on any machine
+  mambaport verify -p rpi --emulate             prove them on an emulated aarch64 system
+  mambaport install -p rpi --python venv/bin/python    on the Pi itself
+  mambaport doctor -p rpi                       what this machine lacks, and the mend
+
+\b
+Exit codes: 0 done, 2 usage, 10 fetch, 11 patch, 12 machine or toolchain, 13 build,
+14 audit, 15 install, 16 verify, 130 interrupted.
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXAMPLES
+)
+@click.version_option(__version__, prog_name="mambaport")
+def cli() -> None:
+    """Builds, proves and installs Mamba for ARM edge devices.
+
+    mambaport fetches the pinned sources of causal-conv1d and mamba-ssm, applies the patch sets of a target
+    profile, builds wheels on whatever machine it is started on, audits them, and installs them.
+    """
+
+
+for command in (profiles, show, fetch, patch, build, audit, install, verify, doctor, patches, cache):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """The entry point: runs a command, and turns every failure into a message and an exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    arguments = sys.argv[1:]
+    try:
+        cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(_tell(Interrupted("Interrupted", mend=_AGAIN), arguments))
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as fault:
+        if "--json" not in arguments:
+            fault.show()
+            sys.exit(UsageError.exit_code)
+        sys.exit(_tell(UsageError(fault.format_message()), arguments))
+    except KeyboardInterrupt:
+        sys.exit(_tell(Interrupted("Interrupted", mend=_AGAIN), arguments))
+    except MambaportError as error:
+        if "--debug" in arguments:
+            raise
+        sys.exit(_tell(error, arguments))
+    except Exception as fault:
+        if "--debug" in arguments:
+            raise
+        sys.exit(_tell(_unforeseen(fault), arguments))
+    sys.exit(0)
+
+
+_AGAIN = "nothing half-done was kept; run the same command again to go on"
+
+
+def _unforeseen(fault: Exception) -> MambaportError:
+    """The error for what no stage has caught: the machine's refusal, or a bug."""
+    if isinstance(fault, OSError) and fault.errno in DISK_FULL:
+        return disk_full(str(fault.filename or "a file"))
+    if isinstance(fault, OSError):
+        return HostError(
+            f"The system refused: {fault.strerror or fault}",
+            found=str(fault.filename or type(fault).__name__),
+            mend="check that this path exists and may be written to; MAMBAPORT_CACHE moves the store",
+        )
+    return MambaportError(
+        "mambaport itself has failed",
+        found=f"{type(fault).__name__}: {fault}",
+        mend="this is a bug; run the command again with --debug and report what it prints",
+    )
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _tell(error: MambaportError, arguments: list[str]) -> int:
+    """Prints an error: for people on stderr, and as one object on stdout with ``--json``."""
+    console = Report().console
+    console.print(f"[bad]error[/bad]    {escape(error.what)}", soft_wrap=True)
+    for label, text in (("found", error.found), ("expected", error.expected), ("mend", error.mend)):
+        if text:
+            indented = text.replace("\n", "\n" + " " * 11)
+            console.print(f"  [stage]{label:<9}[/stage]{escape(indented)}", soft_wrap=True)
+    if error.detail:
+        console.print(f"[quiet]{escape(error.detail)}[/quiet]", soft_wrap=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({**error.data, "error": error.to_json()}, indent=2))
+    return error.exit_code

@@ -1,0 +1,71 @@
+"""``mambaport build``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from mambaport.cli.options import (
+    FOLDER,
+    Session,
+    build_options,
+    profile_option,
+    source_options,
+)
+from mambaport.pipeline import Made
+from mambaport.report import Report, size_text
+
+
+@click.command()
+@profile_option
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    default=Path("wheelhouse"),
+    show_default=True,
+    metavar="DIR",
+    help="The wheelhouse.",
+)
+@build_options
+@source_options
+def build(
+    session: Session,
+    profile_name: str,
+    variant: str | None,
+    output: Path,
+    toolchain: str | None,
+    jobs: int | None,
+) -> None:
+    """Build a profile's wheels: fetched, patched, compiled, audited.
+
+    \b
+    Examples:
+      mambaport build --profile rpi                    aarch64 wheels in ./wheelhouse
+      mambaport build -p rpi --toolchain gcc-aarch64   with Debian's cross gcc
+      mambaport build -p ./my-board.toml -o dist       a profile of your own
+    """
+    started = time.monotonic()
+    pipeline = session.pipeline(profile_name, variant, toolchain, jobs)
+    made = pipeline.build(output)
+    data = {
+        "profile": pipeline.plan.profile.name,
+        "wheelhouse": str(output.resolve()),
+        "wheels": [item.to_json() for item in made],
+    }
+    if session.emit(data):
+        return
+    for item in made:
+        _describe(item, session.report)
+    session.report.success(f"{len(made)} wheels in {output}/, {time.monotonic() - started:.1f} s")
+
+
+def _describe(made: Made, report: Report) -> None:
+    """A finished wheel in two lines: where it is, and what its audit found."""
+    found = {finding["rule"]: finding["found"] for finding in made.audit["findings"]}
+    report.line("wheel", str(made.wheel.path))
+    facts = [size_text(made.wheel.path.stat().st_size), f"sha256 {made.wheel.sha256[:16]}…"]
+    facts += [found[rule] for rule in ("glibc", "isa") if rule in found]
+    report.line("", "", " · ".join(facts))

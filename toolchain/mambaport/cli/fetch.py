@@ -1,0 +1,31 @@
+"""``mambaport fetch``."""
+
+from __future__ import annotations
+
+import click
+
+from mambaport.cli.options import (
+    Session,
+    build_options,
+    profile_option,
+    source_options,
+)
+
+
+@click.command()
+@profile_option
+@build_options
+@source_options
+def fetch(
+    session: Session, profile_name: str, variant: str | None, toolchain: str | None, jobs: int | None
+) -> None:
+    """Bring every pinned file that a build needs into the store, verified.
+
+    Afterwards `mambaport build --offline` needs no network.
+    """
+    paths = session.pipeline(profile_name, variant, toolchain, jobs).fetch()
+    if session.emit(
+        {"files": [{"filename": path.name, "sha256": path.parent.name, "path": str(path)} for path in paths]}
+    ):
+        return
+    session.report.success(f"{len(paths)} pinned files in the store")

@@ -1,0 +1,55 @@
+"""``mambaport install``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mambaport.cli.options import (
+    Session,
+    build_options,
+    default_python,
+    profile_option,
+    python_option,
+    source_options,
+    wheelhouse_option,
+)
+
+
+@click.command()
+@profile_option
+@python_option
+@wheelhouse_option
+@build_options
+@source_options
+def install(
+    session: Session,
+    profile_name: str,
+    variant: str | None,
+    python: Path | None,
+    wheelhouse: Path | None,
+    toolchain: str | None,
+    jobs: int | None,
+) -> None:
+    """Install a profile's wheels into an existing environment and prove them there.
+
+    Its torch is never installed, upgraded or replaced. When the proof fails, what was there is put back.
+
+    \b
+    Examples:
+      mambaport install --profile rpi --python ~/mamba/bin/python
+      mambaport install -p rpi --wheelhouse wheels-from-ci/
+    """
+    pipeline = session.pipeline(profile_name, variant, toolchain, jobs)
+    target, wheels, proven = pipeline.install(default_python(python), wheelhouse)
+    if session.emit(
+        {
+            "environment": target.prefix,
+            "wheels": [{"name": w.name, "version": w.version, "sha256": w.sha256} for w in wheels],
+            "verification": proven.to_json(),
+        }
+    ):
+        return
+    versions = " and ".join(f"{wheel.name} {wheel.version}" for wheel in wheels)
+    session.report.success(f"{versions} installed and proven in {target.prefix}")

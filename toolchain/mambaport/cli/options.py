@@ -1,0 +1,175 @@
+"""Options that several commands share, and what they are made into."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import platformdirs
+
+from mambaport.host import read_host
+from mambaport.pipeline import Pipeline
+from mambaport.plan import Plan, make_plan
+from mambaport.profile import find_profile
+from mambaport.report import Report
+from mambaport.sources import Fetcher
+from mambaport.sources.index import index_settings
+from mambaport.store import Store
+from mambaport.toolchains import TOOLCHAINS
+
+F = TypeVar("F", bound=Callable[..., Any])
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(path_type=Path)
+
+
+def profile_option(function: F) -> F:
+    """``--profile`` and ``--variant``."""
+    function = click.option("--variant", metavar="V", help="A variant of the profile.")(function)
+    return click.option(
+        "-p",
+        "--profile",
+        "profile_name",
+        metavar="P",
+        required=True,
+        help="A profile's name or alias, or the path of a profile file.",
+    )(function)
+
+
+def output_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``--json``, ``--quiet``, ``--debug``; in their place the command gets a ``Session``, first."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def command(as_json: bool, quiet: bool, debug: bool, **rest: Any) -> None:
+        index = {name: rest.pop(name) for name in ("offline", "index_url", "mirror") if name in rest}
+        function(open_session(as_json, quiet, **index), **rest)
+
+    return command
+
+
+def source_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``--offline``, ``--index-url``, ``--mirror``, and those of :func:`output_options`."""
+    options = (
+        click.option("--offline", is_flag=True, help="Use what is in the store; fetch nothing."),
+        click.option(
+            "--index-url", metavar="URL", help="The package index; by default the one pip is configured for."
+        ),
+        click.option(
+            "--mirror", type=FOLDER, metavar="DIR", help="A folder of archives in place of the package index."
+        ),
+    )
+    command = output_options(function)
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def build_options(function: F) -> F:
+    """``--toolchain``, ``--jobs``."""
+    function = click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Compilers side by side; by default what memory allows.",
+    )(function)
+    return click.option(
+        "--toolchain",
+        type=click.Choice(list(TOOLCHAINS)),
+        help="By default the first of the profile's that works here.",
+    )(function)
+
+
+def python_option(function: F) -> F:
+    """``--python``."""
+    return click.option(
+        "--python",
+        type=FILE,
+        metavar="PATH",
+        help="The interpreter of the environment; by default that of the active one, or mambaport's own.",
+    )(function)
+
+
+def wheelhouse_option(function: F) -> F:
+    """``--wheelhouse``."""
+    return click.option(
+        "--wheelhouse",
+        type=FOLDER,
+        metavar="DIR",
+        help="The folder with the wheels; without it they are built, or come from the store.",
+    )(function)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with."""
+
+    as_json: bool
+    report: Report
+    store: Store
+    fetcher: Fetcher
+
+    def pipeline(
+        self,
+        profile_name: str,
+        variant: str | None = None,
+        toolchain: str | None = None,
+        jobs: int | None = None,
+    ) -> Pipeline:
+        """The pipeline of a profile on this machine, announced in one line."""
+        profile = find_profile(profile_name)
+        plan = make_plan(profile, read_host(), variant=variant, toolchain=toolchain, jobs=jobs)
+        announce(plan, self.report)
+        return Pipeline(plan, self.store, self.fetcher, self.report)
+
+    def emit(self, data: dict[str, Any]) -> bool:
+        """With ``--json``: one JSON object on stdout, and True."""
+        if self.as_json:
+            click.echo(json.dumps(data, indent=2))
+        return self.as_json
+
+
+def open_session(
+    as_json: bool,
+    quiet: bool,
+    offline: bool = False,
+    index_url: str | None = None,
+    mirror: Path | None = None,
+) -> Session:
+    """The report, the store and the fetcher that the options ask for. The store is MAMBAPORT_CACHE, or the
+    user's cache folder."""
+    root = os.environ.get("MAMBAPORT_CACHE") or platformdirs.user_cache_dir("mambaport")
+    report = Report(quiet=quiet)
+    store = Store(
+        Path(root).resolve(), lambda name: report.line("wait", name, "another mambaport is making it")
+    )
+    fetcher = Fetcher(store, index_settings(index_url, mirror), report, offline=offline)
+    return Session(as_json, report, store, fetcher)
+
+
+def announce(plan: Plan, report: Report) -> None:
+    """The plan in one line."""
+    goal = plan.goal
+    how = "native" if plan.native else f"cross from {plan.host.arch}"
+    report.line(
+        "plan",
+        f"{plan.profile.name} -> {goal.arch}, {goal.cpu}, glibc {goal.glibc}",
+        f"{how}, toolchain {plan.toolchain.name}",
+    )
+
+
+def default_python(python: Path | None) -> Path:
+    """The interpreter meant when none is named."""
+    if python is not None:
+        # Not resolved: a virtual environment's python is a link, and the link is what makes it one.
+        return python.absolute()
+    active = os.environ.get("VIRTUAL_ENV")
+    return Path(active) / "bin" / "python" if active else Path(sys.executable)

@@ -1,0 +1,44 @@
+"""``mambaport patch``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from mambaport.cli.options import (
+    FOLDER,
+    Session,
+    profile_option,
+    source_options,
+)
+from mambaport.errors import UsageError
+
+
+@click.command()
+@profile_option
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Where the trees go.")
+@source_options
+def patch(session: Session, profile_name: str, variant: str | None, output: Path) -> None:
+    """Write the patched source trees, to read or to build by hand."""
+    pipeline = session.pipeline(profile_name, variant)
+    targets = [(package, output / package.name) for package in pipeline.plan.packages]
+    for _package, target in targets:
+        if target.exists():
+            raise UsageError(
+                f"{target} is already there",
+                expected="a name that is free",
+                mend="remove it, or choose another -o",
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    for package, target in targets:
+        partial = output / f".{package.name}.part"
+        try:
+            pipeline.patch(package, partial)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    if session.emit({"trees": {package.name: str(target.resolve()) for package, target in targets}}):
+        return
+    session.report.success(", ".join(str(target) for _package, target in targets))

@@ -1,0 +1,48 @@
+"""``mambaport show``."""
+
+from __future__ import annotations
+
+import click
+from rich.markup import escape
+from rich.padding import Padding
+
+from mambaport.cli.options import Session, output_options
+from mambaport.cli.reasons import print_reasons
+from mambaport.host import read_host
+from mambaport.plan import Plan, make_plan
+from mambaport.profile import find_profile
+from mambaport.report import Report
+
+
+@click.command()
+@click.argument("profile_name", metavar="PROFILE")
+@click.option("--variant", metavar="V", help="A variant of the profile.")
+@output_options
+def show(session: Session, profile_name: str, variant: str | None) -> None:
+    """Show one profile resolved for this machine: sources, patches and why, environment."""
+    plan = make_plan(find_profile(profile_name), read_host(), variant=variant)
+    if session.emit(plan.to_json()):
+        return
+    _print(plan, Report())
+
+
+def _print(plan: Plan, report: Report) -> None:
+    console, goal, profile = report.console, plan.goal, plan.profile
+    console.print(f"[bold]{profile.name}[/bold]  {escape(profile.summary)}")
+    console.print(f"target     {goal.arch}, {goal.cpu}, glibc {goal.glibc}")
+    console.print(
+        f"python     {profile.python.minimum} or newer; proven on {', '.join(profile.python.tested)}"
+    )
+    console.print(f"toolchain  {', '.join(plan.toolchain.identity(plan.host).values())}")
+    for package in plan.packages:
+        console.print(f"\n[bold]{package.name} {package.version}[/bold]")
+        for archive in package.source.archive:
+            console.print(
+                f"  source {archive.filename}  [quiet]sha256 {archive.sha256}[/quiet]", soft_wrap=True
+            )
+            if archive.why:
+                console.print(Padding(f"[quiet]{escape(archive.why)}[/quiet]", (0, 2, 0, 9)))
+        for item in package.sets:
+            print_reasons(console, item)
+        for name, value in package.environment:
+            console.print(f"  [stage]build[/stage] {name}={value}")

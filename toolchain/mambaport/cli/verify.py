@@ -1,0 +1,57 @@
+"""``mambaport verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mambaport.cli.options import (
+    Session,
+    default_python,
+    profile_option,
+    python_option,
+    source_options,
+    wheelhouse_option,
+)
+from mambaport.errors import UsageError
+
+
+@click.command()
+@profile_option
+@python_option
+@wheelhouse_option
+@click.option("--emulate", is_flag=True, help="On an emulated aarch64 system instead of this machine.")
+@click.option("--system", metavar="NAME", help="Which emulated system; by default the profile's first.")
+@source_options
+def verify(
+    session: Session,
+    profile_name: str,
+    variant: str | None,
+    python: Path | None,
+    wheelhouse: Path | None,
+    emulate: bool,
+    system: str | None,
+) -> None:
+    """Run every component in the target interpreter and compare it with a float64 reference.
+
+    \b
+    Examples:
+      mambaport verify -p rpi --python ~/mamba/bin/python     on the device
+      mambaport verify -p rpi --emulate                       on an x86-64 machine
+      mambaport verify -p rpi --emulate --system trixie       the same on Python 3.13
+    """
+    pipeline = session.pipeline(profile_name, variant)
+    if emulate or system:
+        systems = pipeline.plan.profile.emulate
+        if not systems:
+            raise UsageError(
+                f"Profile {pipeline.plan.profile.name} has no emulated system",
+                mend="verify on the machine itself, with --python",
+            )
+        result = pipeline.verify_emulated(system or systems[0], wheelhouse)
+    else:
+        result = pipeline.verify(default_python(python))
+    if session.emit(result.to_json()):
+        return
+    session.report.success(f"all {len(result.components)} components within their bounds")

@@ -1,0 +1,131 @@
+"""Doctor: what this machine is, what a profile lacks here, and the mend for each."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.version import Version
+
+from mambaport.errors import MambaportError
+from mambaport.host import Host
+from mambaport.installing import check_target, read_interpreter
+from mambaport.plan import resolve_goal
+from mambaport.profile import Profile
+from mambaport.store import Store
+from mambaport.toolchains import TOOLCHAINS, choose
+
+State = Literal["good", "optional", "missing"]
+BUILD_BYTES = 1 << 30
+EMULATION_BYTES = 3 << 29
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a profile needs, or can use, on this machine."""
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def facts(host: Host, store: Store) -> dict[str, str]:
+    """This machine, for people."""
+    free = _free(store.root)
+    return {
+        "machine": host.device or host.system,
+        "system": f"{host.system}, glibc {host.glibc}",
+        "architecture": host.arch,
+        "cores and memory": f"{host.cores} cores, {host.memory_mib / 1024:.1f} GiB "
+        f"({host.available_mib / 1024:.1f} GiB available)",
+        "Python": f"{host.python} ({host.python_path})",
+        "C compiler": host.cc.version if host.cc else "none",
+        "cross compiler": host.gcc_aarch64.version
+        if host.gcc_aarch64
+        else "none (zig is fetched when needed)",
+        "emulator": host.qemu_aarch64.version if host.qemu_aarch64 else "none",
+        "network isolation": "builds run without network" if host.network_isolation else "not allowed here",
+        "store": f"{store.root} ({free / 1e9:.0f} GB free)",
+    }
+
+
+def examine(profile: Profile, host: Host, store: Store, python: Path) -> list[Check]:
+    """What a profile needs here: to build, to install into ``python``, to prove the wheels."""
+    goal = resolve_goal(profile, host)
+    checks = [_python(host), _toolchain(profile, host), _disk(store), _isolation(host)]
+    native = host.arch == goal.arch
+    if native:
+        checks.append(_environment(profile, host, python))
+    if not native and profile.emulate:
+        checks.append(_emulation(host))
+    return checks
+
+
+def _python(host: Host) -> Check:
+    good = Version(host.python) >= Version("3.10")
+    mend = "" if good else "install Python 3.10 or newer and run mambaport with it"
+    return Check("Python for mambaport", "good" if good else "missing", host.python, mend)
+
+
+def _toolchain(profile: Profile, host: Host) -> Check:
+    goal = resolve_goal(profile, host)
+    try:
+        tool = choose(profile, host, goal)
+    except MambaportError as fault:
+        return Check("toolchain", "missing", fault.found or "none", fault.mend or "")
+    others = [name for name in profile.build.toolchains if TOOLCHAINS[name].lacks(host, goal) is None]
+    found = f"{tool.name} for {goal.arch}"
+    also = [name for name in others if name != tool.name]
+    return Check("toolchain", "good", found + (f" (also: {', '.join(also)})" if also else ""))
+
+
+def _disk(store: Store) -> Check:
+    free = _free(store.root)
+    if free >= BUILD_BYTES:
+        return Check("disk", "good", f"{free / 1e9:.0f} GB free at {store.root}")
+    mend = "free space, `mambaport cache clean`, or point MAMBAPORT_CACHE at another disk"
+    return Check("disk", "missing", f"{free / 1e9:.1f} GB free at {store.root}, 1 GB is needed", mend)
+
+
+def _isolation(host: Host) -> Check:
+    if host.network_isolation:
+        return Check("network isolation", "good", "builds run without network")
+    mend = "sudo sysctl kernel.unprivileged_userns_clone=1 (Debian), or run as root in CI"
+    return Check("network isolation", "optional", "the kernel does not let users drop the network", mend)
+
+
+def _environment(profile: Profile, host: Host, python: Path) -> Check:
+    try:
+        target = read_interpreter(python, [])
+        check_target(target, profile, resolve_goal(profile, host))
+    except MambaportError as fault:
+        return Check("environment", "missing", f"{fault.what}: {fault.found}", fault.mend or "")
+    assert target.torch is not None
+    return Check(
+        "environment", "good", f"Python {target.version}, torch {target.torch.version} in {target.prefix}"
+    )
+
+
+def _emulation(host: Host) -> Check:
+    lacking = [
+        name
+        for name, there in (("qemu-user-static", host.qemu_aarch64), ("mmdebstrap", host.mmdebstrap))
+        if there is None
+    ]
+    if not lacking:
+        return Check("emulation", "good", "qemu-user and mmdebstrap: `mambaport verify --emulate` works here")
+    return Check(
+        "emulation", "optional", f"no {' and no '.join(lacking)}", f"sudo apt-get install {' '.join(lacking)}"
+    )
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

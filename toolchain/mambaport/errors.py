@@ -1,0 +1,134 @@
+"""One error base; one class, and one exit code, for each kind of failure.
+
+An error says what went wrong, what was found, what was expected, and how to mend it. The command line
+catches :class:`MambaportError` once and prints it; nothing else in the package prints errors.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+
+class MambaportError(Exception):
+    """A failure that the user can act on.
+
+    Args:
+        what: one sentence that says what went wrong.
+        found: what is there.
+        expected: what should be there.
+        mend: what to do about it; a command where there is one.
+        detail: longer evidence, such as the tail of a log or the lines of a hunk.
+        data: what a command has found out all the same; printed beside the error with ``--json``.
+    """
+
+    exit_code = 1
+    kind = "error"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        found: str | None = None,
+        expected: str | None = None,
+        mend: str | None = None,
+        detail: str | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.found = found
+        self.expected = expected
+        self.mend = mend
+        self.detail = detail
+        self.data = data or {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as plain data, for ``--json``."""
+        fields = {
+            "kind": self.kind,
+            "what": self.what,
+            "found": self.found,
+            "expected": self.expected,
+            "mend": self.mend,
+            "detail": self.detail,
+            "exit_code": self.exit_code,
+        }
+        return {key: value for key, value in fields.items() if value is not None}
+
+
+class UsageError(MambaportError):
+    """The command line or a file that the user wrote asks for something that does not exist."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class FetchError(MambaportError):
+    """An archive could not be had, or is not the one that was pinned."""
+
+    exit_code = 10
+    kind = "fetch"
+
+
+class PatchError(MambaportError):
+    """A patch set is not valid, or does not fit its source exactly."""
+
+    exit_code = 11
+    kind = "patch"
+
+
+class HostError(MambaportError):
+    """This machine lacks something: a compiler, an emulator, a Python, disk space."""
+
+    exit_code = 12
+    kind = "host"
+
+
+class BuildError(MambaportError):
+    """A package's own build failed."""
+
+    exit_code = 13
+    kind = "build"
+
+
+class AuditError(MambaportError):
+    """A wheel is not what its tag, its profile or its own records say."""
+
+    exit_code = 14
+    kind = "audit"
+
+
+class InstallError(MambaportError):
+    """The wheels cannot go, or did not go, into the environment."""
+
+    exit_code = 15
+    kind = "install"
+
+
+class VerifyError(MambaportError):
+    """The installed packages do not give right numbers."""
+
+    exit_code = 16
+    kind = "verify"
+
+
+class Interrupted(MambaportError):  # noqa: N818 - the user's own wish, not a fault
+    """Stopped by the user."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def disk_full(where: str) -> HostError:
+    """The error for a full disk, wherever it showed itself."""
+    return HostError(
+        "The disk is full",
+        found=f"no space left while writing {where}",
+        expected="room for the store and the build (rpi-cpu needs about 1 GB, emulation 1.5 GB more)",
+        mend="free space, or remove what can be made again with `mambaport cache clean`, "
+        "or point MAMBAPORT_CACHE at another disk; then run the same command again",
+    )

@@ -1,0 +1,46 @@
+"""The failure catalogue: what breaks for people today, and what in mambaport owns each row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mambaport.models import Model, read_toml, validate
+from mambaport.patchset import all_sets, known_versions
+
+CATALOGUE = Path(__file__).with_name("failures.toml")
+
+
+class Failure(Model):
+    """One row."""
+
+    id: str
+    """``B1`` and so on while building, ``R1`` and so on at import or run time."""
+    symptom: str
+    cause: str
+    threads: tuple[str, ...] = ()
+    """Where it is reported, as ``owner/repository#number``."""
+    also: tuple[str, ...] = ()
+    """Owners that are not patches."""
+    owners: tuple[str, ...] = ()
+    """Everything that owns it; empty when nothing does yet."""
+
+
+def catalogue() -> list[Failure]:
+    """Every row with its owners, in the order of the file.
+
+    Raises:
+        UsageError: the file is not valid.
+        PatchError: a patch set is not valid.
+    """
+    patches: dict[str, list[str]] = {}
+    for package, version in known_versions():
+        for item in all_sets(package, version):
+            for patch in item.patches:
+                name = f"{package}/{item.name}/{patch.file.removesuffix('.patch')}"
+                for row in patch.failures:
+                    patches.setdefault(row, []).append(name)
+    rows = []
+    for row, fields in read_toml(CATALOGUE).items():
+        owners = [*patches.get(row, []), *fields.get("also", [])]
+        rows.append(validate(Failure, {"id": row, "owners": owners, **fields}, CATALOGUE))
+    return rows

@@ -1,0 +1,101 @@
+"""The way back: what an environment had of some packages, kept until the new ones are proven.
+
+The backup lies beside the environment's packages, under a name that Python does not import. As long as its
+journal is there, an installation was begun and not finished; the next one first puts everything back.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from mambaport.errors import InstallError
+
+FOLDER = ".mambaport-backup"
+
+
+class Backup:
+    """Files of installed distributions, kept aside.
+
+    Args:
+        purelib: the environment's site-packages.
+    """
+
+    def __init__(self, purelib: Path) -> None:
+        self.purelib = purelib
+        self.folder = purelib / FOLDER
+        self.journal = self.folder / "journal.json"
+
+    @property
+    def pending(self) -> bool:
+        """Whether an earlier installation was cut off."""
+        return self.journal.is_file()
+
+    def take(self, distributions: dict[str, Path | None]) -> None:
+        """Copies what is there of each distribution: name -> its .dist-info folder, None when not installed.
+
+        Raises:
+            InstallError: the environment cannot be written to.
+        """
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir()
+            kept = {}
+            for name, info in distributions.items():
+                kept[name] = self._copy(info) if info is not None else []
+            partial = self.journal.with_suffix(".part")
+            partial.write_text(json.dumps({"files": kept}, indent=1), encoding="utf-8")
+            partial.replace(self.journal)  # from here on, a cut-off installation can be undone
+        except PermissionError as fault:
+            raise InstallError(
+                "The environment cannot be written to",
+                found=str(fault),
+                mend="use an environment of your own (python3 -m venv), or the user that owns this one",
+            ) from None
+
+    def restore(self, remove: Callable[[list[str]], None]) -> list[str]:
+        """Puts back what was there. ``remove`` uninstalls by name what is there now. Returns the names."""
+        files: dict[str, list[str]] = json.loads(self.journal.read_text(encoding="utf-8"))["files"]
+        infos = [
+            info for name in files for info in self.purelib.glob(f"{name.replace('-', '_')}-*.dist-info")
+        ]
+        for info in infos:
+            record = info / "RECORD"
+            if not (record.is_file() and record.stat().st_size):  # cut off: pip could not uninstall it
+                shutil.rmtree(info, ignore_errors=True)
+        remove(list(files))
+        # What pip renames while it works, and what it leaves of a cut-off installation.
+        for leftover in (*self.purelib.glob("~*"), *infos):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for names in files.values():
+            for name in names:
+                target = self.purelib / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.folder / "files" / name, target)
+        self.drop()
+        return list(files)
+
+    def drop(self) -> None:
+        """Forgets the backup: the new state is the right one."""
+        self.journal.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _copy(self, info: Path) -> list[str]:
+        names = []
+        record = info / "RECORD"
+        text = record.read_text(encoding="utf-8") if record.is_file() else ""
+        for row in csv.reader(text.splitlines()):
+            name = row[0] if row else ""
+            source = self.purelib / name
+            if not name or Path(name).is_absolute() or not source.is_file():
+                continue
+            target = self.folder / "files" / name
+            if ".." in Path(name).parts:
+                continue  # scripts in bin/: pip makes them anew, and our packages have none
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+            names.append(name)
+        return names

@@ -1,0 +1,156 @@
+"""The environment that wheels go to: what its interpreter is, and whether the wheels fit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from mambaport import process
+from mambaport.errors import InstallError
+from mambaport.models import Model
+from mambaport.profile import Profile
+from mambaport.toolchains import Goal
+
+_INSPECT = Path(__file__).with_name("inspect_target.py")
+
+
+class Torch(Model):
+    """The torch of an environment."""
+
+    version: str
+    cuda: str | None
+    path: str
+
+
+class Package(Model):
+    """An installed distribution."""
+
+    version: str
+    path: str
+    """Its .dist-info folder."""
+
+
+class Interpreter(Model):
+    """A Python and the environment it stands in."""
+
+    executable: str
+    version: str
+    implementation: str
+    arch: str
+    bits: int
+    glibc: str
+    prefix: str
+    virtual: bool
+    purelib: str
+    externally_managed: bool
+    torch: Torch | None
+    packages: dict[str, Package]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump()
+
+
+def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
+    """Asks an interpreter what it is, and which of ``packages`` it has.
+
+    Raises:
+        InstallError: it cannot be run, or is no Python.
+    """
+    try:
+        finished = process.run([python, "-I", _INSPECT, *packages], env=dict(os.environ), tied=False)
+    except (FileNotFoundError, PermissionError) as fault:
+        raise InstallError(
+            f"{python} cannot be run",
+            found=fault.strerror or str(fault),
+            expected="a Python interpreter",
+            mend="give the interpreter of the environment, for example --python .venv/bin/python",
+        ) from None
+    except OSError as fault:
+        raise InstallError(
+            f"{python} does not run on this machine",
+            found=fault.strerror or str(fault),
+            expected="an interpreter for this machine's architecture",
+            mend="`mambaport verify --emulate` runs aarch64 here; or copy the wheelhouse to the device",
+        ) from None
+    try:
+        return Interpreter.model_validate(json.loads(finished.output.strip().splitlines()[-1]))
+    except (ValueError, IndexError):
+        raise InstallError(
+            f"{python} is not a Python that mambaport understands",
+            found=finished.tail or "no output",
+            expected="a CPython interpreter",
+        ) from None
+
+
+def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
+    """Whether the profile's wheels fit the environment, its torch included.
+
+    Raises:
+        InstallError: with what is there, what is needed, and what to do.
+    """
+    if target.arch != goal.arch:
+        raise InstallError(
+            f"This machine is not what {profile.name} is for",
+            found=f"{target.arch} ({target.executable})",
+            expected=goal.arch,
+            mend="copy the wheelhouse to the device and run `mambaport install` there; "
+            f"or prove the wheels here with `mambaport verify -p {profile.name} --emulate`",
+        )
+    python = Version(target.version)
+    if target.implementation != "CPython" or target.bits != 64 or python < Version(profile.python.minimum):
+        raise InstallError(
+            f"{profile.name} does not work with this Python",
+            found=f"{target.implementation} {target.version}, {target.bits} bits ({target.executable})",
+            expected=f"64-bit CPython {profile.python.minimum} or newer",
+            mend="make an environment with a newer Python and give it with --python",
+        )
+    if target.externally_managed and not target.virtual:
+        raise InstallError(
+            "This Python belongs to the system's package manager",
+            found=target.executable,
+            expected="a virtual environment",
+            mend="python3 -m venv --system-site-packages ~/mamba && "
+            "mambaport install --python ~/mamba/bin/python ...",
+        )
+    _check_torch(target, profile)
+
+
+def _check_torch(target: Interpreter, profile: Profile) -> None:
+    if target.torch is None:
+        raise InstallError(
+            "There is no torch in this environment",
+            found=f"none in {target.prefix}",
+            expected=f"torch{profile.install.torch}, which mambaport never installs by itself",
+            mend="install the torch that fits the device first, then run this again: "
+            f"{target.executable} -m pip install '{profile.install.torch_suggested}'" + _cpu_advice(target),
+        )
+    if not SpecifierSet(profile.install.torch).contains(Version(target.torch.version), prereleases=True):
+        raise InstallError(
+            f"The torch of this environment does not fit {profile.name}",
+            found=f"torch {target.torch.version}",
+            expected=f"torch{profile.install.torch}",
+            mend="use an environment with such a torch; mambaport does not replace the one that is there",
+        )
+
+
+def _cpu_advice(target: Interpreter) -> str:
+    if target.arch != "x86_64":
+        return ""
+    return " (from PyTorch's CPU index: the plain package pulls gigabytes of CUDA)"
+
+
+def missing_requirements(target: Interpreter, requires: tuple[str, ...]) -> list[str]:
+    """Which of the light dependencies the environment lacks, or has too old."""
+    missing = []
+    for text in requires:
+        requirement = Requirement(text)
+        there = target.packages.get(requirement.name)
+        if there is None or not requirement.specifier.contains(there.version, prereleases=True):
+            missing.append(text)
+    return missing

@@ -1,0 +1,7 @@
+"""Patch: a pristine tree becomes the profile's tree, exactly or not at all."""
+
+from mambaport.patching.apply import apply_sets
+from mambaport.patching.check import PatchState, check_against
+from mambaport.patching.refresh import refresh_lock
+
+__all__ = ["PatchState", "apply_sets", "check_against", "refresh_lock"]

@@ -1,0 +1,245 @@
+"""The order of the stages. They know models and ground, never each other; only this module joins them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from mambaport import wheels as wheelfiles
+from mambaport.auditing import WheelAudit, audit_wheel
+from mambaport.auditing import require as require_audit
+from mambaport.building import build_environment, build_wheel, unpacked_toolchain
+from mambaport.digests import file_sha256
+from mambaport.installing import Interpreter, check_target, install_wheels, read_interpreter
+from mambaport.patching import apply_sets
+from mambaport.patchset import Source
+from mambaport.pins import Pin
+from mambaport.plan import PackagePlan, Plan, set_json
+from mambaport.report import Report, size_text
+from mambaport.sources import Fetcher, assemble
+from mambaport.store import Store
+from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter
+from mambaport.verifying import require as require_verification
+from mambaport.verifying.emulation import unpack_wheels
+from mambaport.verifying.results import table
+from mambaport.wheels import Wheel
+
+
+@dataclass(frozen=True)
+class Made:
+    """A wheel of a plan, finished and audited."""
+
+    package: PackagePlan
+    wheel: Wheel
+    audit: dict[str, Any]
+    log: Path
+    cached: bool
+    """Whether it came from the store."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.wheel.name,
+            "version": self.wheel.version,
+            "tag": self.wheel.tag,
+            "path": str(self.wheel.path.resolve()),
+            "sha256": self.wheel.sha256,
+            "size": self.wheel.path.stat().st_size,
+            "cached": self.cached,
+            "log": str(self.log),
+            "sources": self.package.to_json()["sources"],
+            "patch_sets": [set_json(item) for item in self.package.sets],
+            "audit": self.audit,
+        }
+
+
+class Pipeline:
+    """profile -> plan -> fetch -> patch -> build -> audit -> wheelhouse -> install -> verify."""
+
+    def __init__(self, plan: Plan, store: Store, fetcher: Fetcher, report: Report) -> None:
+        self.plan = plan
+        self.store = store
+        self.fetcher = fetcher
+        self.report = report
+
+    # fetch, patch
+
+    def fetch(self) -> list[Path]:
+        """Every pinned file that the plan needs, in the store.
+
+        Raises:
+            FetchError: one of them cannot be had.
+        """
+        pins: list[Pin] = [archive for package in self.plan.packages for archive in package.source.archive]
+        pins += [*self.plan.build_requirements, *self.plan.toolchain.pins(self.plan.host)]
+        return [self.fetcher.fetch(pin) for pin in dict.fromkeys(pins)]
+
+    def pristine(self, source: Source, tree: Path) -> None:
+        """The unpatched source of a package.
+
+        Raises:
+            FetchError: an archive cannot be had, or is refused.
+        """
+        assemble(source, [self.fetcher.fetch(archive) for archive in source.archive], tree)
+
+    def patch(self, package: PackagePlan, tree: Path) -> None:
+        """The patched tree of a package.
+
+        Raises:
+            FetchError, PatchError
+        """
+        self.pristine(package.source, tree)
+        apply_sets(tree, package.sets)
+        counts = ", ".join(
+            f"{item.name} ({len(item.patches)} patches, {len(item.overlay_files())} files)"
+            for item in package.sets
+        )
+        self.report.line("patch", f"{package.name} {package.source.version}", counts)
+
+    # build, audit, wheelhouse
+
+    def build(self, wheelhouse: Path | None = None) -> list[Made]:
+        """The plan's wheels, audited; from the store where they are there.
+
+        Raises:
+            FetchError, PatchError, HostError, BuildError, AuditError
+        """
+        made = [self._make(package) for package in self.plan.packages]
+        if wheelhouse is None:
+            return made
+        put = [wheelfiles.put(item.wheel.path, wheelhouse) for item in made]
+        return [
+            Made(item.package, wheelfiles.read_wheel(path), item.audit, item.log, item.cached)
+            for item, path in zip(made, put, strict=True)
+        ]
+
+    def _make(self, package: PackagePlan) -> Made:
+        made = self._kept(package)
+        if made is not None:
+            self.report.line("store", made.wheel.path.name, "built and audited before")
+            return made
+        self.store.make("wheels", self._entry(package), lambda folder: self._build(package, folder))
+        made = self._kept(package)
+        assert made is not None
+        return Made(made.package, made.wheel, made.audit, made.log, cached=False)
+
+    @staticmethod
+    def _entry(package: PackagePlan) -> str:
+        return f"{package.name}-{package.source.version}-{package.key}"
+
+    def _kept(self, package: PackagePlan) -> Made | None:
+        entry = self.store.get("wheels", self._entry(package))
+        if entry is None:
+            return None
+        try:
+            audit = json.loads((entry / "audit.json").read_text(encoding="utf-8"))
+            path = entry / audit["wheel"]
+            if file_sha256(path) == audit["sha256"]:
+                return Made(package, wheelfiles.read_wheel(path), audit, entry / "build.log", cached=True)
+        except (OSError, ValueError, KeyError):
+            pass
+        self.report.warn(f"{package.name} in the store is damaged; it is built again")
+        self.store.discard("wheels", self._entry(package))
+        return None
+
+    def _build(self, package: PackagePlan, folder: Path) -> None:
+        """Builds and audits into a store entry: the wheel, its audit, its log."""
+        started = time.monotonic()
+        plan, host = self.plan, self.plan.host
+        python = build_environment(self.store, self.fetcher, plan.build_requirements, host.python)
+        tools = unpacked_toolchain(self.store, self.fetcher, plan.toolchain.pins(host), self.report)
+        logs = self.store.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log = logs / f"{package.name}-{package.version}-{package.key[:8]}.log"
+        log.unlink(missing_ok=True)
+        with self.store.scratch() as scratch:
+            tree = scratch / "src"
+            self.patch(package, tree)
+            compiler = plan.toolchain.compiler(host, plan.goal, tools, scratch)
+            path = build_wheel(plan, package, tree, python, compiler, log, folder, scratch, self.report)
+        shutil.copyfile(log, folder / "build.log")
+        wheel = wheelfiles.read_wheel(path)
+        seconds = f"{time.monotonic() - started:.1f} s, {size_text(path.stat().st_size)}"
+        self.report.line("build", f"{package.name} {package.version}", f"{plan.toolchain.name}, {seconds}")
+        audit = self.audit(wheel)
+        require_audit(audit)
+        (folder / "audit.json").write_text(json.dumps(audit.to_json(), indent=1), encoding="utf-8")
+
+    def audit(self, wheel: Wheel) -> WheelAudit:
+        """One wheel against the plan's target.
+
+        Raises:
+            AuditError: it cannot be read.
+        """
+        audit = audit_wheel(wheel, self.plan.goal)
+        passed = sum(finding.verdict == "pass" for finding in audit.findings)
+        self.report.line("audit", wheel.path.name, f"{passed} of {len(audit.findings)} rules pass")
+        return audit
+
+    # install, verify
+
+    def wheels(self, wheelhouse: Path | None) -> list[Wheel]:
+        """The plan's wheels: from the wheelhouse when one is given, else built, or taken from the store.
+
+        Raises:
+            InstallError: the wheelhouse does not have them.
+        """
+        if wheelhouse is None:
+            return [made.wheel for made in self.build()]
+        packages = self.plan.packages
+        return [wheelfiles.find(wheelhouse, package.name, package.version) for package in packages]
+
+    def install(self, python: Path, wheelhouse: Path | None) -> tuple[Interpreter, list[Wheel], Verification]:
+        """The wheels into an environment, proven there; or the environment as it was.
+
+        Raises:
+            InstallError, AuditError, VerifyError
+        """
+        profile = self.plan.profile
+        names = [package.name for package in self.plan.packages]
+        wanted = [Requirement(text).name for text in profile.install.requires]
+        target = read_interpreter(python, [*names, *wanted])
+        check_target(target, profile, self.plan.goal)
+        wheels = self.wheels(wheelhouse)
+        for wheel in wheels:
+            require_audit(self.audit(wheel))
+        proven: list[Verification] = []
+
+        def prove() -> None:
+            proven.append(self.verify(python))
+
+        install_wheels(target, wheels, profile, prove, self.report, self.fetcher.pip_options())
+        return target, wheels, proven[0]
+
+    def verify(self, python: Path) -> Verification:
+        """Probes what an environment has installed.
+
+        Raises:
+            VerifyError: a component fails.
+        """
+        return self._judged(probe_interpreter(python, self.report))
+
+    def verify_emulated(self, suite: str, wheelhouse: Path | None) -> Verification:
+        """Probes the plan's wheels on an emulated aarch64 system.
+
+        Raises:
+            HostError: emulation cannot be set up here.
+            VerifyError: a component fails.
+        """
+        root = prepare_emulation(
+            suite, self.plan.goal.cpu, self.plan.host, self.store, self.fetcher, self.report
+        )
+        wheels = self.wheels(wheelhouse)
+        with self.store.scratch() as scratch:
+            site = unpack_wheels([wheel.path for wheel in wheels], scratch / "site")
+            return self._judged(probe_emulated(root, site, self.report))
+
+    def _judged(self, result: Verification) -> Verification:
+        self.report.show(table(result))
+        require_verification(result)
+        return result

@@ -1,0 +1,27 @@
+"""Where the data that travels with mambaport lies: profiles and patch sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _folder(name: str) -> Path:
+    installed = _PACKAGE / f"_{name}"
+    return installed if installed.is_dir() else _PACKAGE.parent.parent / name
+
+
+def profiles_dir() -> Path:
+    """The built-in profiles, ``*.toml``."""
+    return _folder("profiles")
+
+
+def patches_dir() -> Path:
+    """The patch sets, ``<package>/<version>/<set>/``."""
+    return _folder("patches")
+
+
+def pins_dir() -> Path:
+    """The pinned files other than sources: build requirements, toolchains, what emulation needs."""
+    return _PACKAGE / "pins"

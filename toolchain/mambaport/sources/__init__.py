@@ -1,0 +1,7 @@
+"""Fetch: pinned files into the store, verified, and unpacked as pristine trees."""
+
+from mambaport.sources.archives import unpack_sdist, unpack_wheel
+from mambaport.sources.fetch import Fetcher
+from mambaport.sources.tree import assemble
+
+__all__ = ["Fetcher", "assemble", "unpack_sdist", "unpack_wheel"]

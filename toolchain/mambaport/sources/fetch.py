@@ -1,0 +1,236 @@
+"""A pinned file: from the store, else from a mirror folder, else from the package index."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pypi_simple
+import requests
+from packaging.utils import canonicalize_name
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from mambaport import __version__
+from mambaport.digests import file_sha256
+from mambaport.errors import FetchError
+from mambaport.pins import Pin
+from mambaport.report import Report, size_text
+from mambaport.sources.index import IndexSettings, pip_setting
+from mambaport.store import Store
+
+RETRIES = 3
+
+
+class Fetcher:
+    """Fetches pinned files. What it returns has the pinned sha256; nothing else is trusted.
+
+    Args:
+        store: where files are kept.
+        index: which index, or mirror folder, to ask.
+        offline: use the store only.
+    """
+
+    def __init__(self, store: Store, index: IndexSettings, report: Report, *, offline: bool = False) -> None:
+        self.store = store
+        self.index = index
+        self.report = report
+        self.offline = offline
+
+    def fetch(self, pin: Pin) -> Path:
+        """The file's path in the store.
+
+        Raises:
+            FetchError: it cannot be had, or is not the pinned one.
+        """
+        kept = self._kept(pin)
+        if kept is not None:
+            return kept
+        if self.offline:
+            raise FetchError(
+                f"{pin.filename} is not in the store",
+                found=f"nothing under {self.store.path('archives', pin.sha256)}",
+                expected=f"the file with sha256 {pin.sha256}, because of --offline",
+                mend="run the command once without --offline, or `mambaport fetch` on a machine with network "
+                "and copy its store",
+            )
+        entry = self.store.make("archives", pin.sha256, lambda folder: self._bring(pin, folder))
+        return entry / pin.filename
+
+    def pip_options(self) -> list[str]:
+        """What makes pip look where this fetcher looks."""
+        if self.offline:
+            return ["--no-index"]
+        if self.index.mirror is not None:
+            return ["--no-index", "--find-links", str(self.index.mirror)]
+        return ["--index-url", self.index.url] if self.index.url else []
+
+    def _kept(self, pin: Pin) -> Path | None:
+        entry = self.store.get("archives", pin.sha256)
+        if entry is None:
+            return None
+        path = entry / pin.filename
+        if path.is_file() and file_sha256(path) == pin.sha256:
+            return path
+        self.report.warn(f"{pin.filename} in the store is damaged; it is fetched again")
+        self.store.discard("archives", pin.sha256)
+        return None
+
+    def _bring(self, pin: Pin, folder: Path) -> None:
+        path = folder / pin.filename
+        started = time.monotonic()
+        if self.index.mirror is not None:
+            origin = f"mirror {self.index.mirror}"
+            self._copy_from_mirror(self.index.mirror, pin, path)
+        else:
+            origin = "package index"
+            download(self.index, pin.project, pin.filename, path, self.report)
+        check(pin, path, origin)
+        self.report.line(
+            "fetch",
+            f"{pin.filename}  {size_text(pin.size)}",
+            f"{time.monotonic() - started:.1f} s, sha256 ok",
+        )
+
+    @staticmethod
+    def _copy_from_mirror(mirror: Path, pin: Pin, path: Path) -> None:
+        source = mirror / pin.filename
+        if not source.is_file():
+            raise FetchError(
+                f"The mirror has no {pin.filename}",
+                found=f"no file {source}",
+                expected=f"{pin.filename} with sha256 {pin.sha256}",
+                mend="put the file there, or drop --mirror / MAMBAPORT_MIRROR to use the package index",
+            )
+        shutil.copyfile(source, path)
+
+
+def check(pin: Pin, path: Path, origin: str) -> None:
+    """Compares a file with its pin.
+
+    Raises:
+        FetchError: it is truncated, or another file.
+    """
+    size = path.stat().st_size
+    digest = file_sha256(path)
+    if digest == pin.sha256:
+        return
+    if size < pin.size:
+        raise FetchError(
+            f"{pin.filename} is truncated",
+            found=f"{size} bytes from the {origin}",
+            expected=f"{pin.size} bytes with sha256 {pin.sha256}",
+            mend="run the command again; if it stays short, the mirror or a proxy on the way cuts it off",
+        )
+    raise FetchError(
+        f"{pin.filename} is not the pinned file",
+        found=f"sha256 {digest} ({size} bytes) from the {origin}",
+        expected=f"sha256 {pin.sha256} ({pin.size} bytes)",
+        mend="do not use that file: it was changed or replaced on its way. Try another index "
+        "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
+    )
+
+
+def download(
+    index: IndexSettings,
+    project: str,
+    filename: str,
+    path: Path,
+    report: Report,
+) -> None:
+    """One file of a project, by name, from the configured index.
+
+    Raises:
+        FetchError: the index cannot be reached, or does not have the file.
+    """
+    with client(index) as simple:
+        package = _find(simple, project, lambda item: item.filename == filename, filename)
+        try:
+            with report.download(filename, package.size) as advance:
+                simple.download_package(
+                    package, path, verify=False, progress=lambda _size: _Progress(advance), timeout=60
+                )
+        except requests.exceptions.RequestException as fault:
+            raise unreachable(fault, f"downloading {filename}") from None
+
+
+def client(index: IndexSettings) -> pypi_simple.PyPISimple:
+    """A client of the configured index, with retries and the certificates pip uses."""
+    session = requests.Session()
+    session.headers["User-Agent"] = f"mambaport/{__version__}"
+    if certificates := pip_setting("cert", "PIP_CERT"):
+        session.verify = certificates
+    retry = Retry(total=RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    if url := index.url or pip_setting("index-url", "PIP_INDEX_URL"):
+        return pypi_simple.PyPISimple(endpoint=url, session=session)
+    return pypi_simple.PyPISimple(session=session)
+
+
+def find_sdist(index: IndexSettings, project: str, version: str) -> pypi_simple.DistributionPackage:
+    """A release's sdist as the index lists it.
+
+    Raises:
+        FetchError: the index cannot be reached, or has no such sdist.
+    """
+    with client(index) as simple:
+        return _find(
+            simple,
+            project,
+            lambda item: item.package_type == "sdist" and item.version == version,
+            f"sdist of {project} {version}",
+        )
+
+
+def _find(
+    simple: pypi_simple.PyPISimple,
+    project: str,
+    wanted: Callable[[pypi_simple.DistributionPackage], bool],
+    name: str,
+) -> pypi_simple.DistributionPackage:
+    try:
+        page = simple.get_project_page(canonicalize_name(project), timeout=60)
+    except pypi_simple.NoSuchProjectError:
+        raise FetchError(
+            f"The package index has no project {project}",
+            mend="check PIP_INDEX_URL / --index-url; a private index must carry or proxy this project",
+        ) from None
+    except (requests.exceptions.RequestException, pypi_simple.UnsupportedContentTypeError) as fault:
+        raise unreachable(fault, f"asking for {project}") from None
+    for item in page.packages:
+        if wanted(item):
+            return item
+    raise FetchError(
+        f"The package index has no {name}",
+        found=f"{len(page.packages)} other files of {project}",
+        mend="use an index that carries it, or a mirror folder (--mirror DIR)",
+    )
+
+
+def unreachable(fault: Exception, doing: str) -> FetchError:
+    """The error for an index that does not answer."""
+    return FetchError(
+        f"The package index cannot be reached ({doing})",
+        found=f"{type(fault).__name__}: {fault}",
+        mend="check the network, the proxy variables and the index (PIP_INDEX_URL or --index-url); "
+        "or give the files in a folder with --mirror DIR; or, once they are in the store, use --offline",
+    )
+
+
+class _Progress:
+    """pypi-simple's progress protocol over a plain function."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, count: int) -> None:
+        self._advance(count)

@@ -1,0 +1,54 @@
+"""Which package index to ask: mambaport's own options first, then what pip is configured to use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambaport.errors import UsageError
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """The package index, or a folder that stands in for it."""
+
+    url: str | None
+    """None: the one that pip is configured for, else the client's own default."""
+    mirror: Path | None
+    """A folder of archives, asked in place of the index."""
+
+
+def index_settings(url: str | None, mirror: Path | None) -> IndexSettings:
+    """The options resolved against the environment.
+
+    Raises:
+        UsageError: the mirror is not a folder.
+    """
+    if mirror is None and (named := os.environ.get("MAMBAPORT_MIRROR")):
+        mirror = Path(named)
+    if mirror is not None and not mirror.is_dir():
+        raise UsageError(
+            "The mirror is not a folder",
+            found=str(mirror),
+            expected="a folder that holds the archives under their own names",
+            mend="check --mirror / MAMBAPORT_MIRROR",
+        )
+    if mirror is not None:
+        return IndexSettings(url, mirror.resolve())
+    return IndexSettings(url or os.environ.get("MAMBAPORT_INDEX_URL"), None)
+
+
+def pip_setting(key: str, variable: str) -> str | None:
+    """A setting of pip's, from its environment variable or its configuration files (by asking pip)."""
+    if variable in os.environ:
+        return os.environ[variable] or None
+    answer = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", f"global.{key}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or None

@@ -1,0 +1,183 @@
+"""The store: finished things only, each under the digest of what it was made from.
+
+An entry is built in a scratch folder, flushed to disk, and renamed into place, under a lock of its own. So
+a reader never sees half an entry, two builds at once make it once, and a kill leaves nothing but scratch,
+which the next run sweeps away: a scratch folder whose lock nobody holds belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mambaport.errors import DISK_FULL, HostError
+
+KINDS = ("archives", "toolchains", "environments", "wheels", "roots", "sites")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
+_FSYNC_EACH_UP_TO = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished thing in the store."""
+
+    kind: str
+    key: str
+    path: Path
+    size: int
+    """Bytes on disk."""
+
+
+class Store:
+    """A folder of finished things. Safe for several processes and for being killed at any point.
+
+    Args:
+        root: the folder; made when it is not there.
+        waiting: called with an entry's name when another process is making it.
+    """
+
+    def __init__(self, root: Path, waiting: Callable[[str], None] = lambda _name: None) -> None:
+        self.root = root
+        self.waiting = waiting
+
+    def path(self, kind: str, key: str) -> Path:
+        """Where an entry stands, or would stand."""
+        if kind not in KINDS or not _KEY.fullmatch(key):
+            raise ValueError(f"not a store entry: {kind}/{key}")
+        return self.root / kind / key
+
+    def get(self, kind: str, key: str) -> Path | None:
+        """The entry's folder, or None when it was never finished."""
+        path = self.path(kind, key)
+        return path if path.is_dir() else None
+
+    def make(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
+        """The entry's folder; ``build`` fills an empty folder when it is not there yet.
+
+        When ``build`` raises, nothing is kept.
+        """
+        path = self.path(kind, key)
+        if path.is_dir():
+            return path
+        with self.lock(f"{kind}-{key}"):
+            if path.is_dir():  # made by another process while we waited
+                return path
+            with self.scratch() as scratch:
+                entry = scratch / "entry"
+                entry.mkdir()
+                build(entry)
+                _flush(entry)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                entry.rename(path)
+                _fsync(path.parent)
+        return path
+
+    def discard(self, kind: str, key: str) -> None:
+        """Removes an entry, for example one whose content no longer has its digest."""
+        path = self.path(kind, key)
+        with self.lock(f"{kind}-{key}"), self.scratch() as scratch, contextlib.suppress(FileNotFoundError):
+            path.rename(scratch / "discarded")  # first out of sight in one step, then deleted
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Held by one process at a time; the kernel lets go of it when that process dies."""
+        folder = self._folder("locks")
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            self.waiting(name)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for work in progress, on the store's own disk, gone afterwards."""
+        folder = self._folder("scratch")
+        self._sweep(folder)
+        path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
+        guard = FileLock(path.with_suffix(".lock"))
+        guard.acquire()  # before the folder is there, so that no other process takes it for abandoned
+        try:
+            path.mkdir()
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            guard.release()
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """What is in the store."""
+        found = []
+        for kind in KINDS:
+            for path in sorted((self.root / kind).glob("*")):
+                if path.is_dir():
+                    found.append(Entry(kind, path.name, path, _disk_usage(path)))
+        return found
+
+    def _folder(self, name: str) -> Path:
+        folder = self.root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            if fault.errno in DISK_FULL:
+                raise
+            raise HostError(
+                "The store cannot be written to",
+                found=f"{fault.filename}: {fault.strerror}",
+                expected="a folder that belongs to you",
+                mend="point MAMBAPORT_CACHE at such a folder",
+            ) from None
+        return folder
+
+    def _sweep(self, folder: Path) -> None:
+        for path in folder.iterdir():
+            if not path.is_dir():
+                continue
+            guard = FileLock(path.with_suffix(".lock"))
+            try:
+                guard.acquire(blocking=False)
+            except (Timeout, OSError):
+                continue  # its owner lives
+            shutil.rmtree(path, ignore_errors=True)
+            guard.release()
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _disk_usage(root: Path) -> int:
+    total = 0
+    for path in root.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_blocks * 512
+    return total
+
+
+def _flush(root: Path) -> None:
+    """Brings a finished folder to the disk before it gets its name."""
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    if len(files) > _FSYNC_EACH_UP_TO:
+        os.sync()  # one pass instead of thousands
+        return
+    for path in files:
+        _fsync(path)
+    _fsync(root)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,35 @@
+"""The machine's own C compiler, for the machine's own architecture."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mambaport.host import Host
+from mambaport.pins import Pin
+from mambaport.toolchains.base import Compiler, Goal, gcc_flags, newer_glibc
+
+
+class Native:
+    name = "native"
+
+    def lacks(self, host: Host, goal: Goal) -> str | None:
+        if host.arch != goal.arch:
+            return f"it compiles for {host.arch}, not for {goal.arch}"
+        if host.cc is None:
+            return "no C compiler (cc) on PATH; `sudo apt-get install gcc libc6-dev` brings one"
+        return None
+
+    def pins(self, host: Host) -> tuple[Pin, ...]:
+        return ()
+
+    def identity(self, host: Host) -> dict[str, str]:
+        assert host.cc is not None
+        return {"name": self.name, "cc": host.cc.version, "glibc": host.glibc}
+
+    def glibc(self, host: Host, goal: Goal) -> str:
+        return newer_glibc(host.glibc, goal.glibc)  # it links against the glibc that is here
+
+    def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
+        assert host.cc is not None
+        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal))

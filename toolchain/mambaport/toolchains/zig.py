@@ -1,0 +1,42 @@
+"""zig's C compiler, pinned, from the package index: any target and any glibc floor, and no root."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mambaport import pins as pinned
+from mambaport.host import Host
+from mambaport.pins import Pin
+from mambaport.toolchains.base import Compiler, Goal
+
+
+class Zig:
+    name = "zig"
+
+    def lacks(self, host: Host, goal: Goal) -> str | None:
+        if pinned.zig().for_host(host.arch) is None:
+            return f"it is pinned for x86_64 and aarch64 machines, not for {host.arch}"
+        return None
+
+    def pins(self, host: Host) -> tuple[Pin, ...]:
+        pin = pinned.zig().for_host(host.arch)
+        return (pin,) if pin else ()
+
+    def identity(self, host: Host) -> dict[str, str]:
+        # Not the host's wheel: the same zig gives the same code wherever it runs.
+        return {"name": self.name, "zig": pinned.zig().version}
+
+    def glibc(self, host: Host, goal: Goal) -> str:
+        return goal.glibc
+
+    def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
+        assert tools is not None
+        cpu = {"generic": "baseline"}.get(goal.cpu, goal.cpu.replace("-", "_"))
+        target = f"-target {goal.arch}-linux-gnu.{goal.glibc} -mcpu={cpu}"
+        caches = (("ZIG_GLOBAL_CACHE_DIR", "zig-global"), ("ZIG_LOCAL_CACHE_DIR", "zig-local"))
+        return Compiler(
+            cc=f"{shlex.quote(str(tools / 'ziglang' / 'zig'))} cc {target}",
+            cflags="",
+            environment=tuple((name, str(scratch / folder)) for name, folder in caches),
+        )

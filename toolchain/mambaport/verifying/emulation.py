@@ -1,0 +1,151 @@
+"""An aarch64 system on another machine: a Debian root, a real aarch64 torch, and qemu-user to run them.
+
+Both are made once and kept in the store. qemu runs one program; the emulated Python starts no other.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambaport import pins as pinned
+from mambaport import process
+from mambaport.digests import data_sha256
+from mambaport.errors import HostError
+from mambaport.host import Host
+from mambaport.pins import EmulatedSystem
+from mambaport.report import Report
+from mambaport.sources import Fetcher, unpack_wheel
+from mambaport.store import Store
+
+# Those that qemu 7 knows by the compilers' names. On a newer CPU than the target's, an instruction that the
+# target does not have would pass, and torch would choose other code: with bfloat16, products good to three
+# digits.
+QEMU_CPUS = frozenset({"cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1"})
+
+
+@dataclass(frozen=True)
+class EmulatedRoot:
+    """An emulated system, ready to run Python."""
+
+    system: EmulatedSystem
+    qemu: str
+    cpu: str | None
+    """The CPU that qemu is; None for all that it can do."""
+    root: Path
+    site: Path
+    """torch and what it needs."""
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        paths: Sequence[Path] = (),
+        *,
+        env: dict[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> process.Finished:
+        """Runs the emulated Python with ``arguments``; ``paths`` go before torch's on its path."""
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/nonexistent",
+            "LC_ALL": "C.UTF-8",
+            "PYTHONPATH": ":".join(str(path) for path in (*paths, self.site)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNOUSERSITE": "1",
+            "OMP_NUM_THREADS": "1",  # threads that spin while they wait cost minutes under emulation
+            **(env or {}),
+        }
+        python = self.root / "usr" / "bin" / f"python{self.system.python}"
+        qemu = [self.qemu, *(("-cpu", self.cpu) if self.cpu else ()), "-L", self.root]
+        return process.run([*qemu, python, *arguments], env=environment, cwd=Path("/"), on_line=on_line)
+
+
+def prepare_emulation(
+    suite: str, cpu: str, host: Host, store: Store, fetcher: Fetcher, report: Report
+) -> EmulatedRoot:
+    """The emulated system of a Debian release, on the target's CPU; made the first time.
+
+    Raises:
+        HostError: qemu or mmdebstrap is missing, or the root could not be made.
+        FetchError: a pinned package cannot be had.
+    """
+    system = next((item for item in pinned.emulation().system if item.suite == suite), None)
+    if system is None:
+        known = ", ".join(item.suite for item in pinned.emulation().system)
+        raise HostError(f"There is no emulated system {suite}", expected=f"one of: {known}")
+    if host.qemu_aarch64 is None:
+        raise HostError(
+            "aarch64 programs cannot run here",
+            found="no qemu-aarch64-static on PATH",
+            mend="sudo apt-get install qemu-user-static mmdebstrap",
+        )
+    root = _root(system, host, store, fetcher.offline, report)
+    site = _site(system, store, fetcher, report)
+    return EmulatedRoot(system, host.qemu_aarch64.path, cpu if cpu in QEMU_CPUS else None, root, site)
+
+
+def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, report: Report) -> Path:
+    key = f"{system.suite}-arm64-{data_sha256(system.packages)[:16]}"
+    ready = store.get("roots", key)
+    if ready is not None:
+        return ready / "root"
+    if offline or host.mmdebstrap is None:
+        raise HostError(
+            f"The emulated {system.suite} root is not in the store",
+            found="--offline" if offline else "no mmdebstrap on PATH, which makes it",
+            mend="run once without --offline" if offline else "sudo apt-get install mmdebstrap",
+        )
+    program = host.mmdebstrap.path
+
+    def build(folder: Path) -> None:
+        with report.working("root", f"Debian {system.suite} arm64") as latest:
+            finished = process.run(
+                [
+                    program,
+                    "--variant=extract",
+                    "--architectures=arm64",
+                    f"--include={','.join(system.packages)}",
+                    system.suite,
+                    folder / "root",
+                ],
+                on_line=latest,
+            )
+        if not finished.ok:
+            raise HostError(
+                f"mmdebstrap could not make the {system.suite} root",
+                found=f"exit status {finished.returncode}",
+                mend="it needs Debian's mirror (see below) and, on Ubuntu, debian-archive-keyring",
+                detail=finished.tail,
+            )
+
+        lib = folder / "root" / "lib"
+        if not lib.exists():  # from Debian 13 on, the link is made by a script, and extracting runs none
+            lib.symlink_to("usr/lib")
+
+    return store.make("roots", key, build) / "root"
+
+
+def _site(system: EmulatedSystem, store: Store, fetcher: Fetcher, report: Report) -> Path:
+    key = f"{system.suite}-torch-{system.torch}-{data_sha256([pin.sha256 for pin in system.pin])[:16]}"
+    ready = store.get("sites", key)
+    if ready is not None:
+        return ready
+    wheels = [fetcher.fetch(pin) for pin in system.pin]
+
+    def build(folder: Path) -> None:
+        with report.working("unpack", f"torch {system.torch} for aarch64 Python {system.python}"):
+            for wheel in wheels:
+                unpack_wheel(wheel, folder)
+
+    return store.make("sites", key, build)
+
+
+def unpack_wheels(wheels: list[Path], folder: Path) -> Path:
+    """The wheels under test as an emulated Python's path."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for wheel in wheels:
+        unpack_wheel(wheel, folder)
+    return folder

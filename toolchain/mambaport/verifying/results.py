@@ -1,0 +1,140 @@
+"""What the probe found, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import signal
+from itertools import groupby
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from mambaport.errors import VerifyError
+from mambaport.models import Model
+from mambaport.process import Finished
+
+# SIGILL, as Python and as a shell or an emulator give it on.
+ILLEGAL_INSTRUCTION = (-signal.SIGILL, 128 + signal.SIGILL)
+
+
+class Component(Model):
+    """One component on one path."""
+
+    name: str
+    path: str
+    """``default``, what users get; or ``fallback``, pure PyTorch forced by the two variables."""
+    ok: bool
+    input: str = ""
+    output: str = ""
+    error: float | None = None
+    """Largest error relative to the largest value of the float64 reference."""
+    bound: float | None = None
+    seconds: float
+    failure: str | None = None
+    traceback: str | None = None
+    where: str | None = None
+
+
+class Verification(Model):
+    """A run of the probe."""
+
+    python: str
+    arch: str
+    system: str
+    torch: str
+    threads: int
+    cuda: bool
+    optional: dict[str, bool]
+    components: tuple[Component, ...]
+    emulated: str | None = None
+    """The emulated system, when it was one."""
+
+    @property
+    def ok(self) -> bool:
+        return all(item.ok for item in self.components)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.model_dump(exclude_none=True), "ok": self.ok}
+
+
+def parse(finished: Finished, emulated: str | None = None) -> Verification:
+    """The probe's report from what it printed.
+
+    Raises:
+        VerifyError: it ended before it could report.
+    """
+    for line in reversed(finished.output.splitlines()):
+        if line.startswith('{"python"'):
+            return Verification.model_validate({**json.loads(line), "emulated": emulated})
+    if finished.returncode in ILLEGAL_INSTRUCTION:
+        raise VerifyError(
+            "The probe met an instruction that this CPU does not have",
+            found="SIGILL, most likely inside torch: mambaport's own wheels are audited for this CPU",
+            expected="a torch built for this CPU",
+            mend="on a Raspberry Pi 4 (Cortex-A72) use torch 2.9.1 or older: torch 2.10.0's aarch64 wheel "
+            "does not even import there. `python -c 'import torch'` shows whether torch is the cause",
+            detail=finished.tail,
+        )
+    raise VerifyError(
+        "The probe did not finish",
+        found=f"exit status {finished.returncode}",
+        expected="a report on every component",
+        mend="what it printed is below; `mambaport doctor` checks the machine",
+        detail=finished.tail,
+    )
+
+
+def table(result: Verification) -> Table:
+    """For people: each component with its shapes, and its error on each path."""
+    where = f"emulated {result.emulated}" if result.emulated else "this machine"
+    title = f"{result.arch} · Python {result.python} · torch {result.torch} · {where}"
+    view = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="quiet",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    view.add_column("component", no_wrap=True)
+    view.add_column("input", no_wrap=True)
+    view.add_column("output", no_wrap=True)
+    view.add_column("default", justify="right", no_wrap=True)
+    view.add_column("fallback", justify="right", no_wrap=True)
+    for name, rows in groupby(result.components, key=lambda item: item.name):
+        items = list(rows)
+        cells = {item.path: _cell(item) for item in items}
+        failure = next((item.failure for item in items if item.failure), "")
+        output = escape(failure or items[0].output)
+        view.add_row(name, items[0].input, output, cells.get("default", ""), cells.get("fallback", ""))
+    return view
+
+
+def _cell(item: Component) -> str:
+    error = "" if item.error is None else f"{item.error:.1e} "
+    return error + ("[good]✓[/good]" if item.ok else "[bad]✗[/bad]")
+
+
+def require(result: Verification) -> None:
+    """Refuses packages with a failed component.
+
+    Raises:
+        VerifyError: with each failure.
+    """
+    failed = [item for item in result.components if not item.ok]
+    if not failed:
+        return
+    lines = [
+        f"{item.name} ({item.path}): " + (item.failure or f"error {item.error:.1e}, bound {item.bound:.0e}")
+        for item in failed
+    ]
+    raise VerifyError(
+        f"{len(failed)} of {len(result.components)} components failed",
+        found="\n".join(lines),
+        expected="every component within its bound of the float64 reference",
+        mend="`mambaport doctor` checks the machine; --json gives the tracebacks",
+        detail=next((item.traceback for item in failed if item.traceback), None),
+        data=result.to_json(),
+    )

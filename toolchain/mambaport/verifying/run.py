@@ -1,0 +1,38 @@
+"""Running the probe: by an interpreter of this machine, or by an emulated one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mambaport import process
+from mambaport.report import Report
+from mambaport.verifying.emulation import EmulatedRoot
+from mambaport.verifying.results import Verification, parse
+
+PROBE = Path(__file__).with_name("probe")
+
+
+def probe_interpreter(python: Path, report: Report) -> Verification:
+    """Probes what an environment has installed.
+
+    Raises:
+        VerifyError: the probe did not finish.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    with report.working("verify", str(python)) as latest:
+        finished = process.run([python, "-I", PROBE], env=environment, on_line=latest, cwd=Path("/"))
+    return parse(finished)
+
+
+def probe_emulated(root: EmulatedRoot, site: Path, report: Report) -> Verification:
+    """Probes wheels unpacked in ``site`` under an emulated aarch64 Python.
+
+    Raises:
+        VerifyError: the probe did not finish.
+    """
+    with report.working(
+        "verify", f"aarch64 Python {root.system.python} ({root.system.suite}), emulated"
+    ) as latest:
+        finished = root.run([str(PROBE)], [site], on_line=latest)
+    return parse(finished, emulated=root.system.suite)

@@ -1,0 +1,94 @@
+"""Wheels as files: their names, their digests, and the folder where finished ones are put."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from mambaport.digests import file_sha256
+from mambaport.errors import InstallError, UsageError
+
+# RuntimeError is a compression that Python does not know, or a member under a password.
+UNREADABLE_ZIP = (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel file and what its name says."""
+
+    path: Path
+    name: str
+    """Normalised project name: ``causal-conv1d``."""
+    version: str
+    tag: str
+    """Its one compatibility tag: ``py3-none-linux_aarch64``."""
+
+    @property
+    def sha256(self) -> str:
+        return file_sha256(self.path)
+
+    def provenance(self) -> dict[str, Any]:
+        """The record inside the wheel; empty for a wheel that mambaport did not build."""
+        with zipfile.ZipFile(self.path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".dist-info/provenance.json"):
+                    record = json.loads(archive.read(name))
+                    return record if isinstance(record, dict) else {}
+        return {}
+
+
+def read_wheel(path: Path) -> Wheel:
+    """A wheel by its path.
+
+    Raises:
+        UsageError: there is no such file, or it is not named as a wheel.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no wheel {path}", mend="check the path; `mambaport build` makes wheels")
+    try:
+        name, version, _build, _tags = parse_wheel_filename(path.name)
+    except InvalidWheelFilename as fault:
+        raise UsageError(
+            f"{path.name} is not a wheel's name",
+            found=str(fault),
+            expected="name-version-python-abi-platform.whl",
+        ) from None
+    return Wheel(path, str(name), str(version), "-".join(path.stem.split("-")[-3:]))
+
+
+def put(wheel: Path, wheelhouse: Path) -> Path:
+    """Copies a finished wheel into the wheelhouse, in one step."""
+    wheelhouse.mkdir(parents=True, exist_ok=True)
+    target = wheelhouse / wheel.name
+    new = read_wheel(wheel)
+    if not (target.is_file() and file_sha256(target) == new.sha256):
+        partial = target.with_name(f".{target.name}.part")
+        shutil.copyfile(wheel, partial)
+        partial.replace(target)
+    return target
+
+
+def find(wheelhouse: Path, name: str, version: str) -> Wheel:
+    """The wheel of exactly this version.
+
+    Raises:
+        InstallError: the wheelhouse does not have it.
+    """
+    there = [read_wheel(path) for path in sorted(wheelhouse.glob("*.whl"))]
+    for wheel in there:
+        if wheel.name == name and wheel.version == version:
+            return wheel
+    others = ", ".join(wheel.path.name for wheel in there) or "no wheels"
+    raise InstallError(
+        f"The wheelhouse has no {name} {version}",
+        found=f"{others} in {wheelhouse}",
+        expected=f"{name}-{version}",
+        mend="`mambaport build` with the same profile makes it; --wheelhouse names another folder",
+    )
