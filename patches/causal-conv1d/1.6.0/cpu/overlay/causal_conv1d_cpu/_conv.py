@@ -1,0 +1,268 @@
+"""The causal convolution: its forward, backward and update kernels as torch operators."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+
+_lib = _library.load("causal_conv1d_cpu")
+_ops = torch.library.Library("causal_conv1d_cpu", "FRAGMENT")
+
+
+def supports(x, weight, bias=None, seq_idx=None, initial_states=None) -> bool:
+    """Whether `causal_conv1d` takes these tensors: on the CPU, float32, bfloat16 or float16, width 2 to 4."""
+    return (
+        _library.readable(x, weight, bias, initial_states)
+        and x.dim() == 3
+        and 2 <= weight.shape[-1] <= 4
+        and (seq_idx is None or (initial_states is None and seq_idx.device.type == "cpu"))
+        and (initial_states is None or initial_states.dtype == x.dtype)
+    )
+
+
+def supports_update(x, conv_state, weight, bias=None, cache_seqlens=None, conv_state_indices=None) -> bool:
+    """Whether `causal_conv1d_update` takes these tensors, and no gradient is wanted."""
+    return (
+        _library.readable(x, conv_state, weight, bias)
+        and x.dim() in (2, 3)
+        and 2 <= weight.shape[-1] <= 4
+        and conv_state.dtype == x.dtype
+        and not _library.wants_grad(x, weight, bias)
+    )
+
+
+def causal_conv1d(
+    x,
+    weight,
+    bias=None,
+    seq_idx=None,
+    initial_states=None,
+    return_final_states=False,
+    activation=None,
+    reverse=False,
+):
+    """Convolves each channel of x with its own `width` taps, looking back only; differentiable.
+
+    Args:
+        x: (batch, dim, seqlen), float32, bfloat16 or float16
+        weight: (dim, width), width 2 to 4
+        bias: (dim,)
+        seq_idx: (batch, seqlen), integer: sequences packed in one row do not see each other; negative is padding
+        initial_states: (batch, dim, width - 1) of x's dtype, what came before x; not together with seq_idx
+        return_final_states: whether to return the last width - 1 inputs as well
+        activation: None, "silu" or "swish"
+        reverse: whether time runs from the last step to the first; only without seq_idx and states
+
+    Returns:
+        out of x's shape and dtype; with `return_final_states` the pair (out, final_states), the latter
+        (batch, dim, width - 1) in x's dtype.
+
+    Raises:
+        NotImplementedError: another activation.
+        ValueError: shapes that do not fit each other.
+    """
+    silu = _wants_silu(activation)
+    args = (x, weight, bias, _int32(seq_idx), initial_states, bool(return_final_states), silu, bool(reverse))
+    if _library.is_plain_call(x, weight, bias, initial_states):
+        out, final_states = _forward(*args)
+    else:
+        out, final_states = torch.ops.causal_conv1d_cpu.conv(*args)
+    return (out, final_states) if return_final_states else out
+
+
+def causal_conv1d_update(
+    x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None
+):
+    """Convolves the state followed by x, and moves the state on, in place; not differentiable.
+
+    Args:
+        x: (batch, dim) or (batch, dim, seqlen)
+        conv_state: (entries, dim, state_len) of x's dtype, state_len >= width - 1
+        weight: (dim, width), width 2 to 4
+        bias: (dim,)
+        activation: None, "silu" or "swish"
+        cache_seqlens: (batch,), integer: the state is a ring, and this many inputs have gone in
+        conv_state_indices: (batch,), integer: the entry of each batch row; negative is padding, which gives zeros
+
+    Returns:
+        out of x's shape and dtype.
+
+    Raises:
+        NotImplementedError: another activation.
+        IndexError: an entry past the end of conv_state.
+        ValueError: shapes that do not fit each other.
+    """
+    args = (x, conv_state, weight, bias, _int32(cache_seqlens), _int32(conv_state_indices), _wants_silu(activation))
+    if _library.is_plain_call(x, conv_state, weight, bias):
+        return _update(*args)
+    return torch.ops.causal_conv1d_cpu.update(*args)
+
+
+_ops.define(
+    "conv(Tensor x, Tensor weight, Tensor? bias, Tensor? seq_idx, Tensor? initial_states, "
+    "bool return_final_states, bool silu, bool reverse) -> (Tensor, Tensor)"
+)
+_ops.define(
+    "conv_backward(Tensor grad_out, Tensor? grad_final_states, Tensor x, Tensor weight, Tensor? bias, "
+    "Tensor? seq_idx, Tensor? initial_states, bool silu, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_ops.define(
+    "update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, Tensor? cache_seqlens, "
+    "Tensor? conv_state_indices, bool silu) -> Tensor"
+)
+
+
+def _forward(x, weight, bias, seq_idx, initial_states, return_final_states, silu, reverse):
+    batch, dim, seqlen = x.shape
+    _check_weights(dim, weight, bias)
+    _check_shape("seq_idx", seq_idx, (batch, seqlen))
+    _check_shape("initial_states", initial_states, (batch, dim, weight.shape[1] - 1))
+    if reverse and (seq_idx is not None or initial_states is not None or return_final_states):
+        raise ValueError("reverse goes with neither seq_idx nor states")
+    out, final_states = torch.empty_like(x), _final_states(x, weight, return_final_states)
+    _library.call(
+        _lib.causal_conv1d_forward,
+        *_conv_args(x, weight, bias, seq_idx, initial_states, silu, reverse, out),
+        *view(final_states if return_final_states else None), _address(seq_idx),
+    )  # fmt: skip
+    return out, final_states
+
+
+def _final_states(x, weight, wanted):
+    # Channels innermost, as the CUDA code gives them.
+    width = weight.shape[1]
+    return x.new_empty(x.shape[0], width - 1, x.shape[1]).transpose(1, 2) if wanted else x.new_empty(0)
+
+
+def _backward(grad_out, grad_final_states, x, weight, bias, seq_idx, initial_states, silu, reverse):
+    grad_x = torch.empty_like(x)
+    grad_initial = None if initial_states is None else torch.empty_like(initial_states)
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
+    grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+    _library.call(
+        _lib.causal_conv1d_backward,
+        *_conv_args(x, weight, bias, seq_idx, initial_states, silu, reverse, None), *view(None), _address(seq_idx),
+        *_in_time(grad_out, reverse), *_in_time(grad_x, reverse), *view(grad_initial), *view(grad_final_states),
+        grad_weight.data_ptr(), _address(grad_bias),
+    )  # fmt: skip
+    empty = x.new_empty(0)
+    return (
+        grad_x,
+        grad_weight.to(weight.dtype),
+        empty if bias is None else grad_bias.to(bias.dtype),
+        empty if initial_states is None else grad_initial,
+    )
+
+
+def _update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu):
+    rows = x.unsqueeze(-1) if x.dim() == 2 else x
+    batch, dim, seqlen = rows.shape
+    entries, _, state_len = conv_state.shape
+    width = weight.shape[1]
+    _check_weights(dim, weight, bias)
+    _check_shape("cache_seqlens", cache_seqlens, (batch,))
+    _check_shape("conv_state_indices", conv_state_indices, (batch,))
+    if conv_state.shape[1] != dim or state_len < width - 1 or (conv_state_indices is None and entries != batch):
+        raise ValueError(f"conv_state has shape {tuple(conv_state.shape)}, which does not fit x {tuple(rows.shape)}")
+    if conv_state_indices is not None and batch and int(conv_state_indices.max()) >= entries:
+        raise IndexError(f"conv_state_indices names entry {int(conv_state_indices.max())} of {entries}")
+    out = torch.empty_like(rows)
+    _library.call(
+        _lib.causal_conv1d_update,
+        batch, dim, seqlen, width, silu, torch.get_num_threads(), state_len,
+        *view(rows), *view(out), *view(weight), *view(bias), *view(conv_state),
+        _address(cache_seqlens), _address(conv_state_indices),
+    )  # fmt: skip
+    return out.squeeze(-1) if x.dim() == 2 else out
+
+
+def _conv_args(x, weight, bias, seq_idx, initial_states, silu, reverse, out):
+    """The fields of C's ``struct conv_args`` up to the final states."""
+    batch, dim, seqlen = x.shape
+    return (
+        batch, dim, seqlen, weight.shape[1], silu, torch.get_num_threads(),
+        *_in_time(x, reverse), *_in_time(out, reverse), *view(weight), *view(bias), *view(initial_states),
+    )  # fmt: skip
+
+
+def _in_time(tensor, reverse):
+    """(batch, dim, seqlen), running backwards from the last step where `reverse` says so."""
+    if tensor is None or not reverse:
+        return view(tensor)
+    batch, dim, step = tensor.stride()
+    last = max(0, tensor.shape[-1] - 1) * step * tensor.element_size()
+    return (tensor.data_ptr() + last, _library.DTYPES[tensor.dtype], batch, dim, -step, 0)
+
+
+def _address(tensor):
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _int32(tensor):
+    return None if tensor is None else tensor.to(torch.int32).contiguous()
+
+
+def _wants_silu(activation):
+    if activation not in (None, "silu", "swish"):
+        raise NotImplementedError(f"activation must be None, silu or swish, not {activation!r}")
+    return activation is not None
+
+
+def _check_weights(dim, weight, bias):
+    if weight.dim() != 2 or weight.shape[0] != dim or not 2 <= weight.shape[1] <= 4:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({dim}, 2 to 4)")
+    _check_shape("bias", bias, (dim,))
+
+
+def _check_shape(name, tensor, shape):
+    if tensor is not None and tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+
+
+def _fake_forward(x, weight, bias, seq_idx, initial_states, return_final_states, silu, reverse):
+    return torch.empty_like(x), _final_states(x, weight, return_final_states)
+
+
+def _fake_backward(grad_out, grad_final_states, x, weight, bias, seq_idx, initial_states, silu, reverse):
+    def like(t):
+        return x.new_empty(0) if t is None else torch.empty_like(t)
+
+    weight_like = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    return torch.empty_like(x), weight_like, like(bias), like(initial_states)
+
+
+def _fake_update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu):
+    return torch.empty_like(x)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.return_final_states, ctx.silu, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx, grad_out, grad_final_states):
+    x, weight, bias, seq_idx, initial_states = ctx.saved_tensors
+    if not ctx.return_final_states:
+        grad_final_states = None
+    if grad_out is None:
+        if grad_final_states is None:
+            return (None,) * 8
+        grad_out = torch.zeros_like(x)
+    grads = torch.ops.causal_conv1d_cpu.conv_backward(
+        grad_out, grad_final_states, x, weight, bias, seq_idx, initial_states, ctx.silu, ctx.reverse
+    )
+    grad_bias = None if bias is None else grads[2]
+    grad_initial = None if initial_states is None else grads[3]
+    return grads[0], grads[1], grad_bias, None, grad_initial, None, None, None
+
+
+_ops.impl("conv", _forward, "CPU")
+_ops.impl("conv_backward", _backward, "CPU")
+_ops.impl("update", _update, "CPU")
+torch.library.register_fake("causal_conv1d_cpu::conv", _fake_forward, lib=_ops)
+torch.library.register_fake("causal_conv1d_cpu::conv_backward", _fake_backward, lib=_ops)
+torch.library.register_fake("causal_conv1d_cpu::update", _fake_update, lib=_ops)
+torch.library.register_autograd("causal_conv1d_cpu::conv", _autograd, setup_context=_setup_context, lib=_ops)

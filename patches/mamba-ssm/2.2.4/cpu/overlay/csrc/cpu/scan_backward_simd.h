@@ -1,0 +1,258 @@
+/* The gradient of the scan, after scan_simd.h.
+
+   Nothing of the forward pass is kept but its inputs. Each set of tiles goes through time twice: forwards, keeping
+   the states at the start of every BACK_STEPS steps, then backwards over those blocks, computing a block's states
+   again from its start before walking it in reverse. */
+#pragma once
+
+#include "scan_simd.h"
+
+enum { BACK_STEPS = 64 };
+
+struct back_workspace {
+    struct workspace scan; /* delta, input and out (before the gate) of a block, as the forward scan has them */
+    float *u, *z, *grad_out;                   /* [BACK_STEPS][LANES] */
+    float *grad_y, *grad_input, *grad_decay;   /* [BACK_STEPS][LANES]: of out before the gate, of delta u, of delta through A */
+    float *states, *decays;                    /* [BACK_STEPS][BLOCK][LANES] */
+    float *grad_B, *grad_C;                    /* [BACK_STEPS][pitch][LANES], or [TASK_TILES][dstate][LANES] */
+    float *carry, *grad_A;                     /* [TASK_TILES][dstate][LANES] */
+    float *grad_D, *grad_bias;                 /* [TASK_TILES][LANES] */
+    float *starts;                             /* [blocks][TASK_TILES][dstate][LANES] */
+};
+
+INLINE int64_t back_blocks(const struct scan_args *a) { return (a->seqlen + BACK_STEPS - 1) / BACK_STEPS; }
+
+static size_t back_workspace_place(const struct scan_args *a, float *memory, struct back_workspace *w) {
+    const int64_t tile = BACK_STEPS * LANES, state = TASK_TILES * a->dstate * LANES, pitch = round_to_lanes(a->dstate);
+    const int64_t projection = tile * pitch > state ? tile * pitch : state;
+    float **const parts[] = {&w->u, &w->z, &w->grad_out, &w->grad_y, &w->grad_input, &w->grad_decay, &w->states, &w->decays,
+                             &w->grad_B, &w->grad_C, &w->carry, &w->grad_A, &w->grad_D, &w->grad_bias, &w->starts};
+    const int64_t sizes[] = {tile, tile, tile, tile, tile, tile, (BACK_STEPS + 1) * BLOCK * LANES, tile * BLOCK,
+                             projection, projection, state, state, TASK_CHANNELS, TASK_CHANNELS, back_blocks(a) * state};
+    size_t floats = workspace_floats(a);
+    if (memory) w->scan = workspace_at(memory, a);
+    for (int i = 0; i < 15; floats += (size_t)sizes[i++]) if (memory) *parts[i] = memory + floats;
+    return floats;
+}
+
+/* `count` states from number `first` on: forwards through the block, then backwards. */
+INLINE void back_states(struct back_workspace *w, const float *start, const float *rates, float *carries, float *grad_A, float *grad_fixed_B,
+                        float *grad_fixed_C, int64_t first, const int count, int64_t steps, const struct variant v) {
+    const struct workspace *s = &w->scan;
+    vec h[BLOCK], rate[BLOCK], B[BLOCK], C[BLOCK], carry[BLOCK], dA[BLOCK], dB[BLOCK], dC[BLOCK];
+    UNROLL for (int i = 0; i < count; i++) {
+        const int64_t at = (first + i) * LANES;
+        h[i] = vec_load(start + at);
+        rate[i] = vec_load(rates + at);
+        carry[i] = vec_load(carries + at);
+        dA[i] = vec_load(grad_A + at);
+        if (!v.variable_B) B[i] = vec_load(s->fixed_B + at), dB[i] = vec_load(grad_fixed_B + at);
+        if (!v.variable_C) C[i] = vec_load(s->fixed_C + at), dC[i] = vec_load(grad_fixed_C + at);
+        vec_store(w->states + i * LANES, h[i]);
+    }
+    for (int64_t t = 0; t < steps; t++) {
+        const vec delta = vec_load(s->delta + t * LANES), input = vec_load(s->input + t * LANES);
+        vec out = vec_load(s->out + t * LANES);
+        UNROLL for (int i = 0; i < count; i++) {
+            const vec pushed = input * (v.variable_B ? vec_set(s->B[t * s->pitch + first + i]) : B[i]);
+            mask slow = vec_greater(rate[i], rate[i]); /* none */
+            const vec decay = v.careful ? vec_exp(delta * rate[i] * vec_set(LN_2)) : vec_exp2_decay(delta * rate[i], &slow);
+            h[i] = vec_add_where(vec_fma(decay, h[i], pushed), slow, h[i]);
+            out = vec_fma(v.variable_C ? vec_set(s->C[t * s->pitch + first + i]) : C[i], h[i], out);
+            vec_store(w->decays + (t * BLOCK + i) * LANES, decay);
+            vec_store(w->states + ((t + 1) * BLOCK + i) * LANES, h[i]);
+        }
+        vec_store(s->out + t * LANES, out);
+    }
+    for (int64_t t = steps - 1; t >= 0; t--) {
+        const vec delta = vec_load(s->delta + t * LANES), input = vec_load(s->input + t * LANES), dy = vec_load(w->grad_y + t * LANES);
+        vec grad_input = vec_load(w->grad_input + t * LANES), grad_decay = vec_load(w->grad_decay + t * LANES);
+        UNROLL for (int i = 0; i < count; i++) {
+            const vec before = vec_load(w->states + (t * BLOCK + i) * LANES), after = vec_load(w->states + ((t + 1) * BLOCK + i) * LANES);
+            const vec decay = vec_load(w->decays + (t * BLOCK + i) * LANES);
+            const mask slow = v.careful ? vec_greater(rate[i], rate[i]) : vec_greater(delta * rate[i], vec_set(-0.5f));
+            const vec grad = vec_fma(v.variable_C ? vec_set(s->C[t * s->pitch + first + i]) : C[i], dy, carry[i]);
+            const int64_t at = (t * s->pitch + first + i) * LANES;
+            if (v.variable_C) vec_store(w->grad_C + at, vec_fma(dy, after, vec_load(w->grad_C + at)));
+            else dC[i] = vec_fma(dy, after, dC[i]);
+            if (v.variable_B) vec_store(w->grad_B + at, vec_fma(grad, input, vec_load(w->grad_B + at)));
+            else dB[i] = vec_fma(grad, input, dB[i]);
+            grad_input = vec_fma(grad, v.variable_B ? vec_set(s->B[t * s->pitch + first + i]) : B[i], grad_input);
+            /* d exp(delta A) = exp(delta A) (A d delta + delta dA) */
+            const vec grad_exponent = grad * vec_add_where(decay * before, slow, before);
+            grad_decay = vec_fma(grad_exponent, rate[i], grad_decay);
+            dA[i] = vec_fma(grad_exponent, delta, dA[i]);
+            carry[i] = vec_add_where(decay * grad, slow, grad);
+        }
+        vec_store(w->grad_input + t * LANES, grad_input);
+        vec_store(w->grad_decay + t * LANES, grad_decay);
+    }
+    UNROLL for (int i = 0; i < count; i++) {
+        const int64_t at = (first + i) * LANES;
+        vec_store(carries + at, carry[i]);
+        vec_store(grad_A + at, dA[i]);
+        if (!v.variable_B) vec_store(grad_fixed_B + at, dB[i]);
+        if (!v.variable_C) vec_store(grad_fixed_C + at, dC[i]);
+    }
+}
+
+INLINE void back_all_states(struct back_workspace *w, const float *start, int64_t tile, int64_t steps, const struct variant v) {
+    const int64_t states = w->scan.dstate, at = tile * states * LANES;
+    const float *rates = w->scan.rates + at;
+    int64_t n = 0;
+    for (; n + BLOCK <= states; n += BLOCK) back_states(w, start, rates, w->carry + at, w->grad_A + at, w->grad_B + at, w->grad_C + at, n, BLOCK, steps, v);
+    for (; n < states; n++) back_states(w, start, rates, w->carry + at, w->grad_A + at, w->grad_B + at, w->grad_C + at, n, 1, steps, v);
+}
+
+static void back_steps(const struct scan_args *a, struct back_workspace *w, const float *start, int64_t tile, int64_t steps, int careful) {
+#define CASE(b, c) \
+    if (careful) back_all_states(w, start, tile, steps, (struct variant){0, 1, b, c}); \
+    else back_all_states(w, start, tile, steps, (struct variant){0, 0, b, c})
+    if (a->variable_B && a->variable_C) { CASE(1, 1); }
+    else if (a->variable_B) { CASE(1, 0); }
+    else if (a->variable_C) { CASE(0, 1); }
+    else { CASE(0, 0); }
+#undef CASE
+}
+
+/* One tile over one block of steps. */
+static void back_tile(const struct scan_back_args *b, struct back_workspace *w, struct channels c, const float *start, int64_t tile, int64_t first, int64_t steps) {
+    const struct scan_args *a = &b->scan;
+    struct workspace *s = &w->scan;
+    const int careful = !prepare(a, s, c, s->rates + tile * a->dstate * LANES, first, steps) || !all_finite(start, a->dstate);
+    tile_load(w->u, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
+    tile_load(w->grad_out, LANES, &b->grad_out, offset_of(&b->grad_out, c, first), shape_of(&b->grad_out, c, steps));
+    if (a->z.data) tile_load(w->z, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
+    const vec zero = vec_set(0.0f), one = vec_set(1.0f);
+    for (int64_t t = 0; t < steps; t++) {
+        vec grad_y = vec_load(w->grad_out + t * LANES);
+        if (a->z.data) grad_y = grad_y * vec_silu(vec_load(w->z + t * LANES));
+        vec_store(w->grad_y + t * LANES, grad_y);
+        vec_store(w->grad_input + t * LANES, zero);
+        vec_store(w->grad_decay + t * LANES, zero);
+    }
+    back_steps(a, w, start, tile, steps, careful);
+
+    const vec D = load_parameter(&a->D, c);
+    vec grad_D = vec_load(w->grad_D + tile * LANES), grad_bias = vec_load(w->grad_bias + tile * LANES);
+    for (int64_t t = 0; t < steps; t++) {
+        const vec u = vec_load(w->u + t * LANES), delta = vec_load(s->delta + t * LANES), grad_y = vec_load(w->grad_y + t * LANES);
+        const vec grad_input = vec_load(w->grad_input + t * LANES);
+        vec grad_u = grad_input * delta, grad_delta = vec_fma(vec_load(w->grad_decay + t * LANES), vec_set(LN_2), grad_input * u);
+        if (a->D.data) grad_u = vec_fma(grad_y, D, grad_u), grad_D = vec_fma(grad_y, u, grad_D);
+        if (a->delta_softplus) {
+            /* The slope of softplus, where it is delta: 1 - e^-delta. */
+            mask slow;
+            const vec decay = vec_exp2_decay(delta * vec_set(-LOG2_E), &slow);
+            grad_delta = grad_delta * vec_choose(slow, zero - decay, one - decay);
+        }
+        grad_bias = grad_bias + grad_delta;
+        if (a->z.data) {
+            const vec z = vec_load(w->z + t * LANES), gate = vec_sigmoid(z), slope = gate * vec_fma(z, one - gate, one);
+            vec_store(w->z + t * LANES, vec_load(w->grad_out + t * LANES) * vec_load(s->out + t * LANES) * slope);
+        }
+        vec_store(w->u + t * LANES, grad_u);
+        vec_store(s->delta + t * LANES, grad_delta);
+    }
+    vec_store(w->grad_D + tile * LANES, grad_D);
+    vec_store(w->grad_bias + tile * LANES, grad_bias);
+    tile_store(w->u, &b->grad_u, offset_of(&b->grad_u, c, first), shape_of(&b->grad_u, c, steps));
+    tile_store(s->delta, &b->grad_delta, offset_of(&b->grad_delta, c, first), shape_of(&b->grad_delta, c, steps));
+    if (a->z.data) tile_store(w->z, &b->grad_z, offset_of(&b->grad_z, c, first), shape_of(&b->grad_z, c, steps));
+}
+
+/* Adds a block's gradient of B or C, summed over lanes, to this part's own, (seqlen, dstate). */
+static void add_projection(float *total, const float *grad, int64_t pitch, int64_t dstate, int64_t steps) {
+    for (int64_t t = 0; t < steps; t++) {
+        for (int64_t n = 0; n < dstate; n += LANES) {
+            vec rows[LANES], sum = vec_set(0.0f);
+            UNROLL for (int i = 0; i < LANES; i++) rows[i] = vec_load(grad + (t * pitch + n + i) * LANES);
+            vec_transpose(rows);
+            UNROLL for (int i = 0; i < LANES; i++) sum = sum + rows[i];
+            float sums[LANES];
+            vec_store(sums, sum);
+            for (int64_t i = 0; i < LANES && n + i < dstate; i++) total[t * dstate + n + i] += sums[i];
+        }
+    }
+}
+
+/* The tiles from `first_tile` on, for one batch entry. */
+static void back_batch(const struct scan_back_args *b, struct back_workspace *w, int64_t batch, int64_t group, int64_t first_tile, int64_t tiles, int64_t part) {
+    const struct scan_args *a = &b->scan;
+    struct workspace *s = &w->scan;
+    const int64_t state = a->dstate * LANES, blocks = back_blocks(a), pitch = s->pitch;
+    memset(w->starts, 0, (size_t)(TASK_TILES * state) * sizeof(float));
+    for (int64_t block = 0; block + 1 < blocks; block++) {
+        const int64_t first = block * BACK_STEPS;
+        if (a->variable_B) load_variable(s->B, pitch, &a->B, batch, group, a->dstate, first, BACK_STEPS);
+        if (a->variable_C) load_variable(s->C, pitch, &a->C, batch, group, a->dstate, first, BACK_STEPS);
+        for (int64_t i = 0; i < tiles; i++) {
+            const struct channels c = channels_of(a, batch, group, first_tile + i);
+            if (!a->variable_B) load_state_parameter(s->fixed_B, &a->B, c, a->dstate);
+            if (!a->variable_C) load_state_parameter(s->fixed_C, &a->C, c, a->dstate);
+            const float *start = w->starts + (block * TASK_TILES + i) * state;
+            float *end = w->starts + ((block + 1) * TASK_TILES + i) * state;
+            memcpy(end, start, (size_t)state * sizeof *end);
+            scan_tile_states(a, s, c, end, s->rates + i * state, first, BACK_STEPS);
+        }
+    }
+    memset(w->carry, 0, (size_t)(TASK_TILES * state) * sizeof(float));
+    for (int64_t block = blocks - 1; block >= 0; block--) {
+        const int64_t first = block * BACK_STEPS, steps = a->seqlen - first < BACK_STEPS ? a->seqlen - first : BACK_STEPS;
+        if (a->variable_B) load_variable(s->B, pitch, &a->B, batch, group, a->dstate, first, steps);
+        if (a->variable_C) load_variable(s->C, pitch, &a->C, batch, group, a->dstate, first, steps);
+        const size_t projection_bytes = (size_t)(steps * pitch * LANES) * sizeof(float);
+        if (a->variable_B) memset(w->grad_B, 0, projection_bytes);
+        if (a->variable_C) memset(w->grad_C, 0, projection_bytes);
+        for (int64_t i = 0; i < tiles; i++) {
+            const struct channels c = channels_of(a, batch, group, first_tile + i);
+            if (!a->variable_B) load_state_parameter(s->fixed_B, &a->B, c, a->dstate);
+            if (!a->variable_C) load_state_parameter(s->fixed_C, &a->C, c, a->dstate);
+            back_tile(b, w, c, w->starts + (block * TASK_TILES + i) * state, i, first, steps);
+        }
+        const int64_t row = ((part * a->batch + batch) * a->groups + group) * a->seqlen + first;
+        if (a->variable_B) add_projection(b->grad_B + row * a->dstate, w->grad_B, pitch, a->dstate, steps);
+        if (a->variable_C) add_projection(b->grad_C + row * a->dstate, w->grad_C, pitch, a->dstate, steps);
+    }
+}
+
+/* A unit of work is a share of the batch and a share of the channels; whatever sums over either is kept per share,
+   so that the order of additions does not depend on which thread comes first. */
+static void back_task(const void *context, int64_t index, void *scratch) {
+    const struct scan_back_args *b = context;
+    const struct scan_args *a = &b->scan;
+    struct back_workspace w;
+    back_workspace_place(a, scratch, &w);
+    const int64_t batch_part = index / b->channel_parts, channel_part = index % b->channel_parts;
+    const int64_t first_batch = a->batch * batch_part / b->batch_parts, end_batch = a->batch * (batch_part + 1) / b->batch_parts;
+    const int64_t per_group = tasks_per_group(a), sets = a->groups * per_group, state = a->dstate * LANES;
+    for (int64_t set = sets * channel_part / b->channel_parts; set < sets * (channel_part + 1) / b->channel_parts; set++) {
+        const int64_t group = set / per_group, first_tile = set % per_group * TASK_TILES, left = tiles_per_group(a) - first_tile;
+        const int64_t tiles = left < TASK_TILES ? left : TASK_TILES;
+        for (int64_t i = 0; i < tiles; i++) load_rates(w.scan.rates + i * state, a, channels_of(a, 0, group, first_tile + i));
+        memset(w.grad_A, 0, (size_t)(TASK_TILES * state) * sizeof(float));
+        if (!a->variable_B) memset(w.grad_B, 0, (size_t)(TASK_TILES * state) * sizeof(float));
+        if (!a->variable_C) memset(w.grad_C, 0, (size_t)(TASK_TILES * state) * sizeof(float));
+        memset(w.grad_D, 0, TASK_CHANNELS * sizeof(float));
+        memset(w.grad_bias, 0, TASK_CHANNELS * sizeof(float));
+        for (int64_t batch = first_batch; batch < end_batch; batch++) back_batch(b, &w, batch, group, first_tile, tiles, channel_part);
+        for (int64_t i = 0; i < tiles; i++) {
+            const struct channels c = channels_of(a, batch_part, group, first_tile + i);
+            const struct tile_shape rows = {c.count, a->dstate, a->dstate, 1}, row = {c.count, 1, 1, 1};
+            const int64_t at = batch_part * a->heads * a->head_dim + c.head * a->head_dim + c.first;
+            const struct tensor grad_A = {.data = (char *)b->grad_A}, grad_B = {.data = (char *)b->grad_B}, grad_C = {.data = (char *)b->grad_C};
+            const struct tensor grad_D = {.data = (char *)b->grad_D}, grad_bias = {.data = (char *)b->grad_bias};
+            tile_store(w.grad_A + i * state, &grad_A, at * a->dstate, rows);
+            if (!a->variable_B) tile_store(w.grad_B + i * state, &grad_B, at * a->dstate, rows);
+            if (!a->variable_C) tile_store(w.grad_C + i * state, &grad_C, at * a->dstate, rows);
+            if (b->grad_D) tile_store(w.grad_D + i * LANES, &grad_D, at, row);
+            if (b->grad_bias) tile_store(w.grad_bias + i * LANES, &grad_bias, at, row);
+        }
+    }
+}
+
+static int scan_backward(const struct scan_back_args *b) {
+    struct back_workspace unused;
+    const size_t bytes = back_workspace_place(&b->scan, NULL, &unused) * sizeof(float);
+    return parallel_run(back_task, b, b->batch_parts * b->channel_parts, bytes, b->scan.threads);
+}

@@ -1,0 +1,278 @@
+/* The forward scan, for whichever simd_*.h was included before.
+
+   Lanes are channels. A task takes a few tiles of LANES channels through time together, MAX_STEPS steps at once, so
+   that one transposed copy of those steps of B and C serves all of its channels. Within a tile, BLOCK states at a
+   time go through all steps with h in registers: time is sequential, but states and lanes are not. */
+#pragma once
+
+#include <math.h>
+
+#include "parallel.h"
+#include "scan.h"
+#include "simd_math.h"
+
+enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, BLOCK = 4 };
+
+static const float LOG2_E = 0x1.715476p+0f, LN_2 = 0x1.62e430p-1f;
+
+/* Steps are shared out evenly, so that no last tile is too short for the vector loads. */
+INLINE int64_t steps_per_tile(int64_t seqlen) {
+    if (seqlen == 0) return 1;
+    const int64_t tiles = (seqlen + MAX_STEPS - 1) / MAX_STEPS;
+    return (seqlen + tiles - 1) / tiles;
+}
+
+INLINE int64_t round_to_lanes(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+INLINE int64_t tiles_per_head(const struct scan_args *a) { return (a->head_dim + LANES - 1) / LANES; }
+INLINE int64_t tiles_per_group(const struct scan_args *a) { return a->heads / a->groups * tiles_per_head(a); }
+INLINE int64_t tasks_per_group(const struct scan_args *a) { return (tiles_per_group(a) + TASK_TILES - 1) / TASK_TILES; }
+
+/* LANES channels of one head, of which `count` exist. */
+struct channels {
+    int64_t batch, group, head, first, count;
+};
+
+INLINE struct channels channels_of(const struct scan_args *a, int64_t batch, int64_t group, int64_t tile) {
+    const int64_t per_head = tiles_per_head(a), first = tile % per_head * LANES, left = a->head_dim - first;
+    const int64_t head = group * (a->heads / a->groups) + tile / per_head;
+    return (struct channels){batch, group, head, first, left < LANES ? left : LANES};
+}
+
+/* Where (batch, head, head_dim, seqlen) tensor t holds the first of these channels. */
+INLINE int64_t offset_of(const struct tensor *t, struct channels c, int64_t step) {
+    return c.batch * t->stride[0] + c.head * t->stride[1] + c.first * t->stride[2] + step * t->stride[3];
+}
+
+/* How a tile lies in a (batch, head, head_dim, seqlen) tensor, or in one whose last axis is the state. */
+INLINE struct tile_shape shape_of(const struct tensor *t, struct channels c, int64_t steps) {
+    return (struct tile_shape){c.count, steps, t->stride[2], t->stride[3]};
+}
+
+/* A parameter of each channel, (head, head_dim): all zero where absent. */
+INLINE vec load_parameter(const struct tensor *t, struct channels c) {
+    float values[LANES] = {0};
+    if (t->data) load_floats(values, t, c.head * t->stride[0] + c.first * t->stride[1], t->stride[1], c.count);
+    return vec_load(values);
+}
+
+/* A parameter of each channel and state, (head, head_dim, dstate), as dstate rows of lanes. */
+INLINE void load_state_parameter(float *out, const struct tensor *t, struct channels c, int64_t dstate) {
+    const struct tile_shape s = {c.count, dstate, t->stride[1], t->stride[2]};
+    tile_load(out, LANES, t, c.head * t->stride[0] + c.first * t->stride[1], s);
+}
+
+/* A log2 e */
+INLINE void load_rates(float *out, const struct scan_args *a, struct channels c) {
+    load_state_parameter(out, &a->A, c, a->dstate);
+    for (int64_t n = 0; n < a->dstate * LANES; n += LANES) vec_store(out + n, vec_load(out + n) * vec_set(LOG2_E));
+}
+
+/* Steps of B or C for one group: one row of states per step. */
+INLINE void load_variable(float *out, int64_t pitch, const struct tensor *t, int64_t batch, int64_t group, int64_t dstate, int64_t first, int64_t steps) {
+    for (int64_t n = 0; n < dstate; n += LANES) {
+        const struct tile_shape s = {dstate - n < LANES ? dstate - n : LANES, steps, t->stride[2], t->stride[3]};
+        tile_load(out + n, pitch, t, batch * t->stride[0] + group * t->stride[1] + n * t->stride[2] + first * t->stride[3], s);
+    }
+}
+
+/* A worker's memory. Of the tiles that a task takes, each keeps its states and rates from one tile of steps to the next. */
+struct workspace {
+    float *B, *C;                  /* [MAX_STEPS][pitch] */
+    float *delta, *input, *out;    /* [MAX_STEPS][LANES]; input is delta u */
+    float *decay, *keep;           /* [MAX_STEPS][LANES], with tied A */
+    float *before;                 /* [dstate][LANES]: the states at the start, to go back to */
+    float *fixed_B, *fixed_C;      /* [dstate][LANES] */
+    float *states, *rates;         /* [TASK_TILES][dstate][LANES]; a rate is A log2 e */
+    int64_t pitch, dstate;
+};
+
+static size_t workspace_floats(const struct scan_args *a) {
+    const size_t n = (size_t)a->dstate, pitch = (size_t)round_to_lanes(a->dstate);
+    return 2 * MAX_STEPS * pitch + 5 * MAX_STEPS * LANES + (3 + 2 * TASK_TILES) * n * LANES;
+}
+
+static struct workspace workspace_at(float *memory, const struct scan_args *a) {
+    struct workspace w = {.pitch = round_to_lanes(a->dstate), .dstate = a->dstate};
+    float **const parts[] = {&w.B, &w.C, &w.delta, &w.input, &w.out, &w.decay, &w.keep, &w.before, &w.fixed_B, &w.fixed_C, &w.states, &w.rates};
+    const int64_t tile = MAX_STEPS * LANES, state = a->dstate * LANES;
+    const int64_t sizes[] = {MAX_STEPS * w.pitch, MAX_STEPS * w.pitch, tile, tile, tile, tile, tile, state, state, state, TASK_TILES * state, TASK_TILES * state};
+    for (int i = 0; i < 12; memory += sizes[i++]) *parts[i] = memory;
+    return w;
+}
+
+/* Which of the loops below to run; known when they are compiled. */
+struct variant {
+    int tied, careful, variable_B, variable_C;
+};
+
+/* `count` states from number `first` on, through all steps. */
+INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates, int64_t first, const int count, int64_t steps, const struct variant v) {
+    vec h[BLOCK], rate[BLOCK], B[BLOCK], C[BLOCK];
+    UNROLL for (int i = 0; i < count; i++) {
+        h[i] = vec_load(h_memory + (first + i) * LANES);
+        if (!v.tied) rate[i] = vec_load(rates + (first + i) * LANES);
+        if (!v.variable_B) B[i] = vec_load(w->fixed_B + (first + i) * LANES);
+        if (!v.variable_C) C[i] = vec_load(w->fixed_C + (first + i) * LANES);
+    }
+    for (int64_t t = 0; t < steps; t++) {
+        const vec delta = vec_load(w->delta + t * LANES), input = vec_load(w->input + t * LANES);
+        vec out = vec_load(w->out + t * LANES);
+        UNROLL for (int i = 0; i < count; i++) {
+            const vec pushed = input * (v.variable_B ? vec_set(w->B[t * w->pitch + first + i]) : B[i]);
+            if (v.tied) {
+                const vec kept = vec_and(vec_load(w->keep + t * LANES), h[i]);
+                h[i] = vec_fma(vec_load(w->decay + t * LANES), h[i], pushed) + kept;
+            } else if (v.careful) {
+                h[i] = vec_fma(vec_exp(delta * rate[i] * vec_set(LN_2)), h[i], pushed);
+            } else {
+                /* A slowly decaying state moves by a small step, computed as such; any other is built afresh. */
+                mask slow;
+                const vec decay = vec_exp2_decay(delta * rate[i], &slow);
+                h[i] = vec_add_where(vec_fma(decay, h[i], pushed), slow, h[i]);
+            }
+            out = vec_fma(v.variable_C ? vec_set(w->C[t * w->pitch + first + i]) : C[i], h[i], out);
+        }
+        vec_store(w->out + t * LANES, out);
+    }
+    UNROLL for (int i = 0; i < count; i++) vec_store(h_memory + (first + i) * LANES, h[i]);
+}
+
+INLINE void scan_all_states(struct workspace *w, float *h, const float *rates, int64_t steps, const struct variant v) {
+    int64_t n = 0;
+    for (; n + BLOCK <= w->dstate; n += BLOCK) scan_states(w, h, rates, n, BLOCK, steps, v);
+    for (; n < w->dstate; n++) scan_states(w, h, rates, n, 1, steps, v);
+}
+
+static void scan_steps(const struct scan_args *a, struct workspace *w, float *h, const float *rates, int64_t steps, int careful) {
+#define CASE(b, c) \
+    if (careful) scan_all_states(w, h, rates, steps, (struct variant){0, 1, b, c}); \
+    else scan_all_states(w, h, rates, steps, (struct variant){0, 0, b, c})
+    if (a->tied_A) scan_all_states(w, h, rates, steps, (struct variant){1, 0, 1, 1});
+    else if (a->variable_B && a->variable_C) { CASE(1, 1); }
+    else if (a->variable_B) { CASE(1, 0); }
+    else if (a->variable_C) { CASE(0, 1); }
+    else { CASE(0, 0); }
+#undef CASE
+}
+
+/* Reads delta and u, and makes of them what the loops need. Returns whether those may be the fast ones, which want
+   exponents that leave neither the range of floats nor that of the magic numbers. */
+static int prepare(const struct scan_args *a, struct workspace *w, struct channels c, const float *rates, int64_t first, int64_t steps) {
+    tile_load(w->input, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
+    tile_load(w->delta, LANES, &a->delta, offset_of(&a->delta, c, first), shape_of(&a->delta, c, steps));
+    const vec D = load_parameter(&a->D, c), bias = load_parameter(&a->delta_bias, c), zero = vec_set(0.0f);
+    const vec lowest = vec_set((float)a->delta_min), highest = vec_set((float)a->delta_max);
+    const int limited = a->delta_min > -INFINITY || a->delta_max < INFINITY;
+    vec delta_high = zero, delta_low = zero;
+    for (int64_t t = 0; t < steps; t++) {
+        const vec u = vec_load(w->input + t * LANES);
+        vec delta = vec_load(w->delta + t * LANES) + bias;
+        if (a->delta_softplus) delta = vec_softplus(delta);
+        if (limited) delta = vec_max(lowest, -vec_max(-highest, -delta)); /* of two operands the second's NaN stays */
+        delta_high = vec_max(delta_high, delta);
+        delta_low = vec_max(delta_low, -delta);
+        vec_store(w->delta + t * LANES, delta);
+        vec_store(w->input + t * LANES, delta * u);
+        vec out = zero; /* not 0 u, which could be NaN */
+        if (a->D.data) out = D * u;
+        vec_store(w->out + t * LANES, out);
+    }
+    vec rate_high = zero, rate_low = zero;
+    for (int64_t n = 0; n < (a->tied_A ? 1 : a->dstate); n++) {
+        const vec rate = vec_load(rates + n * LANES);
+        rate_high = vec_max(rate_high, rate);
+        rate_low = vec_max(rate_low, -rate);
+    }
+    const vec growth = vec_max(delta_high * rate_high, delta_low * rate_low);
+    const vec size = vec_max(delta_high, delta_low) * vec_max(rate_high, rate_low);
+    return vec_all_below(growth, vec_set(127.0f)) && vec_all_below(size, vec_set(0x1p17f));
+}
+
+/* With A the same for all states of a channel, what a step does to the state is computed once, not for each of them. */
+static void prepare_tied(const struct scan_args *a, struct workspace *w, struct channels c, const float *rates, int64_t first, int64_t steps, int careful) {
+    const vec rate = vec_load(rates), zero = vec_set(0.0f);
+    const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
+    for (int64_t t = 0; t < steps; t++) {
+        vec decay = zero, keep = zero;
+        const int32_t previous = !seq ? 0 : first + t > 0 ? seq[t - 1] : 0; /* a first state belongs to sequence 0 */
+        if (!seq || seq[t] == previous) {
+            const vec x = vec_load(w->delta + t * LANES) * rate;
+            mask slow;
+            decay = careful ? vec_exp(x * vec_set(LN_2)) : vec_exp2_decay(x, &slow);
+            if (!careful) keep = vec_of_mask(slow);
+        }
+        vec_store(w->decay + t * LANES, decay);
+        vec_store(w->keep + t * LANES, keep);
+    }
+}
+
+static int all_finite(const float *values, int64_t rows) {
+    vec largest = vec_set(0.0f), nan = vec_set(0.0f);
+    for (int64_t i = 0; i < rows; i++) {
+        const vec v = vec_load(values + i * LANES);
+        largest = vec_max(largest, vec_abs(v));
+        nan = nan + v * vec_set(0.0f); /* NaN for infinity too, and the largest may have missed either */
+    }
+    return vec_all_below(largest, vec_set(INFINITY)) && vec_all_below(nan, vec_set(1.0f));
+}
+
+/* Takes h through the steps, leaving what they put out, before the gate, in w->out. */
+static void scan_tile_states(const struct scan_args *a, struct workspace *w, struct channels c, float *h, const float *rates, int64_t first, int64_t steps) {
+    const size_t state_bytes = (size_t)(a->dstate * LANES) * sizeof *h;
+    memcpy(w->before, h, state_bytes);
+    /* The fast loops compute a step as a difference, which infinity does not survive; where one turns up, go back
+       and let it travel as it does in the plain recurrence. */
+    for (int careful = 0;; careful = 1) {
+        if (!prepare(a, w, c, rates, first, steps)) careful = 1;
+        if (a->tied_A) prepare_tied(a, w, c, rates, first, steps, careful);
+        scan_steps(a, w, h, rates, steps, careful);
+        if (careful || all_finite(h, a->dstate)) break;
+        memcpy(h, w->before, state_bytes);
+    }
+}
+
+static void scan_tile(const struct scan_args *a, struct workspace *w, struct channels c, float *h, const float *rates, int64_t first, int64_t steps) {
+    scan_tile_states(a, w, c, h, rates, first, steps);
+    if (a->z.data) {
+        tile_load(w->delta, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
+        for (int64_t t = 0; t < steps; t++) {
+            vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) * vec_silu(vec_load(w->delta + t * LANES)));
+        }
+    }
+    tile_store(w->out, &a->out, offset_of(&a->out, c, first), shape_of(&a->out, c, steps));
+}
+
+static void scan_task(const void *context, int64_t index, void *scratch) {
+    const struct scan_args *a = context;
+    struct workspace w = workspace_at(scratch, a);
+    const int64_t per_group = tasks_per_group(a), group = index / per_group % a->groups, batch = index / per_group / a->groups;
+    const int64_t first_tile = index % per_group * TASK_TILES, left = tiles_per_group(a) - first_tile;
+    const int64_t tiles = left < TASK_TILES ? left : TASK_TILES, state = a->dstate * LANES;
+    for (int64_t i = 0; i < tiles; i++) {
+        const struct channels c = channels_of(a, batch, group, first_tile + i);
+        float *rates = w.rates + i * state, *h = w.states + i * state;
+        load_rates(rates, a, c);
+        if (a->first_state.data) tile_load(h, LANES, &a->first_state, offset_of(&a->first_state, c, 0), shape_of(&a->first_state, c, a->dstate));
+        else memset(h, 0, (size_t)state * sizeof *h);
+    }
+    const int64_t most = steps_per_tile(a->seqlen);
+    for (int64_t first = 0; first < a->seqlen; first += most) {
+        const int64_t steps = a->seqlen - first < most ? a->seqlen - first : most;
+        if (a->variable_B) load_variable(w.B, w.pitch, &a->B, batch, group, a->dstate, first, steps);
+        if (a->variable_C) load_variable(w.C, w.pitch, &a->C, batch, group, a->dstate, first, steps);
+        for (int64_t i = 0; i < tiles; i++) {
+            const struct channels c = channels_of(a, batch, group, first_tile + i);
+            if (!a->variable_B) load_state_parameter(w.fixed_B, &a->B, c, a->dstate);
+            if (!a->variable_C) load_state_parameter(w.fixed_C, &a->C, c, a->dstate);
+            scan_tile(a, &w, c, w.states + i * state, w.rates + i * state, first, steps);
+        }
+    }
+    for (int64_t i = 0; a->last_state.data && i < tiles; i++) {
+        const struct channels c = channels_of(a, batch, group, first_tile + i);
+        tile_store(w.states + i * state, &a->last_state, offset_of(&a->last_state, c, 0), shape_of(&a->last_state, c, a->dstate));
+    }
+}
+
+static int scan_forward(const struct scan_args *a) {
+    return parallel_run(scan_task, a, a->batch * a->groups * tasks_per_group(a), workspace_floats(a) * sizeof(float), a->threads);
+}

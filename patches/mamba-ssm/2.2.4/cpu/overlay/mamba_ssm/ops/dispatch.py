@@ -1,0 +1,173 @@
+"""Which code runs for which tensor.
+
+CUDA code, compiled or triton, for a CUDA tensor; the compiled kernel for a CPU tensor; plain PyTorch for
+all else, and for everything where SELECTIVE_SCAN_FORCE_FALLBACK is set.
+"""
+
+import os
+
+from mamba_ssm.ops import fallback
+from mamba_ssm.ops.cuda_extension import selective_scan_cuda
+from mamba_ssm.utils.triton_compat import HAS_TRITON
+
+try:
+    import selective_scan_cpu
+except ImportError:
+    selective_scan_cpu = None
+
+
+def force_fallback():
+    """True where SELECTIVE_SCAN_FORCE_FALLBACK asks for plain PyTorch. Read at each call."""
+    return os.environ.get("SELECTIVE_SCAN_FORCE_FALLBACK", "").upper() in ("TRUE", "1", "YES", "ON")
+
+
+def use_cuda(x):
+    """True where selective_scan_cuda takes x."""
+    return x.is_cuda and bool(selective_scan_cuda) and not force_fallback()
+
+
+def use_triton(x):
+    """True where triton kernels take x."""
+    return x.is_cuda and HAS_TRITON and not force_fallback()
+
+
+def use_cpu_kernel(x):
+    """True where the compiled kernels may be asked whether they support a call with x."""
+    return x.device.type == "cpu" and selective_scan_cpu is not None and not force_fallback()
+
+
+def selective_scan(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    return_last_state=False,
+    reverse=False,
+):
+    """`selective_scan_fn` for a tensor that selective_scan_cuda does not take.
+
+    reverse: time runs from the last step to the first, as if all inputs and out were flipped.
+    """
+    delta_softplus = bool(delta_softplus)
+    if use_cpu_kernel(u) and selective_scan_cpu.supports(u, delta, A, B, C, D, z, delta_bias):
+        return selective_scan_cpu.selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse
+        )
+    if not reverse:
+        return fallback.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    u, delta, z = (None if t is None else t.flip([-1]) for t in (u, delta, z))
+    B, C = (t if t.dim() == 2 else flip_coefficient(t, A.is_complex()) for t in (B, C))
+    result = fallback.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    return (result[0].flip([-1]), result[1]) if return_last_state else result.flip([-1])
+
+
+def selective_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+):
+    """`selective_state_update` for a tensor that triton does not take."""
+    arguments = (state, x, dt, A, B, C, D, z, dt_bias, bool(dt_softplus), state_batch_indices)
+    if use_cpu_kernel(x) and selective_scan_cpu.supports_state_update(*arguments):
+        return selective_scan_cpu.selective_state_update(*arguments)
+    return fallback.selective_state_update(*arguments)
+
+
+def layer_norm(
+    x,
+    weight,
+    bias,
+    residual=None,
+    x1=None,
+    weight1=None,
+    bias1=None,
+    eps=1e-6,
+    dropout_p=0.0,
+    rowscale=None,
+    prenorm=False,
+    residual_in_fp32=False,
+    is_rms_norm=False,
+    return_dropout_mask=False,
+):
+    """`layer_norm_fn` for a tensor that triton does not take."""
+    plain = x1 is None and weight1 is None and rowscale is None and not dropout_p and not return_dropout_mask
+    if plain and use_cpu_kernel(x) and selective_scan_cpu.supports_norm(x, weight, bias, residual):
+        return selective_scan_cpu.layer_norm(
+            x, weight, bias, residual, eps, prenorm, residual_in_fp32, is_rms_norm
+        )
+    return fallback.layer_norm(
+        x,
+        weight,
+        bias,
+        residual,
+        x1,
+        weight1,
+        bias1,
+        eps,
+        dropout_p,
+        rowscale,
+        prenorm,
+        residual_in_fp32,
+        is_rms_norm,
+        return_dropout_mask,
+    )
+
+
+def gated_norm(x, weight, bias, z=None, eps=1e-6, group_size=None, norm_before_gate=True, is_rms_norm=False):
+    """`layernorm_fn` of layernorm_gated for a tensor that triton does not take."""
+    run = fallback.gated_norm
+    if use_cpu_kernel(x) and selective_scan_cpu.supports_norm(x, weight, bias, z=z):
+        run = selective_scan_cpu.gated_norm
+    return run(x, weight, bias, z, eps, group_size, norm_before_gate, is_rms_norm)
+
+
+def mamba_chunk_scan_combined(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    chunk_size,
+    D=None,
+    z=None,
+    dt_bias=None,
+    initial_states=None,
+    seq_idx=None,
+    cu_seqlens=None,
+    dt_softplus=False,
+    dt_limit=(0.0, float("inf")),
+    return_final_states=False,
+    return_varlen_states=False,
+):
+    """`mamba_chunk_scan_combined` for a tensor that triton does not take."""
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
+    if not return_varlen_states and use_cpu_kernel(x) and selective_scan_cpu.supports_chunk_scan(*tensors):
+        return selective_scan_cpu.chunk_scan(*tensors, dt_softplus, dt_limit, return_final_states)
+    return fallback.mamba_chunk_scan_combined(
+        x,
+        dt,
+        A,
+        B,
+        C,
+        chunk_size,
+        D,
+        z,
+        dt_bias,
+        initial_states,
+        seq_idx,
+        cu_seqlens,
+        dt_softplus,
+        dt_limit,
+        return_final_states,
+        return_varlen_states,
+    )
+
+
+def flip_coefficient(coefficient, is_complex):
+    """B or C in reverse; real and imaginary parts stay in order."""
+    if is_complex:
+        return coefficient.unflatten(-1, (-1, 2)).flip([-2]).flatten(-2)
+    return coefficient.flip([-1])

@@ -1,0 +1,168 @@
+"""What CUDA fuses into one function, as the steps that it is made of, for tensors that CUDA does not take.
+
+Each step is the fastest that there is for its tensors; autograd differentiates the whole.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from mamba_ssm.ops import dispatch, fallback
+from mamba_ssm.ops.fallback.norm import normalize
+from mamba_ssm.ops.fallback.precision import cast, working_dtype
+
+try:
+    from causal_conv1d import causal_conv1d_fn
+    from causal_conv1d import dispatch as conv_dispatch
+except ImportError:
+    causal_conv1d_fn, conv_dispatch = None, None
+
+
+def causal_conv1d(x, weight, bias=None, seq_idx=None, activation="silu", reverse=False):
+    """x: (batch, dim, seqlen); weight: (dim, width); bias: (dim,); seq_idx: (batch, seqlen). Returns like x.
+
+    reverse: time runs from the last input to the first, as if x and out were flipped; without seq_idx.
+    """
+    if reverse:
+        if conv_dispatch is not None and not x.is_cuda:
+            return conv_dispatch.causal_conv1d_fn(x, weight, bias, activation=activation, reverse=True)
+        return causal_conv1d(x.flip([-1]), weight, bias, activation=activation).flip([-1])
+    if causal_conv1d_fn is not None:
+        return causal_conv1d_fn(x, weight, bias, seq_idx=seq_idx, activation=activation)
+    assert seq_idx is None, "varlen conv1d requires the causal_conv1d package"
+    dim, width = weight.shape
+    weight, bias = cast(x.dtype, weight.unsqueeze(1), bias)
+    out = F.conv1d(x, weight, bias, padding=width - 1, groups=dim)[..., : x.shape[-1]]
+    return (out if activation is None else F.silu(out)).to(x.dtype)
+
+
+def scan_inputs(
+    xz,
+    conv1d_weight,
+    conv1d_bias,
+    x_proj_weight,
+    delta_proj_weight,
+    A,
+    B=None,
+    C=None,
+    B_proj_bias=None,
+    C_proj_bias=None,
+    b_rms_weight=None,
+    c_rms_weight=None,
+    dt_rms_weight=None,
+    b_c_dt_rms_eps=1e-6,
+    reverse=False,
+):
+    """What goes into the scan: u, delta, B, C and z; differentiable in every tensor.
+
+    xz: (batch, 2 * dim, seqlen)
+    conv1d_weight: (dim, 1, width); conv1d_bias: (dim,)
+    x_proj_weight: (delta_rank + 2 * dstate, dim), twice the dstate where A is complex
+    delta_proj_weight: (dim, delta_rank)
+    A: (dim, dstate); B, C: as for the scan, or None for those that depend on the input
+    reverse: the convolution looks ahead instead of back
+    """
+    seqlen = xz.shape[-1]
+    delta_rank = delta_proj_weight.shape[1]
+    d_state = A.shape[-1] * (2 if A.is_complex() else 1)
+    x, z = xz.chunk(2, dim=1)
+    u = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, reverse=reverse)
+    x_dbl = F.linear(u.transpose(1, 2).flatten(0, 1), x_proj_weight)  # (batch * seqlen, delta_rank + ...)
+    delta = (delta_proj_weight @ x_dbl[:, :delta_rank].t()).unflatten(1, (-1, seqlen)).transpose(0, 1)
+    if dt_rms_weight is not None:
+        delta = _rms_norm(delta.transpose(1, 2), dt_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
+    if B is None:
+        rows = x_dbl[:, delta_rank : delta_rank + d_state]
+        B = _coefficient(rows, B_proj_bias, b_rms_weight, b_c_dt_rms_eps, seqlen, A.is_complex())
+    if C is None:
+        rows = x_dbl[:, -d_state:]
+        C = _coefficient(rows, C_proj_bias, c_rms_weight, b_c_dt_rms_eps, seqlen, A.is_complex())
+    return u, delta, B, C, z
+
+
+def mamba_split_conv1d_scan_combined(
+    zxbcdt,
+    conv1d_weight,
+    conv1d_bias,
+    dt_bias,
+    A,
+    D,
+    chunk_size,
+    initial_states=None,
+    seq_idx=None,
+    dt_limit=(0.0, float("inf")),
+    return_final_states=False,
+    activation="silu",
+    rmsnorm_weight=None,
+    rmsnorm_eps=1e-6,
+    outproj_weight=None,
+    outproj_bias=None,
+    headdim=None,
+    ngroups=1,
+    norm_before_gate=True,
+):
+    """Mamba-2 between its projections: convolution, scan, gated norm, and the output projection where given.
+
+    zxbcdt: (b, L, 2 * d_nonssm + 2 * dim + 2 * g * n + h) with dim = h * p
+    conv1d_weight: (dim + 2 * g * n, width); conv1d_bias: (dim + 2 * g * n,)
+    D: (h,), which needs headdim, or (h, p); rmsnorm_weight: (dim,)
+
+    Returns out (b, L, d_nonssm + dim), or (b, L, out_dim) after the projection; then the final states.
+    """
+    if D.dim() == 1:
+        assert headdim is not None
+        nheads = D.shape[0]
+    else:
+        nheads, headdim = D.shape
+    dim = nheads * headdim
+    assert nheads % ngroups == 0
+    dstate = (conv1d_weight.shape[0] - dim) // ngroups // 2
+    d_nonssm = (zxbcdt.shape[-1] - 2 * dim - 2 * ngroups * dstate - nheads) // 2
+    assert d_nonssm >= 0
+    assert zxbcdt.shape[-1] == 2 * d_nonssm + 2 * dim + 2 * ngroups * dstate + nheads
+    zx0, z, xBC, dt = zxbcdt.split([2 * d_nonssm, dim, dim + 2 * ngroups * dstate, nheads], dim=-1)
+    xBC = causal_conv1d(xBC.transpose(1, 2), conv1d_weight, conv1d_bias, seq_idx, activation).transpose(1, 2)
+    x, B, C = xBC.split([dim, ngroups * dstate, ngroups * dstate], dim=-1)
+    out, final_states = dispatch.mamba_chunk_scan_combined(
+        x.unflatten(-1, (nheads, headdim)),
+        dt,
+        A,
+        B.unflatten(-1, (ngroups, dstate)),
+        C.unflatten(-1, (ngroups, dstate)),
+        chunk_size,
+        D=D,
+        z=z.unflatten(-1, (nheads, headdim)) if rmsnorm_weight is None else None,
+        dt_bias=dt_bias,
+        initial_states=initial_states,
+        seq_idx=seq_idx,
+        dt_softplus=True,
+        dt_limit=dt_limit,
+        return_final_states=True,
+    )
+    out = out.flatten(2)
+    if rmsnorm_weight is not None:
+        out = dispatch.gated_norm(
+            out, rmsnorm_weight, None, z, rmsnorm_eps, dim // ngroups, norm_before_gate, is_rms_norm=True
+        )
+    if d_nonssm > 0:
+        out = torch.cat([fallback.swiglu(zx0), out], dim=-1)
+    if outproj_weight is not None:
+        out = F.linear(out, outproj_weight, outproj_bias)
+    else:
+        assert outproj_bias is None
+    return (out, final_states) if return_final_states else out
+
+
+def _coefficient(rows, bias, rms_weight, eps, seqlen, is_complex):
+    """B or C from its rows (batch * seqlen, d_state), as the scan takes it: (batch, dstate, seqlen)."""
+    if bias is not None:
+        rows = rows + bias.to(rows.dtype)
+    if rms_weight is not None:
+        rows = _rms_norm(rows, rms_weight, eps)
+    out = rows.unflatten(0, (-1, seqlen)).transpose(1, 2)
+    if is_complex:  # (batch, dstate, 2 * seqlen), real and imaginary parts in turn
+        out = out.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)
+    return out.contiguous()
+
+
+def _rms_norm(x, weight, eps):
+    return normalize(x.to(working_dtype(x)), weight, None, eps, is_rms_norm=True).to(x.dtype)

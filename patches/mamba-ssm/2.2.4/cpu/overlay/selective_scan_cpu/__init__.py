@@ -1,0 +1,24 @@
+"""The selective scan of Mamba-1 and Mamba-2 on a CPU, compiled, and the norms around it.
+
+Importing this package raises ImportError in a wheel built without its library.
+"""
+
+from ._chunk_scan import chunk_scan, supports_chunk_scan
+from ._linear import linear, supports_linear
+from ._norm import gated_norm, layer_norm, supports_norm
+from ._scan import selective_scan, supports
+from ._state_update import selective_state_update, supports_state_update
+
+__all__ = [
+    "chunk_scan",
+    "gated_norm",
+    "layer_norm",
+    "linear",
+    "selective_scan",
+    "selective_state_update",
+    "supports",
+    "supports_chunk_scan",
+    "supports_linear",
+    "supports_norm",
+    "supports_state_update",
+]

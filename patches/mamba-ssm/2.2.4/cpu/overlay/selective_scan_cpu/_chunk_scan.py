@@ -1,0 +1,132 @@
+"""Mamba-2's scan. On a CPU there is nothing to gain from chunks: the state of a tile stays in the cache."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+
+_lib = _library.load("selective_scan_cpu")
+_ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
+
+
+def supports_chunk_scan(x, dt, A, B, C, D=None, z=None, dt_bias=None, initial_states=None, seq_idx=None) -> bool:
+    """Whether `chunk_scan` takes these tensors: on the CPU, float32, bfloat16 or float16, and no gradient wanted."""
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_states)
+    return (
+        _library.readable(*tensors)
+        and x.dim() == B.dim() == C.dim() == 4
+        and A.dim() == 1
+        and not _library.wants_grad(*tensors)
+    )
+
+
+def chunk_scan(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    dt_bias=None,
+    initial_states=None,
+    seq_idx=None,
+    dt_softplus=False,
+    dt_limit=(0.0, float("inf")),
+    return_final_states=False,
+):
+    """Mamba-2's scan over whole sequences, computed in float32. Not differentiable.
+
+    Args:
+        x, z: (batch, seqlen, heads, head_dim)
+        dt: (batch, seqlen, heads)
+        A, dt_bias: (heads,)
+        B, C: (batch, seqlen, groups, dstate); heads // groups neighbouring heads share a group
+        D: (heads, head_dim) or (heads,)
+        initial_states: (batch, heads, head_dim, dstate), of the sequence numbered 0
+        seq_idx: (batch, seqlen), integer: the state starts anew where it changes
+        dt_softplus: whether softplus is applied to dt after its bias
+        dt_limit: the least and the largest that dt may then be
+        return_final_states: whether to return the state after the last step as well
+
+    Returns:
+        out of x's shape and dtype; with `return_final_states` the pair (out, final_states), the latter
+        (batch, heads, head_dim, dstate) in float32.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    indices = None if seq_idx is None else seq_idx.to(torch.int32).contiguous()
+    low, high = (float(limit) for limit in dt_limit)
+    args = (x, dt, A, B, C, D, z, dt_bias, initial_states, indices, bool(dt_softplus), low, high, return_final_states)
+    with torch.no_grad():
+        if _library.is_plain_call(x, dt, A, B, C, D, z, dt_bias, initial_states):
+            out, final_states = _forward(*args)
+        else:
+            out, final_states = torch.ops.selective_scan_cpu.chunk_scan(*args)
+    return (out, final_states) if return_final_states else out
+
+
+_ops.define(
+    "chunk_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+    "Tensor? initial_states, Tensor? seq_idx, bool dt_softplus, float dt_min, float dt_max, "
+    "bool return_final_states) -> (Tensor, Tensor)"
+)
+
+
+def _forward(
+    x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states
+):
+    batch, seqlen, heads, head_dim = x.shape
+    groups, dstate = B.shape[2], B.shape[3]
+    _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
+    A = A.float()
+    out, final_states = torch.empty_like(x), _final_states(x, B, return_final_states)
+    in_time, parameter = (0, 2, 3, 1), (0, -1)
+    _library.call(
+        _lib.selective_scan_forward,
+        batch, heads, head_dim, seqlen, dstate, groups, dt_softplus, True, True, True, torch.get_num_threads(),
+        *view(x, *in_time), *view(dt, 0, 2, -1, 1), *view(z, *in_time), *view(out, *in_time),
+        *view(A, 0, -1, -1), *view(D, *((0, 1) if D is not None and D.dim() == 2 else parameter)),
+        *view(dt_bias, *parameter), *view(B, 0, 2, 3, 1), *view(C, 0, 2, 3, 1),
+        *view(initial_states), *view(final_states if return_final_states else None),
+        _library.bits(dt_min), _library.bits(dt_max), 0 if seq_idx is None else seq_idx.data_ptr(),
+    )  # fmt: skip
+    return out, final_states
+
+
+def _final_states(x, B, wanted):
+    shape = (x.shape[0], x.shape[2], x.shape[3], B.shape[3]) if wanted else (0,)
+    return x.new_empty(shape, dtype=torch.float32)
+
+
+def _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx):
+    batch, seqlen, heads, head_dim = x.shape
+    groups, dstate = B.shape[2:]
+    if groups == 0 or heads % groups:
+        raise ValueError(f"{heads} heads are not a multiple of {groups} groups")
+    for name, tensor, shape in (
+        ("dt", dt, (batch, seqlen, heads)),
+        ("A", A, (heads,)),
+        ("B", B, (batch, seqlen, groups, dstate)),
+        ("C", C, (batch, seqlen, groups, dstate)),
+        ("D", D, (heads, head_dim) if D is not None and D.dim() == 2 else (heads,)),
+        ("z", z, x.shape),
+        ("dt_bias", dt_bias, (heads,)),
+        ("initial_states", initial_states, (batch, heads, head_dim, dstate)),
+        ("seq_idx", seq_idx, (batch, seqlen)),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+
+
+def _fake_forward(
+    x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states
+):
+    return torch.empty_like(x), _final_states(x, B, return_final_states)
+
+
+_ops.impl("chunk_scan", _forward, "CPU")
+torch.library.register_fake("selective_scan_cpu::chunk_scan", _fake_forward, lib=_ops)

@@ -1,0 +1,131 @@
+"""LayerNorm and RMSNorm, with a residual before them or a gate beside them."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+
+_lib = _library.load("selective_scan_cpu")
+_ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
+_NO_GATE, _GATE_AFTER, _GATE_BEFORE = range(3)
+
+
+def supports_norm(x, weight, bias=None, residual=None, z=None) -> bool:
+    """Whether `layer_norm` and `gated_norm` take these tensors: on the CPU, of 16 or 32 bits, no gradient wanted."""
+    return (
+        _library.readable(x, weight, bias, residual, z)
+        and x.dim() >= 1
+        and not _library.wants_grad(x, weight, bias, residual, z)
+    )
+
+
+def layer_norm(x, weight, bias=None, residual=None, eps=1e-6, prenorm=False, residual_in_fp32=False, is_rms_norm=False):
+    """The norm of x + residual over the last axis, computed in float32. Not differentiable.
+
+    Args:
+        x, residual: (..., dim)
+        weight, bias: (dim,)
+        prenorm: whether to return the sum x + residual as well
+        residual_in_fp32: whether that sum is float32 where there is no residual, which else gives its dtype
+        is_rms_norm: RMSNorm, which subtracts no mean
+
+    Returns:
+        y of x's shape and dtype; with `prenorm` the pair (y, sum).
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    total_dtype = residual.dtype if residual is not None else torch.float32 if residual_in_fp32 else x.dtype
+    fresh = prenorm and (residual is not None or total_dtype != x.dtype)
+    args = (x, weight, bias, residual, None, float(eps), x.shape[-1], _NO_GATE, bool(is_rms_norm))
+    y, total = _run(*args, total_dtype if fresh else None)
+    if not prenorm:
+        return y
+    return y, total if fresh else x
+
+
+def gated_norm(x, weight, bias=None, z=None, eps=1e-6, group_size=None, norm_before_gate=True, is_rms_norm=False):
+    """norm(x) silu(z), or norm(x silu(z)) without `norm_before_gate`, computed in float32. Not differentiable.
+
+    Args:
+        x, z: (..., dim)
+        weight, bias: (dim,)
+        group_size: how many neighbouring features are normalized together, a divisor of dim; None for all
+
+    Returns:
+        y of x's shape and dtype.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    gate = _NO_GATE if z is None else _GATE_AFTER if norm_before_gate else _GATE_BEFORE
+    group = x.shape[-1] if group_size is None else group_size
+    return _run(x, weight, bias, None, z, float(eps), group, gate, bool(is_rms_norm), None)[0]
+
+
+_ops.define(
+    "norm(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? z, float eps, int group, int gate, "
+    "bool rms, ScalarType? total_dtype) -> (Tensor, Tensor)"
+)
+
+
+def _run(*args):
+    x, weight, bias, residual, z = args[:5]
+    with torch.no_grad():
+        if _library.is_plain_call(x, weight, bias, residual, z):
+            return _norm(*args)
+        return torch.ops.selective_scan_cpu.norm(*args)
+
+
+def _norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
+    dim = x.shape[-1]
+    for name, tensor, shape in (
+        ("weight", weight, (dim,)),
+        ("bias", bias, (dim,)),
+        ("residual", residual, x.shape),
+        ("z", z, x.shape),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if group <= 0 or dim % group:
+        raise ValueError(f"dim {dim} is not a multiple of group_size {group}")
+    out, total = _outputs(x, total_dtype)
+    rows = x.numel() // dim
+    _library.call(
+        _lib.layer_norm,
+        rows, dim, group, rms, gate, torch.get_num_threads(), _library.bits(eps),
+        *_rows(x := _dense(x)), *_rows(residual := _dense(residual)), *_rows(z := _dense(z)), *_rows(out),
+        *_rows(None if total_dtype is None else total), *view(weight), *view(bias),
+    )  # fmt: skip
+    return out, total
+
+
+def _outputs(x, total_dtype):
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if total_dtype is None:
+        return out, x.new_empty(0)
+    return out, torch.empty(x.shape, dtype=total_dtype, device=x.device)
+
+
+def _dense(tensor):
+    """(..., dim) as (rows, dim) with features next to each other; a copy only where no view is."""
+    if tensor is None:
+        return None
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _rows(tensor):
+    if tensor is None:
+        return view(None)
+    return (tensor.data_ptr(), _library.DTYPES[tensor.dtype], tensor.stride(-2) if tensor.dim() > 1 else 0, 1, 0, 0)
+
+
+def _fake_norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
+    return _outputs(x, total_dtype)
+
+
+_ops.impl("norm", _norm, "CPU")
+torch.library.register_fake("selective_scan_cpu::norm", _fake_norm, lib=_ops)

@@ -1,0 +1,261 @@
+"""The selective scan of Mamba-1: its forward and backward kernels as torch operators."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+
+_lib = _library.load("selective_scan_cpu")
+_ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
+_NO_LIMITS = (_library.bits(float("-inf")), _library.bits(float("inf")))
+
+
+def supports(u, delta, A, B, C, D=None, z=None, delta_bias=None) -> bool:
+    """Whether `selective_scan` takes these tensors.
+
+    They must be on the CPU, float32, bfloat16 or float16, u, delta and z of one dtype, and A real and float32.
+    """
+    return (
+        _library.readable(u, delta, A, B, C, D, z, delta_bias)
+        and u.dim() == 3
+        and A.dim() == 2
+        and A.dtype == torch.float32
+        and 2 <= B.dim() <= 4
+        and 2 <= C.dim() <= 4
+    )
+
+
+def selective_scan(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    return_last_state=False,
+    reverse=False,
+):
+    """Runs a diagonal linear system along time, one of `dstate` numbers for each of `dim` channels.
+
+    With delta after its bias and softplus, h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t] and
+    out[t] = (C[t] . h[t] + D u[t]) silu(z[t]), computed in float32. Differentiable, but for the last state.
+
+    Args:
+        u, delta, z: (batch, dim, seqlen), float32, bfloat16 or float16
+        A: (dim, dstate), float32
+        B, C: (batch, dstate, seqlen) or (batch, groups, dstate, seqlen), or constant in time (dim, dstate)
+        D, delta_bias: (dim,)
+        delta_softplus: whether softplus is applied to delta after its bias
+        return_last_state: whether to return the state after the last step as well
+        reverse: whether time runs from the last step to the first; equal to flipping all inputs and the output
+
+    Returns:
+        out of u's shape and dtype; with `return_last_state` the pair (out, last_state), the latter
+        (batch, dim, dstate) in float32.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    args = (u, delta, A, B, C, D, z, delta_bias, bool(delta_softplus), bool(return_last_state), bool(reverse))
+    if _library.is_plain_call(u, delta, A, B, C, D, z, delta_bias):
+        out, last_state = _forward(*args)
+    else:
+        out, last_state = torch.ops.selective_scan_cpu.scan(*args)
+    return (out, last_state) if return_last_state else out
+
+
+_ops.define(
+    "scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "bool delta_softplus, bool return_last_state, bool reverse) -> (Tensor, Tensor)"
+)
+_ops.define(
+    "scan_backward(Tensor grad_out, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+    "Tensor? delta_bias, bool delta_softplus, bool reverse) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    out = torch.empty_like(u)
+    last_state = _last_state(u, A, return_last_state)
+    groups = _groups(B, C)
+    _library.call(
+        _lib.selective_scan_forward,
+        *_scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out),
+        *view(None), *_channels(last_state if return_last_state else None, groups), *_NO_LIMITS, 0,
+    )  # fmt: skip
+    return out, last_state
+
+
+def _last_state(u, A, wanted):
+    return u.new_empty((u.shape[0], u.shape[1], A.shape[1]) if wanted else (0,), dtype=torch.float32)
+
+
+def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+    batch, dim, seqlen = u.shape
+    groups, dstate, threads = _groups(B, C), A.shape[1], torch.get_num_threads()
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+    grad_z = torch.empty_like(z) if z is not None else None
+    # Threads share out the batch first: its parts need no copy of the gradients of B and C.
+    batch_parts = max(1, min(batch, threads))
+    channel_parts = -(-threads // batch_parts)
+
+    def sums(wanted, *shape):
+        return torch.zeros(shape if wanted else (0,), dtype=torch.float32)
+
+    def projection_sums(tensor):
+        if tensor.dim() == 2:
+            return sums(True, batch_parts, dim, dstate)
+        return sums(True, channel_parts, batch, groups, seqlen, dstate)
+
+    grad_A = sums(True, batch_parts, dim, dstate)
+    grad_B, grad_C = projection_sums(B), projection_sums(C)
+    grad_D, grad_bias = sums(D is not None, batch_parts, dim), sums(delta_bias is not None, batch_parts, dim)
+    if u.numel():
+        # The inputs again as the forward pass had them, then the gradients.
+        _library.call(
+            _lib.selective_scan_backward,
+            *_scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, None),
+            *view(None), *view(None), *_NO_LIMITS, 0,
+            *(field for t in (grad_out, grad_u, grad_delta, grad_z) for field in _channels(t, groups, reverse)),
+            grad_A.data_ptr(), grad_D.data_ptr() if D is not None else 0,
+            grad_bias.data_ptr() if delta_bias is not None else 0,
+            grad_B.data_ptr(), grad_C.data_ptr(), batch_parts, channel_parts,
+        )  # fmt: skip
+
+    def total(parts, like):
+        if like is None:
+            return parts
+        parts = parts[0] if len(parts) == 1 else parts.sum(0)
+        if like.dim() > 2:  # (batch, groups, seqlen, dstate)
+            parts = (parts.flip(2) if reverse else parts).transpose(2, 3)
+            parts = parts.squeeze(1) if like.dim() == 3 else parts
+        return parts.to(like.dtype)
+
+    return (
+        grad_u, grad_delta, total(grad_A, A), total(grad_B, B), total(grad_C, C), total(grad_D, D),
+        grad_z if z is not None else grad_D.new_empty(0), total(grad_bias, delta_bias),
+    )  # fmt: skip
+
+
+def _scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out):
+    """The fields of C's ``struct scan_args`` up to the states."""
+    batch, dim, seqlen = u.shape
+    return (
+        batch, groups, dim // groups, seqlen, A.shape[1], groups,
+        delta_softplus, False, B.dim() > 2, C.dim() > 2, torch.get_num_threads(),
+        *_channels(u, groups, reverse), *_channels(delta, groups, reverse), *_channels(z, groups, reverse),
+        *_channels(out, groups, reverse),
+        *_parameter(A, groups), *_parameter(D, groups), *_parameter(delta_bias, groups),
+        *_projection(B, groups, reverse), *_projection(C, groups, reverse),
+    )  # fmt: skip
+
+
+def _channels(tensor, groups, reverse=False):
+    """(batch, dim, seqlen) as C's (batch, head, head_dim, seqlen), with one head for each group of B and C."""
+    if tensor is None:
+        return view(None)
+    batch, dim, step = tensor.stride()
+    fields = (_library.DTYPES[tensor.dtype], batch, dim * (tensor.shape[1] // groups), dim)
+    return _in_time(tensor, fields, step, reverse)
+
+
+def _projection(tensor, groups, reverse):
+    """B or C: varying, with or without its axis of groups, or constant in time."""
+    if tensor.dim() == 2:
+        return _parameter(tensor, groups)
+    batch, *group, state, step = tensor.stride()
+    return _in_time(tensor, (_library.DTYPES[tensor.dtype], batch, *(group or (0,)), state), step, reverse)
+
+
+def _in_time(tensor, fields, step, reverse):
+    """A view whose last axis is time; running backwards, it starts at the last step."""
+    if not reverse:
+        return (tensor.data_ptr(), *fields, step)
+    return (tensor.data_ptr() + max(0, tensor.shape[-1] - 1) * step * tensor.element_size(), *fields, -step)
+
+
+def _parameter(tensor, groups):
+    """(dim,) as (head, head_dim), or (dim, dstate) as (head, head_dim, dstate)."""
+    if tensor is None:
+        return view(None)
+    dim, *state = tensor.stride()
+    fields = (tensor.data_ptr(), _library.DTYPES[tensor.dtype], dim * (tensor.shape[0] // groups), dim, *state)
+    return fields + (0,) * (6 - len(fields))
+
+
+def _groups(B, C):
+    return B.shape[1] if B.dim() == 4 else C.shape[1] if C.dim() == 4 else 1
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias):
+    batch, dim, seqlen = u.shape
+    groups, dstate = _groups(B, C), A.shape[1]
+    if groups == 0 or dim % groups:
+        raise ValueError(f"dim {dim} is not a multiple of the {groups} groups of B and C")
+
+    def projection(t):
+        if t.dim() == 2:
+            return (dim, dstate)
+        return (batch, groups, dstate, seqlen) if t.dim() == 4 else (batch, dstate, seqlen)
+
+    for name, tensor, shape in (
+        ("delta", delta, u.shape),
+        ("z", z, u.shape),
+        ("A", A, (dim, dstate)),
+        ("B", B, projection(B)),
+        ("C", C, projection(C)),
+        ("D", D, (dim,)),
+        ("delta_bias", delta_bias, (dim,)),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if groups > 1 and 3 in (B.dim(), C.dim()):
+        raise ValueError(f"B and C must both have an axis of groups, or neither: {tuple(B.shape)}, {tuple(C.shape)}")
+
+
+def _fake_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
+    return torch.empty_like(u), _last_state(u, A, return_last_state)
+
+
+def _fake_backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+    def projection(t):
+        # Summed with the state innermost, then turned round.
+        return torch.empty_like(t) if t.dim() == 2 else torch.empty_like(t.mT, memory_format=torch.contiguous_format).mT
+
+    def optional(t):
+        return u.new_empty(0, dtype=torch.float32) if t is None else torch.empty_like(t)
+
+    return (
+        torch.empty_like(u), torch.empty_like(delta), torch.empty_like(A, memory_format=torch.contiguous_format),
+        projection(B), projection(C), optional(D), optional(z), optional(delta_bias),
+    )  # fmt: skip
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.delta_softplus, _, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx, grad_out, _):
+    if grad_out is None:
+        return (None,) * 11
+    saved = ctx.saved_tensors
+    grads = torch.ops.selective_scan_cpu.scan_backward(grad_out, *saved, ctx.delta_softplus, ctx.reverse)
+    u, delta, A, B, C, D, z, bias = grads
+    D, z, bias = (None if t is None else grad for t, grad in zip(saved[5:], (D, z, bias)))
+    return u, delta, A, B, C, D, z, bias, None, None, None
+
+
+_ops.impl("scan", _forward, "CPU")
+_ops.impl("scan_backward", _backward, "CPU")
+torch.library.register_fake("selective_scan_cpu::scan", _fake_forward, lib=_ops)
+torch.library.register_fake("selective_scan_cpu::scan_backward", _fake_backward, lib=_ops)
+torch.library.register_autograd("selective_scan_cpu::scan", _autograd, setup_context=_setup_context, lib=_ops)

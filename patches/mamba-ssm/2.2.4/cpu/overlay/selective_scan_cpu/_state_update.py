@@ -1,0 +1,114 @@
+"""The single step of decoding, for Mamba-1 and Mamba-2."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+
+_lib = _library.load("selective_scan_cpu")
+_ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
+
+
+def supports_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+) -> bool:
+    """Whether `selective_state_update` takes these tensors: on the CPU, float32, bfloat16 or float16, and A real."""
+    return (
+        _library.readable(state, x, dt, A, B, C, D, z, dt_bias)
+        and x.dim() in (2, 3)
+        and state.dim() == x.dim() + 1
+        and A.dim() == x.dim()
+        and B.dim() == C.dim() == x.dim()
+    )
+
+
+def selective_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+):
+    """Moves each channel's state one step on, in place, and returns the step's output. Not differentiable.
+
+    The axis of heads may be left out of all tensors, and that of groups with it.
+
+    Args:
+        state: (entries, heads, dim, dstate)
+        x, dt, z: (batch, heads, dim)
+        A: (heads, dim, dstate)
+        B, C: (batch, groups, dstate); heads // groups neighbouring heads share a group
+        D, dt_bias: (heads, dim)
+        dt_softplus: whether softplus is applied to dt after its bias
+        state_batch_indices: (batch,), integer: the entry of state that each row has
+
+    Returns:
+        out of x's shape and dtype.
+
+    Raises:
+        IndexError: an entry that state does not have.
+        ValueError: shapes that do not fit each other.
+    """
+    indices = None if state_batch_indices is None else state_batch_indices.to(torch.int32).contiguous()
+    args = (state, x, dt, A, B, C, D, z, dt_bias, bool(dt_softplus), indices)
+    with torch.no_grad():
+        if _library.is_plain_call(state, x, dt, A, B, C, D, z, dt_bias):
+            return _update(*args)
+        return torch.ops.selective_scan_cpu.state_update(*args)
+
+
+_ops.define(
+    "state_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+    "Tensor? dt_bias, bool dt_softplus, Tensor? state_batch_indices) -> Tensor"
+)
+
+
+def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
+    heads, dim = (x.shape[1], x.shape[2]) if x.dim() == 3 else (1, x.shape[1])
+    groups = B.shape[1] if x.dim() == 3 else 1
+    batch, dstate = x.shape[0], state.shape[-1]
+    _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups)
+    out = torch.empty_like(x)
+    # Without an axis of heads there is one head, and its axis does not move.
+    row, parameter, states, rates = (
+        ((0, 1, 2), (0, 1), (0, 1, 2, 3), (0, 1, 2)) if x.dim() == 3
+        else ((0, -1, 1), (-1, 0), (0, -1, 1, 2), (-1, 0, 1))
+    )  # fmt: skip
+    _library.call(
+        _lib.selective_state_update,
+        batch, heads, dim, dstate, groups, dt_softplus, torch.get_num_threads(),
+        *view(state, *states), *view(x, *row), *view(dt, *row), *view(z, *row), *view(out, *row),
+        *view(A, *rates), *view(B, *row), *view(C, *row), *view(D, *parameter), *view(dt_bias, *parameter),
+        0 if indices is None else indices.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups):
+    batch, dstate = x.shape[0], state.shape[-1]
+    channels = x.shape[1:]
+    projection = (batch, groups, dstate) if x.dim() == 3 else (batch, dstate)
+    if x.dim() == 3 and (groups == 0 or x.shape[1] % groups):
+        raise ValueError(f"{x.shape[1]} heads are not a multiple of {groups} groups")
+    entries = batch if indices is None else state.shape[0]
+    for name, tensor, shape in (
+        ("state", state, (entries, *channels, dstate)),
+        ("dt", dt, x.shape),
+        ("z", z, x.shape),
+        ("A", A, (*channels, dstate)),
+        ("B", B, projection),
+        ("C", C, projection),
+        ("D", D, channels),
+        ("dt_bias", dt_bias, channels),
+        ("state_batch_indices", indices, (batch,)),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    if indices is not None and batch and not (0 <= int(indices.min()) and int(indices.max()) < entries):
+        raise IndexError(f"state_batch_indices must lie in 0 to {entries - 1}")
+
+
+def _fake_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
+    return torch.empty_like(x)
+
+
+_ops.impl("state_update", _update, "CPU")
+torch.library.register_fake("selective_scan_cpu::state_update", _fake_update, lib=_ops)

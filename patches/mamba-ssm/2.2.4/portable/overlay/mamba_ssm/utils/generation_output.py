@@ -1,0 +1,22 @@
+"""What `generate` returns: transformers' own class where transformers is installed, else one like it."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class GenerateDecoderOnlyOutput:
+    """sequences: (batch, length); scores: for each new token (batch, vocab_size), or None"""
+
+    sequences: torch.Tensor
+    scores: tuple[torch.Tensor, ...] | None = None
+
+
+def decoder_only_output(sequences, scores):
+    """The output object. transformers is imported here, at first use: it takes seconds on a small board."""
+    try:
+        from transformers.generation import GenerateDecoderOnlyOutput as Output
+    except (ImportError, RuntimeError):  # not there, too old to have it, or does not fit this torch
+        Output = GenerateDecoderOnlyOutput
+    return Output(sequences=sequences, scores=scores)

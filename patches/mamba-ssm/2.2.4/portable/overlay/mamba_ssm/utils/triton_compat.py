@@ -1,0 +1,89 @@
+"""`triton` and `tl`: the real ones where they can run, else stand-ins that let the kernels be defined.
+
+A kernel's module is then importable anywhere, with its functions of plain Python and its reference
+implementations; only launching a kernel is an error, and one that says why.
+"""
+
+import torch
+
+__all__ = ["HAS_TRITON", "tl", "triton"]
+
+
+class _Kernel:
+    """What @triton.jit makes of a kernel where triton cannot run."""
+
+    def __init__(self, function):
+        self.function = function
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+
+    def _cannot_run(self, *args, **kwargs):
+        raise RuntimeError(
+            f"{self.__name__} is a triton kernel: it needs triton and a GPU, and is for tensors on that GPU"
+        )
+
+    __call__ = _cannot_run
+    run = _cannot_run
+
+    def __getitem__(self, grid):
+        return self._cannot_run
+
+
+class _Config:
+    """triton.Config: what autotuning would choose among."""
+
+    def __init__(self, kwargs, num_warps=4, num_stages=2, **options):
+        self.kwargs = kwargs
+        self.num_warps = num_warps
+        self.num_stages = num_stages
+        self.options = options
+
+
+class _Triton:
+    """As much of triton as is used outside of kernels."""
+
+    __version__ = "0"
+    Config = _Config
+
+    @staticmethod
+    def jit(function=None, **options):
+        return _Kernel if function is None else _Kernel(function)
+
+    @staticmethod
+    def autotune(*args, **kwargs):
+        return lambda kernel: kernel
+
+    heuristics = autotune
+
+    @staticmethod
+    def cdiv(a, b):
+        return -(-a // b)
+
+    @staticmethod
+    def next_power_of_2(n):
+        return 1 << max(n - 1, 0).bit_length()
+
+
+class _Language:
+    """triton.language: any name exists, since kernels name types in their signatures; none does anything."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return f"triton.language.{name}"
+
+
+def _load():
+    # Without a GPU some releases of triton raise as early as in @triton.autotune: do not ask them.
+    if torch.cuda.is_available():
+        try:
+            import triton
+            import triton.language
+
+            return True, triton, triton.language
+        except ImportError:
+            pass
+    return False, _Triton(), _Language()
+
+
+HAS_TRITON, triton, tl = _load()

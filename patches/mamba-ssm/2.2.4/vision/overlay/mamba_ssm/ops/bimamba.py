@@ -1,0 +1,131 @@
+"""The functions of Vision Mamba, which scans an image's patches in both directions.
+
+They are made of the convolution and the scan, so they run wherever those do, and autograd differentiates
+them. The way back is asked of the CPU's code as such; CUDA's has only the way there, and gets flipped copies.
+"""
+
+import torch.nn.functional as F
+
+from mamba_ssm.ops import dispatch
+from mamba_ssm.ops import selective_scan_interface as interface
+from mamba_ssm.ops.unfused import scan_inputs
+
+
+def mamba_inner_fn_no_out_proj(
+    xz,
+    conv1d_weight,
+    conv1d_bias,
+    x_proj_weight,
+    delta_proj_weight,
+    A,
+    B=None,
+    C=None,
+    D=None,
+    delta_bias=None,
+    B_proj_bias=None,
+    C_proj_bias=None,
+    delta_softplus=True,
+    reverse=False,
+):
+    """mamba_inner_fn before its output projection: one direction of Vision Mamba's second version.
+
+    xz: (batch, 2 * dim, seqlen)
+    conv1d_weight: (dim, 1, width); conv1d_bias: (dim,)
+    x_proj_weight: (delta_rank + 2 * dstate, dim); delta_proj_weight: (dim, delta_rank)
+    A: (dim, dstate); B, C: as for selective_scan_fn, or None for those that depend on the input
+    D, delta_bias: (dim,); B_proj_bias, C_proj_bias: (dstate,)
+    reverse: the other direction, as if xz and out were flipped
+
+    out: (batch, dim, seqlen)
+    """
+    u, delta, B, C, z = scan_inputs(
+        xz,
+        conv1d_weight,
+        conv1d_bias,
+        x_proj_weight,
+        delta_proj_weight,
+        A,
+        B,
+        C,
+        B_proj_bias,
+        C_proj_bias,
+        reverse=reverse,
+    )
+    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+
+
+def bimamba_inner_fn(
+    xz,
+    conv1d_weight,
+    conv1d_bias,
+    x_proj_weight,
+    delta_proj_weight,
+    out_proj_weight,
+    out_proj_bias,
+    A,
+    A_b,
+    B=None,
+    C=None,
+    D=None,
+    delta_bias=None,
+    B_proj_bias=None,
+    C_proj_bias=None,
+    delta_softplus=True,
+):
+    """Vision Mamba's first version: one convolution, scanned forward with A and backward with A_b.
+
+    As mamba_inner_fn, with A and A_b real, (dim, dstate).
+
+    out: (batch, seqlen, out_dim)
+    """
+    assert not A.is_complex() and not A_b.is_complex(), "A and A_b must be real"
+    u, delta, B, C, z = scan_inputs(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
+    )
+    y = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y_b = _scan(u, delta, A_b, B, C, D, z, delta_bias, delta_softplus, reverse=True)
+    return F.linear((y + y_b).transpose(1, 2), out_proj_weight, out_proj_bias)
+
+
+def bimamba_inner_ref(
+    xz,
+    conv1d_weight,
+    conv1d_bias,
+    x_proj_weight,
+    delta_proj_weight,
+    out_proj_weight,
+    out_proj_bias,
+    A,
+    A_b,
+    B=None,
+    C=None,
+    D=None,
+    delta_bias=None,
+    B_proj_bias=None,
+    C_proj_bias=None,
+    delta_softplus=True,
+):
+    """bimamba_inner_fn by selective_scan_ref, with everything flipped for the way back."""
+    u, delta, B, C, z = scan_inputs(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
+    )
+    y = interface.selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    flipped = _flip(u, delta, A_b, B, C, D, z)
+    y_b = interface.selective_scan_ref(*flipped, delta_bias, delta_softplus).flip([-1])
+    return F.linear((y + y_b).transpose(1, 2), out_proj_weight, out_proj_bias)
+
+
+def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False):
+    if not dispatch.use_cuda(u):
+        return dispatch.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=reverse)
+    if not reverse:
+        return interface.selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    flipped = _flip(u, delta, A, B, C, D, z)
+    return interface.selective_scan_fn(*flipped, delta_bias, delta_softplus).flip([-1])
+
+
+def _flip(u, delta, A, B, C, D, z):
+    """The scan's arguments with time reversed."""
+    u, delta, z = (t.flip([-1]) for t in (u, delta, z))
+    B, C = (t if t.dim() == 2 else dispatch.flip_coefficient(t, A.is_complex()) for t in (B, C))
+    return u, delta, A, B, C, D, z

@@ -1,0 +1,120 @@
+/* Four floats at a time, in the compilers' own vector notation: NEON on aarch64, SSE2 on x86-64, anything elsewhere.
+
+   What each of the simd_*.h promises: NaN passes through every function; vec_fma rounds once, except here where the
+   processor has no such instruction; vec_exp and vec_exp2_decay are within 2 units in the last place. */
+#pragma once
+
+#include "simd_begin.h"
+
+#if defined __aarch64__
+#include <arm_neon.h>
+#endif
+
+#include "kernel.h"
+
+enum { LANES = 4 };
+typedef float vec __attribute__((vector_size(16)));
+typedef int32_t mask __attribute__((vector_size(16)));
+typedef uint16_t vec_halves __attribute__((vector_size(8)));
+typedef uint32_t vec_bits __attribute__((vector_size(16)));
+
+INLINE vec vec_load(const float *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE void vec_store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+INLINE vec vec_set(float x) { return (vec){x, x, x, x}; }
+
+/* a b + c */
+INLINE vec vec_fma(vec a, vec b, vec c) {
+#if defined __aarch64__
+    return vfmaq_f32(c, a, b);
+#else
+    return a * b + c;
+#endif
+}
+
+INLINE vec vec_only(mask where, vec a) { return (vec)(where & (mask)a); }
+INLINE vec vec_choose(mask where, vec a, vec b) { return (vec)((where & (mask)a) | (~where & (mask)b)); }
+/* The larger; b where either is NaN. */
+INLINE vec vec_max(vec a, vec b) { return vec_choose(a > b, a, b); }
+INLINE vec vec_abs(vec a) { return (vec)((mask)a & 0x7fffffff); }
+INLINE mask vec_greater(vec a, vec b) { return a > b; }
+INLINE int vec_all_below(vec a, vec b) {
+    const mask below = a < b;
+    return (below[0] & below[1] & below[2] & below[3]) != 0;
+}
+/* a, plus b in the lanes of the mask */
+INLINE vec vec_add_where(vec a, mask where, vec b) { return a + vec_only(where, b); }
+/* 1 / a for 1 <= a <= 4 */
+INLINE vec vec_reciprocal(vec a) { return vec_set(1.0f) / a; }
+/* All bits set in the lanes of the mask, and none elsewhere: what vec_and takes. */
+INLINE vec vec_of_mask(mask where) { return (vec)where; }
+INLINE vec vec_and(vec a, vec b) { return (vec)((mask)a & (mask)b); }
+INLINE float vec_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+
+INLINE vec vec_load_bfloat16(const uint16_t *p) {
+    vec_halves halves;
+    memcpy(&halves, p, sizeof halves);
+    return (vec)(__builtin_convertvector(halves, vec_bits) << 16);
+}
+INLINE void vec_store_bfloat16(uint16_t *p, vec v) {
+    const vec_bits bits = (vec_bits)v, high = bits >> 16, even = (bits + 0x7fff + (high & 1)) >> 16;
+    const vec_bits rounded = (vec_bits)vec_choose(v == v, (vec)even, (vec)(high | 0x40));
+    const vec_halves halves = __builtin_convertvector(rounded, vec_halves);
+    memcpy(p, &halves, sizeof halves);
+}
+#if defined __aarch64__
+INLINE vec vec_load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+INLINE void vec_store_half(uint16_t *p, vec v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+#else
+INLINE vec vec_load_half(const uint16_t *p) {
+    return (vec){float_of_half(p[0]), float_of_half(p[1]), float_of_half(p[2]), float_of_half(p[3])};
+}
+INLINE void vec_store_half(uint16_t *p, vec v) {
+    for (int i = 0; i < LANES; i++) p[i] = half_of_float(v[i]);
+}
+#endif
+
+/* (2^r - 1) / r for |r| <= 1/2 */
+INLINE vec power_slope(vec r) {
+    vec p = vec_fma(vec_set(0x1.4308fap-13f), r, vec_set(0x1.5f07b4p-10f));
+    p = vec_fma(p, r, vec_set(0x1.3b2ba0p-7f));
+    p = vec_fma(p, r, vec_set(0x1.c6af6ep-5f));
+    p = vec_fma(p, r, vec_set(0x1.ebfbdep-3f));
+    return vec_fma(p, r, vec_set(0x1.62e430p-1f));
+}
+
+/* For x < 127: 2^x, less 1 in the lanes where x > -1/2, which `slow` names: near 1 the difference is what keeps digits. */
+INLINE vec vec_exp2_decay(vec x, mask *slow) {
+    /* The magic number's last place is worth 1: adding it rounds to an integer, which then stands in the low bits. */
+    const vec magic = vec_set(0x1.8p23f), bounded = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x);
+    const vec shifted = bounded + magic, r = bounded - (shifted - magic);
+    const vec power = (vec)(((mask)shifted + 127) << 23);
+    *slow = vec_greater(x, vec_set(-0.5f));
+    return vec_fma(power_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
+}
+
+/* e^x for any x */
+INLINE vec vec_exp(vec x) {
+    /* Just far enough out that the result is 0 or infinity. */
+    const vec above = vec_choose(x < vec_set(-105.0f), vec_set(-105.0f), x);
+    const vec bounded = vec_choose(above > vec_set(89.0f), vec_set(89.0f), above);
+    const vec magic = vec_set(0x1.8p23f), shifted = vec_fma(bounded, vec_set(0x1.715476p+0f), magic), k = shifted - magic;
+    /* ln 2 in two parts, the first short enough that its product with k is exact even unfused; then back to base 2. */
+    const vec rest = vec_fma(k, vec_set(-0x1.7f7d1cp-20f), vec_fma(k, vec_set(-0x1.62e400p-1f), bounded));
+    const vec r = rest * vec_set(0x1.715476p+0f);
+    /* The exponent in two halves, so that neither leaves its range. */
+    const mask power = (mask)shifted - (mask)magic, half = power >> 1;
+    return vec_fma(power_slope(r), r, vec_set(1.0f)) * (vec)((half + 127) << 23) * (vec)((power - half + 127) << 23);
+}
+
+INLINE void vec_transpose(vec rows[LANES]) {
+    const vec a = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5), b = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+    const vec c = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7), d = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+    rows[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    rows[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+    rows[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+}

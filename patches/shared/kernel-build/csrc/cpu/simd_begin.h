@@ -1,0 +1,17 @@
+/* Compiles what follows, up to simd_end.h, for SIMD_TARGET; nothing outside may be compiled so. */
+#define INLINE static inline __attribute__((always_inline, unused))
+#if defined __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if defined SIMD_TARGET
+#define PRAGMA(text) _Pragma(#text)
+#if defined __clang__
+#define TARGET_PRAGMA(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#else
+#define TARGET_PRAGMA(features) PRAGMA(GCC target(features))
+#endif
+TARGET_PRAGMA(SIMD_TARGET)
+#endif
