@@ -1,0 +1,83 @@
+# mambaport: `make wheels PROFILE=rpi` runs the main job, `make test` the tests. `make help` lists the rest.
+
+PYTHON  ?= python3
+PROFILE ?= rpi
+# The newest that the numeric tests were run with; on aarch64, the newest that runs on a Cortex-A72.
+TORCH   ?= $(if $(filter aarch64,$(shell uname -m)),torch==2.9.1,torch==2.13.0)
+# Where pip finds a CPU build of torch: empty, or options such as --index-url URL or --find-links DIR.
+TORCH_FROM ?=
+
+TOOL    := .venv
+NUMERIC := .venv-numeric
+QUIETLY := --quiet --disable-pip-version-check
+export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup wheels test test-unit test-integration test-target test-numeric lint format docs bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PROFILE=$(PROFILE)  PYTHON=$(PYTHON)  TORCH=$(TORCH)"
+
+# Without Debian's python3-venv there is no ensurepip; then pip is brought by the system's own.
+$(TOOL)/bin/python $(NUMERIC)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "mambaport needs Python 3.10 or newer, $(PYTHON) is not; name one: make PYTHON=python3.11 ..."; exit 12; }
+	@$(PYTHON) -m venv $(dir $(@D)) >/dev/null 2>&1 || { \
+	  $(PYTHON) -m venv --clear --without-pip $(dir $(@D)) && \
+	  $(PYTHON) -m pip --python $@ install $(QUIETLY) pip; } || \
+	  { rm -rf $(dir $(@D)); echo "no virtual environment: sudo apt-get install python3-venv python3-pip"; exit 12; }
+
+$(TOOL)/.tool: pyproject.toml | $(TOOL)/bin/python
+	@echo "setup    mambaport into $(TOOL)/"
+	@PYTHONWARNINGS=ignore $(TOOL)/bin/python -m pip install $(QUIETLY) --editable .
+	@touch $@
+
+$(TOOL)/.test: $(TOOL)/.tool
+	@echo "setup    test and lint tools into $(TOOL)/"
+	@PYTHONWARNINGS=ignore $(TOOL)/bin/python -m pip install $(QUIETLY) --editable '.[test,lint]'
+	@touch $@
+
+$(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
+	@echo "setup    $(TORCH) into $(NUMERIC)/ (the README says how to get its small CPU build)"
+	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging transformers pytest hypothesis
+	@touch $@
+
+setup: $(TOOL)/.tool ## install mambaport into .venv
+
+wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheelhouse/
+	@$(TOOL)/bin/mambaport build --profile $(PROFILE)
+
+test: test-unit test-integration test-target test-numeric ## all tests that this machine can run
+
+test-unit: $(TOOL)/.test ## seconds, no network
+	$(TOOL)/bin/pytest tests/unit
+
+test-integration: $(TOOL)/.test $(NUMERIC)/.numeric ## real fetches, builds and installations
+	$(TOOL)/bin/pytest tests/integration
+
+test-target: $(TOOL)/.test ## the wheels on emulated aarch64
+	$(TOOL)/bin/pytest tests/target
+
+test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## every function against float64 references, on this machine's wheels
+	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
+	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
+
+lint: $(TOOL)/.test ## ruff and strict mypy
+	$(TOOL)/bin/ruff check .
+	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target
+	$(TOOL)/bin/mypy
+
+format: $(TOOL)/.test ## format the code
+	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target
+	$(TOOL)/bin/ruff check --fix .
+
+docs: $(TOOL)/.tool ## write docs/reference from the code
+	$(TOOL)/bin/python docs/generate.py
+
+bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels beside their peers
+	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
+	$(NUMERIC)/bin/python -m benchmarks
+
+clean: ## remove what was built here; the store stays (mambaport cache clean)
+	rm -rf $(TOOL) $(NUMERIC) wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,177 @@
+"""Real installations: proven there, or the environment is as it was; torch is never touched."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real import ended, mambaport, reach, sha256, started
+
+pytestmark = pytest.mark.network
+OURS = ("causal_conv1d", "mamba_ssm", "selective_scan")
+NOT_SHARED = (*OURS, "mambaport", "pip", "__editable__", "_distutils", "distutils")
+
+
+def installed_torch() -> list[Path]:
+    """The site-packages folders of a Python that has torch: MAMBAPORT_TEST_TORCH's, or this one's."""
+    named = os.environ.get("MAMBAPORT_TEST_TORCH")
+    if named is None and importlib.util.find_spec("torch") is None:
+        pytest.skip("no torch: name a Python that has it in MAMBAPORT_TEST_TORCH")
+    code = "import sys; print(*(path for path in sys.path if path.endswith('-packages')), sep='\\n')"
+    answer = subprocess.run([named or sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [Path(line) for line in answer.stdout.splitlines()]
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """A new environment that sees a real torch, and nothing of ours."""
+    sites = installed_torch()
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    for path in (path for site in sites for path in site.iterdir()):
+        if not path.name.lower().startswith(NOT_SHARED) and not (seen / path.name).exists():
+            (seen / path.name).symlink_to(path)
+    base = os.environ.get("MAMBAPORT_TEST_TORCH", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (own,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (own / "torch-from-elsewhere.pth").write_text(f"{seen}\n")
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def packages(python: Path) -> dict[str, str]:
+    """What the environment has of our packages, and of torch, and of work left undone: file -> sha256."""
+    (site,) = (python.parent.parent / "lib").glob("python3*/site-packages")
+    files = [path for path in site.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    names = {path.relative_to(site).as_posix(): path for path in files}
+    return {name: sha256(path) for name, path in names.items() if name.startswith((*OURS, "torch", ".", "~"))}
+
+
+def torch_files(python: Path) -> list[tuple[str, int, int]]:
+    """Every file of torch, with size and time."""
+    root = python.parent.parent.parent / "seen"
+    folders = [root / "torch", *root.glob("torch-*.dist-info")]
+    files = [path for folder in folders for path in folder.resolve().rglob("*") if path.suffix != ".pyc"]
+    return sorted((str(path), path.lstat().st_size, path.lstat().st_mtime_ns) for path in files)
+
+
+@pytest.fixture(scope="session")
+def wrong(cpu: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheelhouse whose mamba-ssm passes every audit and gives wrong numbers."""
+    house = tmp_path_factory.mktemp("wrong")
+    good = {wheel["name"]: Path(wheel["path"]) for wheel in cpu["wheels"]}
+    shutil.copy(good["causal-conv1d"], house)
+    opened = tmp_path_factory.mktemp("opened")
+    subprocess.run([sys.executable, "-m", "wheel", "unpack", good["mamba-ssm"], "--dest", opened], check=True)
+    (root,) = opened.iterdir()
+    path = root / "mamba_ssm" / "ops" / "selective_scan_interface.py"
+    path.write_text(path.read_text() + WRONG_NUMBERS)
+    subprocess.run([sys.executable, "-m", "wheel", "pack", root, "--dest-dir", house], check=True)
+    assert {path.name for path in house.iterdir()} == {path.name for path in good.values()}
+    return house
+
+
+WRONG_NUMBERS = """
+
+_right = selective_scan_fn
+
+
+def selective_scan_fn(*args, **kwargs):
+    out = _right(*args, **kwargs)
+    return (out[0] + 0.01, *out[1:]) if isinstance(out, tuple) else out + 0.01
+"""
+
+
+def install(shared: Path, cpu: Any, python: Path, wheelhouse: Path | None = None) -> tuple[str | Path, ...]:
+    return ("install", "-p", "cpu", "--python", python, "--wheelhouse", wheelhouse or Path(cpu["wheelhouse"]))
+
+
+def test_wheels_are_installed_and_proven_and_torch_is_the_same_file_set(
+    cpu: Any, shared: Path, python: Path
+) -> None:
+    torch = torch_files(python)
+    answer = mambaport(shared, *install(shared, cpu, python)).good()
+    assert answer["verification"]["ok"] is True
+    rows = answer["verification"]["components"]
+    assert {row["path"] for row in rows} == {"default", "fallback"}
+    assert any(row["name"] == "import causal_conv1d_cpu" for row in rows)
+    assert all(row["error"] <= row["bound"] for row in rows if row.get("error") is not None)
+    assert {wheel["sha256"] for wheel in answer["wheels"]} == {wheel["sha256"] for wheel in cpu["wheels"]}
+    assert torch_files(python) == torch
+    there = packages(python)
+    assert any(name.startswith("mamba_ssm-2.2.4+cpu") for name in there)
+    assert not any(name.startswith((".mambaport", "torch-2", "~")) for name in there)
+
+
+def test_a_proof_that_fails_puts_back_what_was_there(
+    cpu: Any, shared: Path, python: Path, wrong: Path
+) -> None:
+    empty = packages(python)
+    ran = mambaport(shared, *install(shared, cpu, python, wrong))
+    assert ran.code == 16, ran.err
+    assert "as it was before" in ran.json["error"]["mend"]
+    assert packages(python) == empty
+
+    mambaport(shared, *install(shared, cpu, python)).good()
+    before, torch = packages(python), torch_files(python)
+    ran = mambaport(shared, *install(shared, cpu, python, wrong))
+    assert ran.code == 16, ran.err
+    assert "put back" in ran.json["error"]["mend"]
+    assert packages(python) == before
+    assert torch_files(python) == torch
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while pip works", "before the proof"])
+def test_killed_while_installing_a_plain_rerun_heals_the_environment(
+    cpu: Any, shared: Path, python: Path, wrong: Path, late: bool
+) -> None:
+    (site,) = (python.parent.parent / "lib").glob("python3*/site-packages")
+    journal = site / ".mambaport-backup" / "journal.json"
+    installed: Callable[[], bool] = lambda: any(site.glob("mamba_ssm-*.dist-info/RECORD"))  # noqa: E731
+    victim = started(shared, *install(shared, cpu, python, wrong))
+    reach(victim, lambda: journal.is_file() and (installed() or not late))
+    victim.kill()
+    ended(victim)
+    assert journal.is_file()
+    ran = mambaport(shared, *install(shared, cpu, python))
+    assert ran.good()["verification"]["ok"] is True
+    assert "an earlier installation was cut off" in ran.err
+    there = packages(python)
+    assert not any(name.startswith((".mambaport", "~")) for name in there)
+    interface = (site / "mamba_ssm/ops/selective_scan_interface.py").read_text()
+    assert WRONG_NUMBERS not in interface
+
+
+def test_an_old_python_is_refused_with_15_and_the_mend(cpu: Any, shared: Path) -> None:
+    candidates = [shutil.which("python3.9"), *map(str, Path.home().glob(".pyenv/versions/3.9*/bin/python"))]
+    for candidate in filter(None, candidates):
+        answer = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)
+        if answer.stdout.startswith("Python 3.9"):
+            break
+    else:
+        pytest.skip("no Python 3.9 here")
+    ran = mambaport(shared, *install(shared, cpu, Path(candidate)))
+    assert ran.code == 15
+    assert "CPython 3.9" in ran.json["error"]["found"]
+    assert "CPython 3.10 or newer" in ran.json["error"]["expected"]
+    assert "newer Python" in ran.json["error"]["mend"]
+
+
+def test_wheels_for_another_machine_are_refused_before_anything_is_touched(
+    rpi: Any, shared: Path, python: Path
+) -> None:
+    before = packages(python)
+    ran = mambaport(shared, "install", "-p", "rpi", "--python", python, "--wheelhouse", rpi["wheelhouse"])
+    if json.loads(mambaport(shared, "doctor").out)["host"]["arch"] == "aarch64":
+        assert ran.code == 0
+        return
+    assert ran.code == 15
+    assert "--emulate" in ran.json["error"]["mend"]
+    assert packages(python) == before
