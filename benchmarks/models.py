@@ -1,0 +1,110 @@
+"""Whole models with random weights: Vim-Tiny on an image, Mamba-130M on a prompt and on single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from benchmarks import peers
+from benchmarks.timing import Row, measure
+
+PROMPT = 512
+
+
+class VimTiny(nn.Module):
+    """Vim-Tiny's shape: 24 blocks of 192 features, 14 x 14 patches and a class token, scanned both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from mamba_ssm import Mamba
+        from mamba_ssm.ops.triton.layer_norm import RMSNorm
+
+        self.patches = nn.Conv2d(3, 192, 16, 16)
+        self.token = nn.Parameter(torch.zeros(1, 1, 192))
+        self.positions = nn.Parameter(torch.randn(1, 197, 192) * 0.02)
+        mixers = [Mamba(192, bimamba_type="v2", if_divide_out=True, layer_idx=i) for i in range(24)]
+        self.mixers = nn.ModuleList(mixers)
+        self.norms = nn.ModuleList(RMSNorm(192, eps=1e-5) for _ in range(25))
+        self.head = nn.Linear(192, 1000)
+
+    def forward(self, image):
+        from mamba_ssm.ops.triton.layer_norm import rms_norm_fn
+
+        x = self.patches(image).flatten(2).mT
+        x = torch.cat([x[:, :98], self.token.expand(len(x), -1, -1), x[:, 98:]], dim=1) + self.positions
+        residual = None
+        for norm, mixer in zip(self.norms[:-1], self.mixers, strict=True):
+            x, residual = rms_norm_fn(
+                x, norm.weight, norm.bias, residual, eps=norm.eps, prenorm=True, residual_in_fp32=True
+            )
+            x = mixer(x)
+        last = self.norms[-1]
+        x = rms_norm_fn(x, last.weight, last.bias, residual, eps=last.eps)
+        return self.head(x[:, 98])
+
+
+def vim(threads: int) -> Iterator[Row]:
+    torch.manual_seed(0)
+    model, image = VimTiny().eval(), torch.randn(1, 3, 224, 224)
+
+    def run():
+        return model(image)
+
+    with torch.no_grad():
+        times = measure({"kernel": run, "pure PyTorch": peers.forced(run)}, seconds=4.0)
+    goals = {"pure PyTorch": 14.0} if threads == 1 else {}
+    yield Row("Vim-Tiny 224, one image", threads, times, goals=goals)
+
+
+def mamba_130m(threads: int) -> Iterator[Row]:
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+    from mamba_ssm.utils.generation import InferenceParams
+
+    torch.manual_seed(0)
+    config = MambaConfig(d_model=768, n_layer=24, vocab_size=50280)
+    model = MambaLMHeadModel(config).eval()
+    prompt, token = torch.randint(0, 50280, (1, PROMPT)), torch.randint(0, 50280, (1, 1))
+
+    def prefill():
+        return model(prompt, num_last_tokens=1).logits
+
+    states = InferenceParams(max_seqlen=PROMPT + 1, max_batch_size=1)
+    with torch.no_grad():
+        model(prompt, inference_params=states, num_last_tokens=1)
+    states.seqlen_offset = PROMPT
+
+    def decode():
+        return model(token, inference_params=states, num_last_tokens=1).logits
+
+    candidates = {"prefill": {"kernel": prefill}, "decode": {"kernel": decode}}
+    for functions in candidates.values():
+        functions["pure PyTorch"] = peers.forced(functions["kernel"])
+    for name, function in transformers_130m(prompt, token).items():
+        candidates[name]["transformers"] = function
+    with torch.no_grad():
+        yield Row(f"Mamba-130M, prefill of {PROMPT}", threads, measure(candidates["prefill"], 6.0, 20))
+        yield Row("Mamba-130M, decode of one token", threads, measure(candidates["decode"], 4.0, 50))
+
+
+def transformers_130m(prompt, token):
+    """The same of transformers, where it is installed, on its own slow path."""
+    try:
+        from transformers import MambaConfig, MambaForCausalLM
+        from transformers.models.mamba import modeling_mamba
+    except ImportError:
+        return {}
+    for name in ("causal_conv1d_fn", "causal_conv1d_update", "selective_scan_fn", "selective_state_update"):
+        if hasattr(modeling_mamba, name):
+            setattr(modeling_mamba, name, None)
+    model = MambaForCausalLM(MambaConfig(hidden_size=768, num_hidden_layers=24)).eval()
+    with torch.no_grad():
+        cache = model(prompt, use_cache=True, logits_to_keep=1).cache_params
+    return {
+        "prefill": lambda: model(prompt, logits_to_keep=1).logits,
+        "decode": lambda: (
+            model(token, cache_params=cache, use_cache=True, cache_position=torch.tensor([PROMPT])).logits
+        ),
+    }

@@ -1,0 +1,85 @@
+/* As many exponentials, multiply-adds and loads as a selective scan of these sizes has, and nothing else: no
+   recurrence to wait for, all data in the first cache. Prints the median milliseconds.
+
+   usage: roofline DIM SEQLEN THREADS */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#if defined __AVX512F__
+#include "simd_avx512.h"
+#elif defined __AVX2__
+#include "simd_avx2.h"
+#else
+#include "simd_base.h"
+#endif
+#include "simd_math.h"
+
+enum { STATES = 16, STEPS = 64, RUNS = 15 };
+
+static int64_t vectors_of_steps; /* per thread: steps times vectors of channels */
+
+/* Per vector and step, as in the scan: softplus and silu once; for each state one exponential, the products
+   delta A and delta u B, and the multiply-adds into the state and into the output, with B and C loaded. */
+static void *work(void *unused) {
+    (void)unused;
+    static _Thread_local float data[4][STEPS * STATES * LANES / 4], projections[2][STEPS * STATES];
+    for (int i = 0; i < STEPS * STATES; i++) projections[0][i] = projections[1][i] = 0.001f * (float)i;
+    vec rates[4], states[4];
+    for (int i = 0; i < 4; i++) rates[i] = vec_set(-0.01f * (float)i), states[i] = vec_set(0.0f);
+    vec total = vec_set(0.0f);
+    for (int64_t left = vectors_of_steps; left > 0; left -= STEPS) {
+        for (int t = 0; t < STEPS; t++) {
+            vec_store(data[0] + t * LANES, vec_softplus(vec_load(data[0] + t * LANES)));
+            vec_store(data[1] + t * LANES, vec_silu(vec_load(data[1] + t * LANES)));
+        }
+        for (int n = 0; n < STATES; n += 4) {
+            for (int t = 0; t < STEPS; t++) {
+                const vec delta = vec_load(data[0] + t * LANES), input = vec_load(data[1] + t * LANES);
+                UNROLL for (int i = 0; i < 4; i++) {
+                    mask slow;
+                    const vec decay = vec_exp2_decay(delta * rates[i], &slow);
+                    const vec pushed = input * vec_set(projections[0][t * STATES + n + i]);
+                    states[i] = vec_fma(decay, input, pushed);
+                    total = vec_fma(vec_set(projections[1][t * STATES + n + i]), states[i], total);
+                }
+            }
+        }
+    }
+    volatile float keep = vec_sum(total);
+    (void)keep;
+    return NULL;
+}
+
+/* One thread is timed by its own clock, which a busy machine hardly stretches. */
+static double now(int threads) {
+    struct timespec t;
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static int compare(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 4) return 2;
+    const int64_t dim = atoi(argv[1]), seqlen = atoi(argv[2]);
+    const int threads = atoi(argv[3]);
+    vectors_of_steps = dim * seqlen / LANES / threads;
+    double times[RUNS];
+    for (int run = 0; run < RUNS; run++) {
+        pthread_t others[64];
+        const double start = now(threads);
+        for (int i = 1; i < threads; i++) pthread_create(&others[i], NULL, work, NULL);
+        work(NULL);
+        for (int i = 1; i < threads; i++) pthread_join(others[i], NULL);
+        times[run] = now(threads) - start;
+    }
+    qsort(times, RUNS, sizeof *times, compare);
+    printf("%f\n", times[RUNS / 2]);
+    return 0;
+}
+#include "simd_end.h"
