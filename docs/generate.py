@@ -1,0 +1,98 @@
+"""Writes docs/reference from the code: `make docs`. A unit test holds the files against the code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mambaport.cli import cli
+from mambaport.failures import catalogue
+from mambaport.patchset import all_sets, known_versions
+from mambaport.profile import profile_schema
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def schema() -> str:
+    """docs/reference/profile.schema.json"""
+    return json.dumps(profile_schema(), indent=2) + "\n"
+
+
+def commands() -> str:
+    """docs/reference/commands.md"""
+    parts = ["# Commands\n", "Written by `make docs` from the commands' own help.\n"]
+    context = click.Context(cli, info_name="mambaport", max_content_width=100, terminal_width=100)
+    parts.append(_section(cli, context))
+    for name, command in sorted(cli.commands.items()):
+        inner = click.Context(
+            command, info_name=name, parent=context, max_content_width=100, terminal_width=100
+        )
+        parts.append(_section(command, inner))
+        if isinstance(command, click.Group):
+            for sub, subcommand in sorted(command.commands.items()):
+                parts.append(
+                    _section(
+                        subcommand,
+                        click.Context(
+                            subcommand, info_name=sub, parent=inner, max_content_width=100, terminal_width=100
+                        ),
+                    )
+                )
+    return "\n".join(parts)
+
+
+def patches() -> str:
+    """docs/reference/patches.md"""
+    parts = ["# Patch sets\n", "Written by `make docs` from the patch sets themselves.\n"]
+    for package, version in known_versions():
+        for item in all_sets(package, version):
+            parts.append(f"## {package} {version}: `{item.name}` (revision {item.meta.revision})\n")
+            parts.append(f"{item.meta.summary}\n")
+            parts.append("| patch | why | owns | upstream |\n|---|---|---|---|")
+            for patch in item.patches:
+                name = patch.file.removesuffix(".patch")
+                cells = (name, patch.why, " ".join(patch.failures), patch.upstream or "")
+                parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            files = ", ".join(f"`{name}`" for name in item.overlay_files())
+            parts.append(f"\nOverlay: {files or 'none'}.\n")
+    return "\n".join(parts)
+
+
+def failures() -> str:
+    """docs/reference/failures.md"""
+    lines = [
+        "# What breaks, and what owns it\n",
+        "Written by `make docs` from `failures.toml` and the patch sets: what people report when they put",
+        "Mamba on ARM or on a CPU, and the patch, rule or setting that takes care of it.\n",
+        "| # | symptom | cause | owner | reported in |",
+        "|---|---|---|---|---|",
+    ]
+    for row in catalogue():
+        owner = "; ".join(row.owners) or "*not covered yet*"
+        cells = (row.id, f"`{row.symptom}`", row.cause, owner, " ".join(row.threads))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(command: click.Command, context: click.Context) -> str:
+    return f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+FILES = {
+    "profile.schema.json": schema,
+    "commands.md": commands,
+    "patches.md": patches,
+    "failures.md": failures,
+}
+
+
+def main() -> None:
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in FILES.items():
+        (REFERENCE / name).write_text(text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
