@@ -60,6 +60,20 @@ def test_a_drifted_patch_is_told_with_its_place_and_does_not_hide_later_ones(
     assert states[0].where == "x.py:1 drifted"
 
 
+def test_a_fix_that_upstream_has_in_other_words_is_already_upstream_from_its_release_on(
+    tmp_path: Path,
+) -> None:
+    item = write_set(tmp_path / "patches/demo/1.0/cpu", {"0001-fix.patch": diff("x.py", ONE, FIRST)})
+    series = item.folder / "patchset.toml"
+    series.write_text(series.read_text() + 'upstream = "1.2"\n')
+    tree = write_tree(tmp_path / "tree", {"x.py": ONE.replace("one 4\n", "one: 4\n")})
+    found = {
+        version: check_against(tree, [PatchSet(item.folder)], version)[0].verdict
+        for version in ("1.1", "1.2", "1.10")
+    }
+    assert found == {"1.1": "drifted", "1.2": "already upstream", "1.10": "already upstream"}
+
+
 def test_an_appending_patch_that_upstream_has_is_already_upstream(tmp_path: Path) -> None:
     item = write_set(tmp_path / "patches/demo/1.0/end", {"0001-end.patch": diff("x.py", ONE, ONE + "more\n")})
     assert verdicts(tmp_path, ONE + "more\n", item) == ["already upstream"]

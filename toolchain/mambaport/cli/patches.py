@@ -138,7 +138,7 @@ def _check_version(session: Session, package: str, version: str) -> list[tuple[s
         session.report.line("fetch", item.filename, f"not pinned, read only; sha256 {digest[:16]}…")
         unpack_sdist(archive, scratch / "unpacked")
         (tree,) = [path for path in (scratch / "unpacked").iterdir() if path.is_dir()]
-        return [(package, state) for state in check_against(tree, all_sets(package, source.version))]
+        return [(package, state) for state in check_against(tree, all_sets(package, source.version), version)]
 
 
 def _state_json(package: str, state: PatchState) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _print(console: Console, states: list[tuple[str, PatchState]]) -> None:
     for package, state in states:
         verdict = f"[{STYLES[state.verdict]}]{state.verdict:<16}[/]"
         console.print(f"{verdict} {package}/{state.set}/{state.patch.removesuffix('.patch')}", soft_wrap=True)
-        if state.verdict == "drifted":
+        if state.verdict == "drifted" or state.where.startswith("since"):
             for place in state.where.split("; "):
                 console.print(
                     f"{'':16} [quiet]{escape(place.removesuffix(' drifted'))}[/quiet]", soft_wrap=True

@@ -18,10 +18,9 @@ def profiles(session: Session) -> None:
     if session.emit({"profiles": [profile.model_dump(mode="json", by_alias=True) for profile in found]}):
         return
     table = Table(header_style="quiet", box=SIMPLE_HEAD)
-    for name in ("profile", "alias", "target", "packages", "for"):
-        table.add_column(name)
+    for name in ("profile", "alias", "target", "for"):
+        table.add_column(name, no_wrap=name != "for")
     for profile in found:
-        packages = ", ".join(f"{item.name} {item.version}" for item in profile.package)
         target = f"{profile.target.arch}, {profile.target.cpu}"
-        table.add_row(profile.name, ", ".join(profile.aliases), target, packages, profile.summary)
+        table.add_row(profile.name, ", ".join(profile.aliases), target, profile.summary)
     session.report.show(table)

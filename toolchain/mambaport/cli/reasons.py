@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -22,6 +24,7 @@ def print_reasons(console: Console, item: PatchSet) -> None:
         head = f"    {patch.file.removesuffix('.patch')}"
         console.print(head + (f"  [warn]{escape(', '.join(notes))}[/warn]" if notes else ""), soft_wrap=True)
         console.print(Padding(f"[quiet]{escape(patch.why)}[/quiet]", (0, 2, 0, 9)))
-    files = item.overlay_files()
-    if files:
-        console.print(Padding(f"overlay: [quiet]{escape(', '.join(files))}[/quiet]", (0, 2, 0, 4)))
+    folders = Counter(name.rpartition("/")[0] or "." for name in item.overlay_files())
+    if folders:
+        parts = ", ".join(f"{folder}/ ({count})" for folder, count in sorted(folders.items()))
+        console.print(Padding(f"overlay: [quiet]{escape(parts)}[/quiet]", (0, 2, 0, 4)))

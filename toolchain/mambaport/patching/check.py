@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from packaging.version import Version
 
 from mambaport.patching.diff import read_patch
 from mambaport.patching.hunks import Place, place_all
@@ -25,20 +27,30 @@ class PatchState:
     """The hunks that decide it: ``setup.py:61`` for each that moved or drifted."""
 
 
-def check_against(tree: Path, sets: Sequence[PatchSet]) -> list[PatchState]:
+def check_against(tree: Path, sets: Sequence[PatchSet], version: str | None = None) -> list[PatchState]:
     """Holds every patch of ``sets`` against ``tree``. The tree is read, never written.
 
     A patch that fits is applied in memory, so that the next one sees its result; one that does not fit is
-    left out.
+    left out. Given the tree's ``version``, a patch whose fix upstream has by then in other words counts as
+    already upstream, as its ``upstream`` field says.
     """
     files: dict[str, list[str]] = {}
     states: list[PatchState] = []
     for item in sets:
         for patch in item.patches:
-            states.append(_check(tree, files, item, patch.file))
+            state = _check(tree, files, item, patch.file)
+            if state.verdict == "drifted" and _has_fix(version, patch.upstream):
+                state = replace(
+                    state, verdict="already upstream", where=f"since {patch.upstream}, differently"
+                )
+            states.append(state)
         for name, source in item.overlay_files().items():
             files[name] = source.read_text(encoding="utf-8", errors="replace").split("\n")
     return states
+
+
+def _has_fix(version: str | None, upstream: str | None) -> bool:
+    return version is not None and upstream is not None and Version(version) >= Version(upstream)
 
 
 def _check(tree: Path, files: dict[str, list[str]], item: PatchSet, patch: str) -> PatchState:
