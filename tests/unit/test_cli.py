@@ -34,6 +34,7 @@ from mambaport import __version__, patchset
 from mambaport.cli import cli, main
 from mambaport.host import read_host
 from mambaport.patchset import PatchSet
+from mambaport.resources import profiles_dir
 
 LINUX_PI = "py3-none-linux_aarch64"
 
@@ -302,8 +303,20 @@ def test_install_for_another_machine_points_to_emulation_or_copying(run: Run, tm
     assert "--emulate" in ran.json["error"]["mend"]
 
 
-def test_verify_without_the_packages_exits_16(run: Run) -> None:
-    assert run("verify", "-p", "cpu", "--python", read_host().python_path, "--json").code == 16
+def test_verify_without_the_packages_exits_16_and_says_how_to_install_them(run: Run) -> None:
+    ran = run("verify", "-p", "cpu", "--python", read_host().python_path, "--json")
+    assert ran.code == 16
+    assert "causal-conv1d and mamba-ssm not installed" in ran.json["error"]["what"]
+    assert "mambaport install -p cpu" in ran.json["error"]["mend"]
+
+
+def test_verify_on_a_machine_that_is_not_the_target_points_to_emulation(run: Run, tmp_path: Path) -> None:
+    other = {"x86_64": "aarch64", "aarch64": "x86_64"}[read_host().arch]
+    board = tmp_path / "board.toml"
+    board.write_text((profiles_dir() / "rpi-cpu.toml").read_text().replace('"aarch64"', f'"{other}"'))
+    ran = run("verify", "-p", board, "--python", read_host().python_path, "--json")
+    assert ran.code == 16
+    assert "--emulate" in ran.json["error"]["mend"]
 
 
 def test_a_toolchain_that_cannot_compile_for_the_target_exits_12(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,13 @@ from mambaport.auditing import WheelAudit, audit_wheel
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, unpacked_toolchain
 from mambaport.digests import file_sha256
-from mambaport.installing import Interpreter, check_target, install_wheels, read_interpreter
+from mambaport.installing import (
+    Interpreter,
+    check_installed,
+    check_target,
+    install_wheels,
+    read_interpreter,
+)
 from mambaport.patching import apply_sets
 from mambaport.patchset import Source
 from mambaport.pins import Pin
@@ -211,7 +217,7 @@ class Pipeline:
         proven: list[Verification] = []
 
         def prove() -> None:
-            proven.append(self.verify(python))
+            proven.append(self._judged(probe_interpreter(python, self.report)))
 
         install_wheels(target, wheels, profile, prove, self.report, self.fetcher.pip_options())
         return target, wheels, proven[0]
@@ -220,8 +226,12 @@ class Pipeline:
         """Probes what an environment has installed.
 
         Raises:
-            VerifyError: a component fails.
+            InstallError: ``python`` cannot be run.
+            VerifyError: the packages are not there, or a component fails.
         """
+        names = [package.name for package in self.plan.packages]
+        target = read_interpreter(python, ["torch", *names])
+        check_installed(target, self.plan.profile, self.plan.goal, names)
         return self._judged(probe_interpreter(python, self.report))
 
     def verify_emulated(self, suite: str, wheelhouse: Path | None) -> Verification:

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from mambaport import process
-from mambaport.errors import InstallError
+from mambaport.errors import InstallError, VerifyError
 from mambaport.models import Model
 from mambaport.profile import Profile
 from mambaport.toolchains import Goal
@@ -143,6 +143,30 @@ def _cpu_advice(target: Interpreter) -> str:
     if target.arch != "x86_64":
         return ""
     return " (from PyTorch's CPU index: the plain package pulls gigabytes of CUDA)"
+
+
+def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages: list[str]) -> None:
+    """Whether an environment has what a proof needs: the target's machine, torch and the packages.
+
+    Raises:
+        VerifyError: with what is missing, and how to get it.
+    """
+    if target.arch != goal.arch:
+        raise VerifyError(
+            f"This machine is not what {profile.name} is for",
+            found=f"{target.arch} ({target.executable})",
+            expected=goal.arch,
+            mend=f"`mambaport verify -p {profile.name} --emulate` proves the wheels here",
+        )
+    lacking = [name for name in ("torch", *packages) if name not in target.packages]
+    if lacking:
+        raise VerifyError(
+            f"{' and '.join(lacking)} not installed in this environment",
+            found=f"without {', '.join(lacking)}: {target.prefix}",
+            expected="an environment that the wheels were installed into",
+            mend=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves them; "
+            "--python names another environment",
+        )
 
 
 def missing_requirements(target: Interpreter, requires: tuple[str, ...]) -> list[str]:
