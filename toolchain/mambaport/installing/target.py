@@ -164,8 +164,8 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
             f"{' and '.join(lacking)} not installed in this environment",
             found=f"without {', '.join(lacking)}: {target.prefix}",
             expected="an environment that the wheels were installed into",
-            mend=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves them; "
-            "--python names another environment",
+            mend=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves "
+            "them; --python names another environment",
         )
 
 
