@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 
 from mambaport.errors import InstallError
-from mambaport.installing.target import (
-    Interpreter,
-    Package,
-    Torch,
-    check_target,
-    missing_requirements,
-    read_interpreter,
-)
+from mambaport.installing.target import check_target, missing_requirements
+from mambaport.interpreter import Interpreter, Package, Torch, read_interpreter
 from mambaport.profile import find_profile
 from mambaport.toolchains import Goal
 

@@ -11,7 +11,8 @@ from packaging.version import Version
 
 from mambaport.errors import MambaportError
 from mambaport.host import Host
-from mambaport.installing import check_target, read_interpreter
+from mambaport.installing import check_target
+from mambaport.interpreter import read_interpreter
 from mambaport.plan import resolve_goal
 from mambaport.profile import Profile
 from mambaport.store import Store

@@ -7,10 +7,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from mambaport.cuda.machine import CudaMachine, read_cuda
 
 DEVICE_MODEL = Path("/proc/device-tree/model")
 OS_RELEASE = Path("/etc/os-release")
@@ -50,6 +52,9 @@ class Host:
     mmdebstrap: Program | None
     network_isolation: tuple[str, ...] | None
     """The words before a command that take its network away; None where the kernel does not let us."""
+    gxx_aarch64: Program | None = None
+    cxx: Program | None = None
+    cuda: CudaMachine = field(default_factory=CudaMachine)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,6 +84,9 @@ def read_host() -> Host:
         qemu_aarch64=program("qemu-aarch64-static") or program("qemu-aarch64"),
         mmdebstrap=program("mmdebstrap"),
         network_isolation=_network_isolation(),
+        gxx_aarch64=program("aarch64-linux-gnu-g++"),
+        cxx=_first_program(os.environ.get("CXX", ""), "c++", "g++", "clang++"),
+        cuda=read_cuda(),
     )
 
 

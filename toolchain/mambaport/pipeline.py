@@ -16,13 +16,8 @@ from mambaport.auditing import WheelAudit, audit_wheel
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, unpacked_toolchain
 from mambaport.digests import file_sha256
-from mambaport.installing import (
-    Interpreter,
-    check_installed,
-    check_target,
-    install_wheels,
-    read_interpreter,
-)
+from mambaport.installing import check_installed, check_target, install_wheels
+from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.patching import apply_sets
 from mambaport.patchset import Source
 from mambaport.pins import Pin

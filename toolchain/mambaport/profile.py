@@ -15,7 +15,10 @@ from mambaport.resources import profiles_dir
 Arch = Literal["aarch64", "x86_64", "host"]
 PythonMinor = Annotated[str, StringConstraints(pattern=r"^3\.[0-9]+$")]
 GlibcVersion = Annotated[str, StringConstraints(pattern=r"^2\.[0-9]+$")]
-ToolchainName = Literal["native", "zig", "gcc-aarch64"]
+ToolchainName = Literal["native", "zig", "gcc-aarch64", "nvcc-native", "nvcc-cross"]
+CudaVersion = Annotated[str, StringConstraints(pattern=r"^([0-9]+\.[0-9]+|host)$")]
+SmName = Annotated[str, StringConstraints(pattern=r"^([0-9]{2,3}|host)$")]
+TorchMinor = Annotated[str, StringConstraints(pattern=r"^([0-9]+\.[0-9]+|host)$")]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
@@ -30,6 +33,25 @@ class Target(Model):
     """Its oldest CPU, as compilers name it, or ``generic``. No wheel may hold an instruction above it."""
     description: str = ""
     """The devices, for people."""
+
+
+class CudaTarget(Model):
+    """The GPU side of a target. Each ``host`` means what the machine that builds has."""
+
+    version: CudaVersion
+    """Its CUDA. Wheels need the same major version, and no newer minor feature of it."""
+    sm: tuple[SmName, ...] = Field(min_length=1)
+    """Its GPUs' architectures, ``87`` for Orin: one cubin each."""
+    ptx: tuple[SmName, ...] = ()
+    """Architectures whose PTX is kept too, for GPUs that are not known yet."""
+    flavour: Literal["l4t", "sbsa", "desktop", "host"]
+    """Whose CUDA it is: Jetson's (L4T), that of an aarch64 server, or x86-64's."""
+    torch: TorchMinor
+    """The torch minor that is built for when none is named; an extension works with no other."""
+    python: Annotated[str, StringConstraints(pattern=r"^(3\.[0-9]+|host)$")]
+    """The CPython minor that is built for when none is named."""
+    libraries: tuple[str, ...] = ()
+    """Folders of its CUDA libraries, relative to site-packages, for the extensions' RUNPATH."""
 
 
 class PythonSupport(Model):
@@ -77,7 +99,10 @@ class Variant(Model):
     """Small differences on the profile: each key replaces the profile's own section of that name."""
 
     summary: str
+    l4t: tuple[int, ...] = ()
+    """The L4T majors (``36`` is JetPack 6) of the Jetsons whose variant this is."""
     target: Target | None = None
+    cuda: CudaTarget | None = None
     python: PythonSupport | None = None
     build: BuildChoice | None = None
     install: InstallChoice | None = None
@@ -91,6 +116,8 @@ class Profile(Model):
     summary: str
     """One line that says for whom it is."""
     target: Target
+    cuda: CudaTarget | None = None
+    """The target's GPU; without it no CUDA extension is built."""
     python: PythonSupport
     package: tuple[PackageChoice, ...] = Field(min_length=1)
     """The packages, in the order they are built and installed."""
@@ -127,7 +154,7 @@ class Profile(Model):
         chosen = self.variant[name]
         sections = {
             key: value
-            for key in ("target", "python", "build", "install")
+            for key in ("target", "cuda", "python", "build", "install")
             if (value := getattr(chosen, key)) is not None
         }
         return self.model_copy(update=sections)

@@ -1,6 +1,6 @@
 """Install: wheels into an existing environment, whose torch stays as it is, with a way back."""
 
 from mambaport.installing.install import install_wheels
-from mambaport.installing.target import Interpreter, check_installed, check_target, read_interpreter
+from mambaport.installing.target import check_installed, check_target
 
-__all__ = ["Interpreter", "check_installed", "check_target", "install_wheels", "read_interpreter"]
+__all__ = ["check_installed", "check_target", "install_wheels"]

@@ -11,7 +11,8 @@ import pip
 from mambaport import process
 from mambaport.errors import InstallError, MambaportError, disk_full
 from mambaport.installing.backup import Backup
-from mambaport.installing.target import Interpreter, missing_requirements, read_interpreter
+from mambaport.installing.target import missing_requirements
+from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.profile import Profile
 from mambaport.report import Report
 from mambaport.wheels import Wheel

@@ -5,14 +5,14 @@ from __future__ import annotations
 from mambaport.errors import HostError
 from mambaport.host import Host
 from mambaport.profile import Profile
-from mambaport.toolchains.base import Compiler, Goal, Toolchain
+from mambaport.toolchains.base import Compiler, CudaGoal, Goal, Toolchain
 from mambaport.toolchains.gcc import GccAarch64
 from mambaport.toolchains.native import Native
 from mambaport.toolchains.zig import Zig
 
 TOOLCHAINS: dict[str, Toolchain] = {tool.name: tool for tool in (Native(), Zig(), GccAarch64())}
 
-__all__ = ["TOOLCHAINS", "Compiler", "Goal", "Toolchain", "choose"]
+__all__ = ["TOOLCHAINS", "Compiler", "CudaGoal", "Goal", "Toolchain", "choose"]
 
 
 def choose(profile: Profile, host: Host, goal: Goal, asked: str | None = None) -> Toolchain:

@@ -11,6 +11,35 @@ from mambaport.pins import Pin
 
 
 @dataclass(frozen=True)
+class CudaGoal:
+    """The CUDA side of a goal: which GPUs, and the torch and Python that the extensions are tied to."""
+
+    version: str
+    """CUDA of the target, ``12.6``; a wheel needs its major version."""
+    sm: tuple[str, ...]
+    """``("87",)``: one cubin each, and no others."""
+    ptx: tuple[str, ...]
+    """Architectures whose PTX is in the wheel too."""
+    flavour: str
+    """``l4t``, ``sbsa`` or ``desktop``."""
+    torch: str
+    """torch's minor, ``2.5``."""
+    python: str
+    """CPython's minor, ``3.10``."""
+    libraries: tuple[str, ...] = ()
+    """Folders of the CUDA libraries relative to site-packages."""
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".", maxsplit=1)[0])
+
+    @property
+    def runpath(self) -> tuple[str, ...]:
+        """Where an extension in site-packages finds torch's and CUDA's libraries."""
+        return tuple(f"$ORIGIN/{folder}" for folder in ("torch/lib", *self.libraries))
+
+
+@dataclass(frozen=True)
 class Goal:
     """What to compile for: the profile's target with ``host`` resolved."""
 
@@ -18,6 +47,7 @@ class Goal:
     glibc: str
     """The newest glibc whose symbols may be used."""
     cpu: str
+    cuda: CudaGoal | None = None
 
     @property
     def platform_tag(self) -> str:

@@ -1,0 +1,165 @@
+"""The CUDA side of this machine: its toolkits, its GPUs, and whether it is a Jetson."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+L4T_RELEASE = "etc/nv_tegra_release"
+DPKG_STATUS = "var/lib/dpkg/status"
+# NVIDIA's own pairing of L4T's major versions with JetPack's.
+JETPACKS = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A CUDA toolkit on this machine."""
+
+    home: str
+    nvcc: str
+    version: str
+    """``12.6``"""
+    release: str
+    """``12.6.68``"""
+    origin: str
+    """How it was found: ``CUDA_HOME``, ``/usr/local/cuda-12.6``, ``nvcc on PATH``."""
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".", maxsplit=1)[0])
+
+
+@dataclass(frozen=True)
+class Jetson:
+    """A Jetson by its release file."""
+
+    l4t: str
+    """``36.4.3``"""
+    jetpack: str
+    """``6.2`` where NVIDIA's package says so, else ``6``, which the release implies."""
+
+    @property
+    def l4t_major(self) -> int:
+        return int(self.l4t.split(".", maxsplit=1)[0])
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that the driver names."""
+
+    name: str
+    sm: str
+    """``87``"""
+
+
+@dataclass(frozen=True)
+class CudaMachine:
+    """CUDA as it is on this machine."""
+
+    toolkits: tuple[Toolkit, ...] = ()
+    """Those whose nvcc runs, in the order they are looked for."""
+    looked: tuple[str, ...] = ()
+    """Where there was no nvcc that runs, and why."""
+    gpus: tuple[Gpu, ...] = ()
+    jetson: Jetson | None = None
+
+    def toolkit(self, version: str) -> Toolkit | None:
+        """The one for a target with CUDA ``version``: of its major, CUDA_HOME first, then the same minor."""
+        fitting = [item for item in self.toolkits if item.major == int(version.split(".", maxsplit=1)[0])]
+        return min(
+            fitting, key=lambda item: (item.origin != "CUDA_HOME", item.version != version), default=None
+        )
+
+
+def read_cuda(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> CudaMachine:
+    """Reads the machine whose root folder is ``root``."""
+    found: dict[Path, Toolkit] = {}
+    looked = []
+    for home, origin in _places(root, environ):
+        nvcc = home / "bin" / "nvcc"
+        if nvcc.resolve() in found:
+            continue
+        try:
+            found[nvcc.resolve()] = read_toolkit(home, origin)
+        except LookupError as fault:
+            looked.append(f"{origin}: {fault}")
+    return CudaMachine(tuple(found.values()), tuple(looked), _gpus(), _jetson(root))
+
+
+def read_toolkit(home: Path, origin: str) -> Toolkit:
+    """The toolkit in a folder.
+
+    Raises:
+        LookupError: there is no nvcc, or it does not run here.
+    """
+    nvcc = home / "bin" / "nvcc"
+    if not nvcc.is_file():
+        raise LookupError(f"no {nvcc}")
+    try:
+        answer = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, check=False, timeout=60
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        raise LookupError(f"{nvcc} does not run: {getattr(fault, 'strerror', fault)}") from None
+    said = re.search(r"release (\d+\.\d+), V(\d+\.\d+\.\d+)", answer)
+    if said is None:
+        raise LookupError(f"{nvcc} does not say its version")
+    return Toolkit(str(home), str(nvcc), said[1], said[2], origin)
+
+
+def _places(root: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    """Where a toolkit may be, best first."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if home := environ.get(name):
+            yield Path(home), "CUDA_HOME"
+            break
+    local = root / "usr" / "local"
+    if (local / "cuda").exists():
+        yield local / "cuda", "/usr/local/cuda"
+    versions = [path for path in local.glob("cuda-*") if re.fullmatch(r"cuda-\d+(\.\d+)?", path.name)]
+    for path in sorted(versions, key=lambda path: [int(part) for part in path.name[5:].split(".")])[::-1]:
+        yield path, f"/usr/local/{path.name}"
+    if nvcc := shutil.which("nvcc", path=environ.get("PATH", "")):
+        yield Path(nvcc).resolve().parent.parent, "nvcc on PATH"
+
+
+def _jetson(root: Path) -> Jetson | None:
+    try:
+        text = (root / L4T_RELEASE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    said = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
+    if said is None:
+        return None
+    major = int(said[1])
+    implied = str(JETPACKS.get(major, "unknown"))
+    return Jetson(f"{major}.{said[2]}", _jetpack_package(root) or implied)
+
+
+def _jetpack_package(root: Path) -> str | None:
+    """The version of the ``nvidia-jetpack`` package, where it is installed."""
+    try:
+        status = (root / DPKG_STATUS).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    said = re.search(r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\d+(?:\.\d+)*)", status, re.MULTILINE)
+    return said[1] if said else None
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    lines = (line.rsplit(",", 1) for line in answer.stdout.splitlines() if line.count(",") >= 1)
+    found = [Gpu(name.strip(), capability.strip().replace(".", "")) for name, capability in lines]
+    return tuple(gpu for gpu in found if gpu.sm.isdigit())
