@@ -52,7 +52,8 @@ class Host:
     mmdebstrap: Program | None
     network_isolation: tuple[str, ...] | None
     """The words before a command that take its network away; None where the kernel does not let us."""
-    gxx_aarch64: Program | None = None
+    gxx_aarch64: tuple[Program, ...] = ()
+    """Debian's cross g++ for aarch64: the default one first, then those of one gcc major."""
     cxx: Program | None = None
     cuda: CudaMachine = field(default_factory=CudaMachine)
 
@@ -84,7 +85,11 @@ def read_host() -> Host:
         qemu_aarch64=program("qemu-aarch64-static") or program("qemu-aarch64"),
         mmdebstrap=program("mmdebstrap"),
         network_isolation=_network_isolation(),
-        gxx_aarch64=program("aarch64-linux-gnu-g++"),
+        gxx_aarch64=tuple(
+            found
+            for major in ("", "-14", "-13", "-12", "-11")
+            if (found := program(f"aarch64-linux-gnu-g++{major}"))
+        ),
         cxx=_first_program(os.environ.get("CXX", ""), "c++", "g++", "clang++"),
         cuda=read_cuda(),
     )

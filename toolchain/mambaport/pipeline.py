@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from mambaport import wheels as wheelfiles
 from mambaport.auditing import WheelAudit, audit_wheel
 from mambaport.auditing import require as require_audit
-from mambaport.building import build_environment, build_wheel, unpacked_toolchain
+from mambaport.building import build_environment, build_wheel, cuda_parts, unpacked_toolchain, write_config
 from mambaport.digests import file_sha256
 from mambaport.installing import check_installed, check_target, install_wheels
 from mambaport.interpreter import Interpreter, read_interpreter
@@ -75,10 +75,15 @@ class Pipeline:
 
         Raises:
             FetchError: one of them cannot be had.
+            HostError: this machine cannot build the plan.
         """
+        self.plan.require(building=True)
         pins: list[Pin] = [archive for package in self.plan.packages for archive in package.source.archive]
         pins += [*self.plan.build_requirements, *self.plan.toolchain.pins(self.plan.host)]
-        return [self.fetcher.fetch(pin) for pin in dict.fromkeys(pins)]
+        fetched = [self.fetcher.fetch(pin) for pin in dict.fromkeys(pins)]
+        if self.plan.cuda is not None:
+            cuda_parts(self.store, self.fetcher, self.plan.cuda, self.plan.host, self.report)
+        return fetched
 
     def pristine(self, source: Source, tree: Path) -> None:
         """The unpatched source of a package.
@@ -110,6 +115,7 @@ class Pipeline:
         Raises:
             FetchError, PatchError, HostError, BuildError, AuditError
         """
+        self.plan.require(building=True)
         made = [self._make(package) for package in self.plan.packages]
         if wheelhouse is None:
             return made
@@ -162,7 +168,13 @@ class Pipeline:
             tree = scratch / "src"
             self.patch(package, tree)
             compiler = plan.toolchain.compiler(host, plan.goal, tools, scratch)
-            path = build_wheel(plan, package, tree, python, compiler, log, folder, scratch, self.report)
+            config = None
+            if plan.cuda is not None and not package.fallback:
+                parts = cuda_parts(self.store, self.fetcher, plan.cuda, host, self.report)
+                config = write_config(plan.cuda, parts, self.store, scratch, plan.jobs)
+            path = build_wheel(
+                plan, package, tree, python, compiler, config, log, folder, scratch, self.report
+            )
         shutil.copyfile(log, folder / "build.log")
         wheel = wheelfiles.read_wheel(path)
         seconds = f"{time.monotonic() - started:.1f} s, {size_text(path.stat().st_size)}"
@@ -192,6 +204,7 @@ class Pipeline:
         """
         if wheelhouse is None:
             return [made.wheel for made in self.build()]
+        self.plan.require(building=False)
         packages = self.plan.packages
         return [wheelfiles.find(wheelhouse, package.name, package.version) for package in packages]
 

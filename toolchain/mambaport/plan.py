@@ -9,12 +9,16 @@ from typing import Any
 
 from mambaport import __version__
 from mambaport import pins as pinned
+from mambaport.cuda.resolve import CudaOptions, CudaPlan, goal_of, resolve_cuda
 from mambaport.digests import data_sha256, file_sha256
+from mambaport.errors import HostError, UsageError
 from mambaport.host import Host
 from mambaport.patchset import PatchSet, Source, read_source, stack
 from mambaport.pins import Pin
+from mambaport.pins.cuda import ninja
 from mambaport.profile import PackageChoice, Profile
-from mambaport.toolchains import Goal, Toolchain, choose
+from mambaport.toolchains import TOOLCHAINS, Goal, Toolchain, choose
+from mambaport.toolchains.nvcc import NvccCross, NvccNative
 
 # Goes up when building the same inputs gives other bytes.
 BUILD_FORMAT = 1
@@ -69,6 +73,21 @@ class Plan:
     jobs: int
     packages: tuple[PackagePlan, ...]
     build_requirements: tuple[Pin, ...] = field(default_factory=lambda: pinned.build_requirements().pin)
+    cuda: CudaPlan | None = None
+    """For what, and with what, the CUDA extensions are built, when there are any."""
+    lacks: HostError | None = None
+    """What this machine lacks to build or install them; patching the sources does not need it."""
+
+    def require(self, *, building: bool) -> None:
+        """Refuses what cannot be done on this machine, before anything is done.
+
+        Raises:
+            HostError: with what is missing.
+        """
+        if self.lacks is not None:
+            raise self.lacks
+        if building and self.cuda is not None:
+            _ = self.cuda.tools
 
     @property
     def native(self) -> bool:
@@ -81,6 +100,7 @@ class Plan:
             "variant": self.variant,
             "target": {"arch": self.goal.arch, "glibc": self.goal.glibc, "cpu": self.goal.cpu},
             "toolchain": self.toolchain.identity(self.host),
+            **({"cuda": self.cuda.to_json()} if self.cuda else {}),
             "jobs": self.jobs,
             "build_requirements": [pin.filename for pin in self.build_requirements],
             "packages": [package.to_json() for package in self.packages],
@@ -106,11 +126,42 @@ def set_json(item: PatchSet) -> dict[str, Any]:
     }
 
 
-def resolve_goal(profile: Profile, host: Host) -> Goal:
+def resolve_goal(profile: Profile, host: Host, environ: Mapping[str, str] | None = None) -> Goal:
     """The profile's target with ``host`` replaced by this machine."""
-    if profile.target.arch != "host":
-        return Goal(profile.target.arch, profile.target.glibc, profile.target.cpu)
-    return Goal(host.arch, host.glibc, profile.target.cpu)
+    target, here = profile.target, profile.target.arch == "host"
+    asked = os.environ if environ is None else environ
+    return Goal(
+        host.arch if target.arch == "host" else target.arch,
+        host.glibc if here else target.glibc,
+        target.cpu,
+        goal_of(profile.cuda, host, asked) if profile.cuda else None,
+    )
+
+
+def choose_variant(profile: Profile, host: Host, asked: str | None) -> str | None:
+    """The variant asked for, else the profile's default; on a Jetson, what the device is.
+
+    Raises:
+        HostError: the Jetson's system is none of the profile's variants, or not the one asked for.
+    """
+    jetson = host.cuda.jetson
+    variants = {name: item.l4t for name, item in profile.variant.items() if item.l4t}
+    if jetson is None or not variants:
+        return asked or profile.default_variant
+    here = next((name for name, majors in variants.items() if jetson.l4t_major in majors), None)
+    if here is not None and asked in (None, here):
+        return here
+    known = ", ".join(f"{name} (L4T {' or '.join(map(str, majors))})" for name, majors in variants.items())
+    raise HostError(
+        f"This Jetson's JetPack is not one of {profile.name}'s variants"
+        if here is None
+        else f"This Jetson is {here}, not {asked}",
+        found=f"JetPack {jetson.jetpack}, L4T {jetson.l4t}",
+        expected=known,
+        mend="update the device to JetPack 6: the packages need CUDA 11.6, Python 3.10 and torch 2.4 at least"
+        if here is None
+        else "drop --variant here; wheels for another JetPack are built on an x86-64 machine",
+    )
 
 
 def make_plan(
@@ -121,24 +172,34 @@ def make_plan(
     toolchain: str | None = None,
     jobs: int | None = None,
     environ: Mapping[str, str] | None = None,
+    cuda: CudaOptions | None = None,
 ) -> Plan:
     """Resolves a profile for this machine.
 
     Args:
-        environ: where the packages' FORCE_FALLBACK variables are read from, once; this process's by default.
+        environ: where the packages' FORCE_FALLBACK variables and TORCH_CUDA_ARCH_LIST are read from, once;
+            this process's by default.
+        cuda: what the command line says of CUDA, torch and Python.
 
     Raises:
         UsageError: an unknown variant, package or version.
         PatchError: patch sets that are not valid or not in order.
-        HostError: no toolchain.
+        HostError: no toolchain. What is missing for CUDA extensions stands in the plan.
     """
-    variant = variant or profile.default_variant
+    variant = choose_variant(profile, host, variant)
     profile = profile.with_variant(variant)
-    goal = resolve_goal(profile, host)
-    tool = choose(profile, host, goal, toolchain)
-    goal = replace(goal, glibc=tool.glibc(host, goal))
     asked = os.environ if environ is None else environ
-    packages = [_plan_package(choice, profile, goal, tool, host, asked) for choice in profile.package]
+    goal = resolve_goal(profile, host, asked)
+    tool, lacks = _choose(profile, host, goal, toolchain)
+    cuda_plan = None
+    if lacks is None:
+        cuda_plan, lacks = _plan_cuda(profile, goal, host, tool, cuda or CudaOptions())
+    goal = replace(goal, glibc=tool.glibc(host, goal), cuda=cuda_plan.goal if cuda_plan else goal.cuda)
+    requirements = _requirements(host, cuda_plan)
+    packages = [
+        _plan_package(choice, profile, goal, tool, host, asked, cuda_plan, requirements)
+        for choice in profile.package
+    ]
     return Plan(
         profile=profile,
         variant=variant,
@@ -147,7 +208,45 @@ def make_plan(
         toolchain=tool,
         jobs=host.jobs(profile.build.memory_per_job_mib, jobs),
         packages=tuple(packages),
+        build_requirements=requirements,
+        cuda=cuda_plan,
+        lacks=lacks,
     )
+
+
+def _choose(
+    profile: Profile, host: Host, goal: Goal, asked: str | None
+) -> tuple[Toolchain, HostError | None]:
+    try:
+        return choose(profile, host, goal, asked), None
+    except HostError as fault:
+        if profile.cuda is None or asked:
+            raise
+        return TOOLCHAINS[profile.build.toolchains[0 if host.arch == goal.arch else -1]], fault
+
+
+def _plan_cuda(
+    profile: Profile, goal: Goal, host: Host, tool: Toolchain, options: CudaOptions
+) -> tuple[CudaPlan | None, HostError | None]:
+    if isinstance(tool, (NvccNative, NvccCross)):
+        try:
+            return resolve_cuda(profile, goal, host, tool, options), None
+        except HostError as fault:
+            return None, fault
+    if given := options.given():
+        raise UsageError(
+            f"{profile.name} has no CUDA extension",
+            found=", ".join(given),
+            expected="these options only with a profile that has a GPU",
+            mend="drop them, or choose such a profile: `mambaport profiles` lists them",
+        )
+    return None, None
+
+
+def _requirements(host: Host, cuda: CudaPlan | None) -> tuple[Pin, ...]:
+    """What the builds may import or run, besides the compilers."""
+    tool = ninja().for_host(host.arch) if cuda else None
+    return (*pinned.build_requirements().pin, *((tool,) if tool else ()))
 
 
 def _plan_package(
@@ -157,14 +256,15 @@ def _plan_package(
     tool: Toolchain,
     host: Host,
     environ: Mapping[str, str],
+    cuda: CudaPlan | None,
+    requirements: tuple[Pin, ...],
 ) -> PackagePlan:
     source = read_source(choice.name, choice.version)
     sets = tuple(stack(choice.name, choice.version, choice.patches))
     asked = profile.build.environment
     fallback = any(_is_true(where.get(source.fallback_variable, "")) for where in (environ, asked))
     environment = {**asked, **({source.fallback_variable: "TRUE"} if fallback else {})}
-    label = _label(profile, sets, fallback=fallback)
-    requirements = pinned.build_requirements().pin
+    label = _label(profile, sets, fallback=fallback, cuda=cuda)
     inputs = {
         "format": BUILD_FORMAT,
         "mambaport": __version__,
@@ -177,6 +277,7 @@ def _plan_package(
         "toolchain": tool.identity(host),
         "requirements": [pin.sha256 for pin in requirements],
         "python": host.python if tool.name == "native" else host.python.rsplit(".", 1)[0],
+        **({"cuda": cuda.key()} if cuda else {}),
     }
     key = data_sha256(inputs)[:40]
     return PackagePlan(source, sets, label, tuple(sorted(environment.items())), fallback, key)
@@ -186,10 +287,13 @@ def _is_true(text: str) -> bool:
     return text.strip().upper() in _TRUE
 
 
-def _label(profile: Profile, sets: tuple[PatchSet, ...], *, fallback: bool) -> str:
-    """The local version: profile, each patch set's revision in order, and whether kernels were left out.
+def _label(profile: Profile, sets: tuple[PatchSet, ...], *, fallback: bool, cuda: CudaPlan | None) -> str:
+    """The local version: profile, each patch set's revision in order, then what the extensions are tied to,
+    or that kernels were left out.
 
     PEP 440 compares the numbers one by one, so a higher revision of any set is a newer wheel.
     """
     parts = [*profile.name.split("-"), *(str(item.meta.revision) for item in sets)]
-    return ".".join([*parts, "fallback"] if fallback else parts)
+    if fallback:
+        return ".".join([*parts, "fallback"])
+    return ".".join([*parts, cuda.label] if cuda else parts)

@@ -12,7 +12,8 @@ from pathlib import Path
 from pyproject_hooks import BuildBackendHookCaller
 
 from mambaport import process
-from mambaport.building.provenance import provenance, sbom
+from mambaport.building.cuda import VARIABLE
+from mambaport.building.provenance import external_requirements, provenance, sbom
 from mambaport.errors import BuildError, disk_full
 from mambaport.plan import PackagePlan, Plan
 from mambaport.report import Report
@@ -29,6 +30,7 @@ def build_wheel(
     tree: Path,
     python: Path,
     compiler: Compiler,
+    cuda_config: Path | None,
     log: Path,
     destination: Path,
     scratch: Path,
@@ -40,7 +42,9 @@ def build_wheel(
         BuildError: the package's build failed; the error quotes the end of the log.
         HostError: the disk is full.
     """
-    environment = _environment(plan, package, compiler, scratch)
+    environment = _environment(plan, package, compiler, python, scratch)
+    if cuda_config is not None:
+        environment[VARIABLE] = str(cuda_config)
     raw = scratch / "raw"
     raw.mkdir()
     with warnings.catch_warnings(), report.working("build", f"{package.name} {package.version}") as latest:
@@ -75,12 +79,14 @@ def build_wheel(
     return _with_provenance(plan, package, raw / name, destination, scratch, environment)
 
 
-def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: Path) -> dict[str, str]:
+def _environment(
+    plan: Plan, package: PackagePlan, compiler: Compiler, python: Path, scratch: Path
+) -> dict[str, str]:
     """All that a build sees. Nothing of the caller's environment but PATH."""
     home = scratch / "home"
     home.mkdir(exist_ok=True)
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "HOME": str(home),
         "TMPDIR": str(home),
         "LC_ALL": "C.UTF-8",
@@ -118,6 +124,7 @@ def _with_provenance(
     root = next(opened.iterdir())
     info = next(root.glob("*.dist-info"))
     (info / "provenance.json").write_text(provenance(plan, package), encoding="utf-8")
+    _add_requirements(info / "METADATA", external_requirements(plan))
     (info / "sboms").mkdir()
     (info / "sboms" / f"{package.name}.cdx.json").write_text(sbom(plan, package), encoding="utf-8")
     for path in root.rglob("*"):
@@ -127,6 +134,12 @@ def _with_provenance(
     _wheel_tool(["pack", str(root), "--dest-dir", str(packed)], environment)
     wheel = next(packed.glob("*.whl"))
     return Path(shutil.move(wheel, destination / wheel.name))
+
+
+def _add_requirements(metadata: Path, lines: list[str]) -> None:
+    """Adds header lines to a METADATA file."""
+    head, separator, body = metadata.read_text(encoding="utf-8").partition("\n\n")
+    metadata.write_text("\n".join([head, *lines]) + separator + body, encoding="utf-8")
 
 
 def _wheel_tool(arguments: list[str], environment: Mapping[str, str]) -> None:

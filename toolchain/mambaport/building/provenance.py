@@ -31,6 +31,7 @@ def provenance(plan: Plan, package: PackagePlan) -> str:
         ],
         "patch_sets": [set_json(item) for item in package.sets],
         "toolchain": plan.toolchain.identity(plan.host),
+        **({"cuda": plan.cuda.to_json()} if plan.cuda else {}),
         "build_requirements": [
             {"filename": pin.filename, "sha256": pin.sha256} for pin in plan.build_requirements
         ],
@@ -39,6 +40,17 @@ def provenance(plan: Plan, package: PackagePlan) -> str:
         "key": package.key,
     }
     return json.dumps(record, indent=1, sort_keys=True) + "\n"
+
+
+def external_requirements(plan: Plan) -> list[str]:
+    """Lines for METADATA that say what the extensions are tied to.
+
+    Requires-External and not Requires-Dist: pip would fetch the index's torch in place of the device's own.
+    """
+    if plan.cuda is None:
+        return []
+    goal = plan.cuda.goal
+    return [f"Requires-External: torch (=={goal.torch}.*)", f"Requires-External: CUDA (=={goal.major}.*)"]
 
 
 def sbom(plan: Plan, package: PackagePlan) -> str:

@@ -11,9 +11,11 @@ from mambaport.cli.options import (
     FOLDER,
     Session,
     build_options,
+    cuda_options,
     profile_option,
     source_options,
 )
+from mambaport.cuda.resolve import CudaOptions
 from mambaport.pipeline import Made
 from mambaport.report import Report, size_text
 
@@ -30,6 +32,7 @@ from mambaport.report import Report, size_text
     help="The wheelhouse.",
 )
 @build_options
+@cuda_options
 @source_options
 def build(
     session: Session,
@@ -38,6 +41,11 @@ def build(
     output: Path,
     toolchain: str | None,
     jobs: int | None,
+    cuda_python: str | None,
+    cuda_torch: str | None,
+    torch_wheel: Path | None,
+    cuda_home: Path | None,
+    python_headers: Path | None,
 ) -> None:
     """Build a profile's wheels: fetched, patched, compiled, audited.
 
@@ -46,9 +54,13 @@ def build(
       mambaport build --profile rpi                    aarch64 wheels in ./wheelhouse
       mambaport build -p rpi --toolchain gcc-aarch64   with Debian's cross gcc
       mambaport build -p ./my-board.toml -o dist       a profile of your own
+      mambaport build -p jetson                        CUDA wheels for JetPack 6, or for this Jetson
+      mambaport build -p jetson --variant jetpack7     for JetPack 7: CUDA 13, Python 3.12
+      mambaport build -p jetson --torch-wheel torch-2.5.0a0+nv24.8-cp310-cp310-linux_aarch64.whl
     """
     started = time.monotonic()
-    pipeline = session.pipeline(profile_name, variant, toolchain, jobs)
+    cuda = CudaOptions(cuda_python, cuda_torch, torch_wheel, cuda_home, python_headers)
+    pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda)
     made = pipeline.build(output)
     data = {
         "profile": pipeline.plan.profile.name,

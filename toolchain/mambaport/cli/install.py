@@ -41,8 +41,9 @@ def install(
       mambaport install --profile rpi --python ~/mamba/bin/python
       mambaport install -p rpi --wheelhouse wheels-from-ci/
     """
-    pipeline = session.pipeline(profile_name, variant, toolchain, jobs)
-    target, wheels, proven = pipeline.install(default_python(python), wheelhouse)
+    environment = default_python(python)
+    pipeline = session.pipeline(profile_name, variant, toolchain, jobs, environment=environment)
+    target, wheels, proven = pipeline.install(environment, wheelhouse)
     if session.emit(
         {
             "environment": target.prefix,

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from mambaport.cuda.resolve import CudaOptions, CudaTools
 from mambaport.host import read_host
 from mambaport.pipeline import Pipeline
-from mambaport.plan import Plan, make_plan
+from mambaport.plan import Plan, make_plan, resolve_goal
 from mambaport.profile import find_profile
 from mambaport.report import Report
 from mambaport.sources import Fetcher
@@ -88,6 +89,31 @@ def build_options(function: F) -> F:
     )(function)
 
 
+def cuda_options(function: F) -> F:
+    """What a build with CUDA extensions is for: ``--python``, ``--torch``, and where parts of it are."""
+    options = (
+        click.option(
+            "--python",
+            "cuda_python",
+            metavar="V|PATH",
+            help="CUDA: the target's Python, a minor such as 3.11, or an interpreter of this machine.",
+        ),
+        click.option(
+            "--torch", "cuda_torch", metavar="V", help="CUDA: the target's torch, a minor such as 2.6."
+        ),
+        click.option(
+            "--torch-wheel", type=FILE, metavar="FILE", help="CUDA: the wheel of the target's torch."
+        ),
+        click.option("--cuda-home", type=FOLDER, metavar="DIR", help="CUDA: the toolkit to compile with."),
+        click.option(
+            "--python-headers", type=FOLDER, metavar="DIR", help="CUDA: the folder of the target's Python.h."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def python_option(function: F) -> F:
     """``--python``."""
     return click.option(
@@ -123,10 +149,18 @@ class Session:
         variant: str | None = None,
         toolchain: str | None = None,
         jobs: int | None = None,
+        cuda: CudaOptions | None = None,
+        environment: Path | None = None,
     ) -> Pipeline:
-        """The pipeline of a profile on this machine, announced in one line."""
-        profile = find_profile(profile_name)
-        plan = make_plan(profile, read_host(), variant=variant, toolchain=toolchain, jobs=jobs)
+        """The pipeline of a profile on this machine, announced in a few lines.
+
+        Args:
+            environment: the interpreter that the wheels go to, whose torch the extensions are then for.
+        """
+        profile, host = find_profile(profile_name), read_host()
+        if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
+            cuda = CudaOptions(python=str(environment))
+        plan = make_plan(profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda)
         announce(plan, self.report)
         return Pipeline(plan, self.store, self.fetcher, self.report)
 
@@ -164,6 +198,12 @@ def announce(plan: Plan, report: Report) -> None:
         f"{plan.profile.name} -> {goal.arch}, {goal.cpu}, glibc {goal.glibc}",
         f"{how}, toolchain {plan.toolchain.name}",
     )
+    if (cuda := plan.cuda) is not None:
+        sm = " ".join(f"sm_{name}" for name in cuda.goal.sm)
+        report.line("", f"{sm}, torch {cuda.torch.version}, Python {cuda.goal.python}", cuda.torch.origin)
+        if isinstance(tools := cuda.found, CudaTools):
+            report.line("", f"nvcc {tools.toolkit.release}", tools.toolkit.origin)
+            report.line("", f"headers of Python {tools.headers.version}", tools.headers.origin)
 
 
 def default_python(python: Path | None) -> Path:

@@ -41,8 +41,9 @@ def verify(
       mambaport verify -p rpi --emulate                       on an x86-64 machine
       mambaport verify -p rpi --emulate --system trixie       the same on Python 3.13
     """
-    pipeline = session.pipeline(profile_name, variant)
-    if emulate or system:
+    environment = None if emulate or system else default_python(python)
+    pipeline = session.pipeline(profile_name, variant, environment=environment)
+    if environment is None:
         systems = pipeline.plan.profile.emulate
         if not systems:
             raise UsageError(
@@ -51,7 +52,7 @@ def verify(
             )
         result = pipeline.verify_emulated(system or systems[0], wheelhouse)
     else:
-        result = pipeline.verify(default_python(python))
+        result = pipeline.verify(environment)
     if session.emit(result.to_json()):
         return
     session.report.success(f"all {len(result.components)} components within their bounds")

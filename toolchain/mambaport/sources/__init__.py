@@ -1,7 +1,8 @@
 """Fetch: pinned files into the store, verified, and unpacked as pristine trees."""
 
 from mambaport.sources.archives import unpack_sdist, unpack_wheel
+from mambaport.sources.excerpt import extract_members, take
 from mambaport.sources.fetch import Fetcher
 from mambaport.sources.tree import assemble
 
-__all__ = ["Fetcher", "assemble", "unpack_sdist", "unpack_wheel"]
+__all__ = ["Fetcher", "assemble", "extract_members", "take", "unpack_sdist", "unpack_wheel"]

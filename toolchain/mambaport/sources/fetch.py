@@ -45,7 +45,7 @@ class Fetcher:
         Raises:
             FetchError: it cannot be had, or is not the pinned one.
         """
-        kept = self._kept(pin)
+        kept = self.kept(pin)
         if kept is not None:
             return kept
         if self.offline:
@@ -67,7 +67,8 @@ class Fetcher:
             return ["--no-index", "--find-links", str(self.index.mirror)]
         return ["--index-url", self.index.url] if self.index.url else []
 
-    def _kept(self, pin: Pin) -> Path | None:
+    def kept(self, pin: Pin) -> Path | None:
+        """The file's path if the store has it whole, else None."""
         entry = self.store.get("archives", pin.sha256)
         if entry is None:
             return None
@@ -146,7 +147,7 @@ def download(
         FetchError: the index cannot be reached, or does not have the file.
     """
     with client(index) as simple:
-        package = _find(simple, project, lambda item: item.filename == filename, filename)
+        package = find_file(simple, project, filename)
         try:
             with report.download(filename, package.size) as advance:
                 simple.download_package(
@@ -183,6 +184,15 @@ def find_sdist(index: IndexSettings, project: str, version: str) -> pypi_simple.
             lambda item: item.package_type == "sdist" and item.version == version,
             f"sdist of {project} {version}",
         )
+
+
+def find_file(simple: pypi_simple.PyPISimple, project: str, filename: str) -> pypi_simple.DistributionPackage:
+    """A file of a project as the index lists it.
+
+    Raises:
+        FetchError: the index cannot be reached, or does not have the file.
+    """
+    return _find(simple, project, lambda item: item.filename == filename, filename)
 
 
 def _find(

@@ -8,9 +8,12 @@ from mambaport.profile import Profile
 from mambaport.toolchains.base import Compiler, CudaGoal, Goal, Toolchain
 from mambaport.toolchains.gcc import GccAarch64
 from mambaport.toolchains.native import Native
+from mambaport.toolchains.nvcc import NvccCross, NvccNative
 from mambaport.toolchains.zig import Zig
 
-TOOLCHAINS: dict[str, Toolchain] = {tool.name: tool for tool in (Native(), Zig(), GccAarch64())}
+TOOLCHAINS: dict[str, Toolchain] = {
+    tool.name: tool for tool in (Native(), Zig(), GccAarch64(), NvccNative(), NvccCross())
+}
 
 __all__ = ["TOOLCHAINS", "Compiler", "CudaGoal", "Goal", "Toolchain", "choose"]
 

@@ -1,0 +1,411 @@
+"""The CUDA side of a plan: right parts are found, wrong ones refused with the mend, before a build begins."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import HOST, shared_library, write_set, write_tree, write_wheel
+from test_cuda_machine import NVCC, RELEASE, fake_jetson, needs_nvcc
+from test_patchset import SOURCE
+
+from mambaport import patchset
+from mambaport.cuda.exports import exports_of, has_cxx11_abi, read_exports, write_exports
+from mambaport.cuda.machine import CudaMachine, Gpu, Jetson, Toolkit, read_cuda
+from mambaport.cuda.pythons import copy_headers, find_headers
+from mambaport.cuda.resolve import CudaOptions
+from mambaport.cuda.toolkit import choose_toolkit
+from mambaport.errors import HostError, MambaportError, UsageError
+from mambaport.host import Host, Program
+from mambaport.plan import Plan, make_plan
+from mambaport.profile import Profile
+from mambaport.toolchains import CudaGoal
+from mambaport.toolchains.nvcc import gcc_major
+
+GXX = Program("/usr/bin/aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++ (Debian 12.2.0-14) 12.2.0")
+X86 = replace(HOST, gxx_aarch64=(GXX,))
+CXX11 = "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+OLD_ABI = "_ZN3c106detail14torchCheckFailEPKcS2_jRKSs"
+THIS = ".".join(map(str, sys.version_info[:2]))
+CUDA6 = CudaGoal("12.6", ("87",), (), "l4t", "2.5", "3.10")
+
+
+@pytest.fixture(autouse=True)
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patches/ folder with one package and one set."""
+    root = write_tree(tmp_path / "patches/demo/1.0", {"source.toml": SOURCE})
+    write_set(root / "cuda", {}, {"new.py": "x"}, revision=3)
+    monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
+
+
+def profile(arch: str = "aarch64", **cuda: object) -> Profile:
+    """A Jetson's profile, in miniature; its default Python is this one's, which has headers here."""
+    base = {"version": "13.0", "sm": ["87"], "flavour": "l4t", "torch": "2.11", "python": "3.11"}
+    return Profile.model_validate(
+        {
+            "name": "board",
+            "summary": "A board",
+            "default-variant": "new",
+            "target": {"arch": arch, "glibc": "2.35", "cpu": "generic"},
+            "cuda": {**base, **cuda},
+            "python": {"minimum": "3.10"},
+            "package": [{"name": "demo", "version": "1.0", "patches": ["cuda"]}],
+            "build": {"toolchains": ["nvcc-native", "nvcc-cross"]},
+            "variant": {
+                "old": {
+                    "summary": "JetPack 6",
+                    "l4t": [36],
+                    "cuda": {**base, "version": "12.6", "torch": "2.5", "python": "3.10"},
+                },
+                "new": {"summary": "JetPack 7", "l4t": [38]},
+            },
+        }
+    )
+
+
+def plan(which: Profile | None = None, host: Host = X86, variant: str | None = None, **cuda: object) -> Plan:
+    options = CudaOptions(**cuda)  # type: ignore[arg-type]
+    return make_plan(which or profile(), host, variant=variant, environ={}, cuda=options)
+
+
+def torch_wheel(
+    folder: Path,
+    tag: str = "cp310-cp310-linux_aarch64",
+    cuda: str | None = "12.6",
+    symbol: str = CXX11,
+    version: str = "2.5.0a0+872d972e41.nv24.8",
+) -> Path:
+    """A wheel laid out as torch's, with a real library that exports one of libc10's functions."""
+    library = shared_library(f"int {symbol}(void) {{ return 1; }}\n")
+    text = f"__version__ = '{version}'\ndebug = False\ncuda: Optional[str] = {cuda!r}\n"
+    files = {"torch/version.py": text.encode(), "torch/lib/libc10.so": library, "torch/include/x.h": b""}
+    return write_wheel(folder, files, name="torch", version=version, tag=tag)
+
+
+def headers(folder: Path, minor: str, size: int = 8) -> Path:
+    """A folder with as much of Python's headers as is looked at."""
+    sizes = {"LONG": size, "VOID_P": size, "SIZE_T": size, "LONG_LONG": 8, "WCHAR_T": 4}
+    files = {
+        "Python.h": "",
+        "patchlevel.h": f'#define PY_VERSION              "{minor}.9"\n',
+        "pyconfig.h": "".join(f"#define SIZEOF_{name} {value}\n" for name, value in sizes.items()),
+    }
+    return write_tree(folder / f"headers-{minor}-{size}", files)
+
+
+def refused(error: type[MambaportError], call: Callable[[], object]) -> str:
+    """The whole text of an error, which must say a mend."""
+    with pytest.raises(error) as caught:
+        call()
+    fault = caught.value
+    assert fault.mend
+    return "\n".join([fault.what, fault.found or "", fault.expected or "", fault.mend])
+
+
+# What a plan takes --------------------------------------------------------------------------------
+
+
+def test_everything_of_a_cross_build_is_pinned_or_named(tmp_path: Path) -> None:
+    made = plan(python_headers=headers(tmp_path, "3.11"))
+    assert made.cuda is not None
+    assert made.cuda.tools.toolkit.release == "13.0.88"
+    assert made.cuda.tools.toolkit.origin == "package index"
+    assert made.cuda.tools.headers.minor == "3.11"
+    assert made.cuda.torch.version == "2.11.0"
+    assert made.packages[0].version == "1.0+board.3.cu13torch2.11cxx11abitrue"
+    assert made.cuda.wheel_tag == ("cp311", "cp311", "linux_aarch64")
+    assert made.cuda.ext_suffix == ".cpython-311-aarch64-linux-gnu.so"
+    assert made.cuda.libraries[-1] == "libcudart.so.13"
+    assert any(pin.project == "ninja" for pin in made.build_requirements)
+    assert made.to_json()["cuda"]["sm"] == ["87"]
+
+
+def test_each_part_changes_the_key() -> None:
+    board = profile()
+    keys = {
+        "as it is": plan(board).packages[0].key,
+        "another g++": plan(board, replace(X86, gxx_aarch64=(replace(GXX, version="g++ (Debian) 11.1.0"),)))
+        .packages[0]
+        .key,
+        "another GPU": plan(profile(sm=["87", "110"])).packages[0].key,
+        "another variant": plan(variant="old").packages[0].key,
+        "another torch": plan(variant="old", torch="2.6").packages[0].key,
+    }
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_pinned_torches_are_told_when_another_is_asked() -> None:
+    made = plan(variant="old", torch="2.3")
+    text = refused(HostError, lambda: made.require(building=False))
+    assert "2.5, 2.6" in text
+    assert "--torch-wheel" in text
+
+
+def test_a_profile_without_a_gpu_takes_none_of_the_options() -> None:
+    board = profile().model_copy(update={"cuda": None, "variant": {}, "default_variant": None})
+    board = board.model_copy(update={"build": board.build.model_copy(update={"toolchains": ("zig",)})})
+    text = refused(UsageError, lambda: plan(board, torch="2.5", cuda_home=Path("/x")))
+    assert "--torch, --cuda-home" in text
+
+
+# Wrong input --------------------------------------------------------------------------------------
+
+
+def test_no_cross_compiler_is_said_with_its_package() -> None:
+    made = plan(host=HOST)
+    assert "apt-get install g++-aarch64-linux-gnu" in refused(HostError, lambda: made.require(building=True))
+    made.packages[0].to_json()  # the sources can still be patched and read
+
+
+def test_a_cross_compiler_that_nvcc_does_not_take_is_passed_over_or_said(tmp_path: Path) -> None:
+    own = headers(tmp_path, "3.10")
+    newest = replace(GXX, version="aarch64-linux-gnu-g++ (Debian 14.2.0-19) 14.2.0")
+    made = plan(host=replace(X86, gxx_aarch64=(newest, GXX)), variant="old", python_headers=own)
+    assert made.cuda is not None
+    assert made.cuda.tools.cxx == GXX
+    alone = plan(host=replace(X86, gxx_aarch64=(newest,)), variant="old")
+    assert "g++-13-aarch64-linux-gnu" in refused(HostError, lambda: alone.require(building=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "major"),
+    [
+        (GXX.version, 12),
+        ("g++ (Ubuntu 11.4.0-1ubuntu1~22.04) 11.4.0", 11),
+        ("Debian clang version 14.0.6", None),
+    ],
+)
+def test_the_major_of_a_gcc(version: str, major: int | None) -> None:
+    assert gcc_major(Program("/x", version)) == major
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tag": "cp310-cp310-manylinux_2_28_x86_64"}, "another architecture"),
+        ({"tag": "cp312-cp312-linux_aarch64"}, "another Python"),
+        ({"cuda": None}, "no CUDA"),
+        ({"cuda": "13.0"}, "another CUDA"),
+    ],
+)
+def test_a_wrong_torch_wheel_is_refused(tmp_path: Path, changes: dict[str, str | None], said: str) -> None:
+    wheel = torch_wheel(tmp_path, **changes)  # type: ignore[arg-type]
+    assert said in refused(UsageError, lambda: plan(variant="old", torch_wheel=wheel))
+
+
+def test_what_is_no_torch_wheel_is_refused(tmp_path: Path) -> None:
+    other = write_wheel(tmp_path, {"demo.py": b""})
+    named = tmp_path / "torch-2.5.0-cp310-cp310-linux_aarch64.whl"
+    for path in (other, tmp_path / "missing.whl", named):
+        refused(UsageError, lambda path=path: plan(variant="old", torch_wheel=path))  # type: ignore[misc]
+    named.write_bytes(b"not a zip")
+    assert "does not hold a torch" in _what(lambda: plan(variant="old", torch_wheel=named))
+
+
+def _what(call: Callable[[], object]) -> str:
+    with pytest.raises(UsageError) as caught:
+        call()
+    return caught.value.what
+
+
+def test_nvidias_wheel_decides_minor_and_abi(tmp_path: Path) -> None:
+    made = plan(variant="old", torch_wheel=torch_wheel(tmp_path))
+    assert made.packages[0].version == "1.0+board.3.cu12torch2.5cxx11abitrue"
+    old = torch_wheel(tmp_path / "old", symbol=OLD_ABI)
+    assert plan(variant="old", torch_wheel=old).packages[0].version.endswith("cxx11abifalse")
+    refused(UsageError, lambda: plan(variant="old", torch_wheel=old, torch="2.6"))
+
+
+def test_a_folder_that_is_no_toolkit_is_refused(tmp_path: Path) -> None:
+    text = refused(UsageError, lambda: choose_toolkit(CUDA6, X86, tmp_path, native=False))
+    assert "no " in text
+    assert "bin/nvcc" in text
+
+
+@needs_nvcc
+def test_a_toolkit_of_another_major_is_refused() -> None:
+    text = refused(UsageError, lambda: choose_toolkit(CUDA6, X86, NVCC.parent.parent, native=False))
+    assert "CUDA 13.0 does not fit" in text
+
+
+def test_cuda_11_4_is_too_old() -> None:
+    old = CudaMachine((Toolkit("/c", "/c/bin/nvcc", "11.4", "11.4.315", "/usr/local/cuda"),), (), (), None)
+    device = replace(HOST, arch="aarch64", cuda=replace(old, jetson=Jetson("36.4.3", "6")))
+    text = refused(HostError, lambda: choose_toolkit(CUDA6, device, None, native=True))
+    assert "CUDA 11.6 at least" in text
+    assert "CUDA 11.4.315 (/usr/local/cuda)" in text
+    assert "cuda-toolkit-12-6" in text
+
+
+def test_nvcc_missing_on_a_jetson_is_said() -> None:
+    device = replace(
+        HOST, arch="aarch64", cuda=CudaMachine((), ("CUDA_HOME: no x",), (), Jetson("36.4", "6"))
+    )
+    text = refused(HostError, lambda: choose_toolkit(CUDA6, device, None, native=True))
+    assert "nvidia-jetpack" in text
+    assert "CUDA_HOME: no x" in text
+
+
+def test_headers_of_no_python_here_are_said() -> None:
+    assert "uv python install 3.99" in refused(HostError, lambda: find_headers("3.99", None, Path("/none")))
+
+
+def test_named_headers_are_held_against_the_target(tmp_path: Path) -> None:
+    good = find_headers("3.10", headers(tmp_path, "3.10"))
+    assert (good.version, good.minor) == ("3.10.9", "3.10")
+    assert "not 3.12" in refused(UsageError, lambda: find_headers("3.12", good.folder))
+    assert "Python.h" in refused(UsageError, lambda: find_headers("3.10", tmp_path))
+    small = headers(tmp_path, "3.10", size=4)
+    assert "not of a 64-bit Linux" in refused(UsageError, lambda: find_headers("3.10", small))
+    free = write_tree(headers(tmp_path, "3.13"), {"pyconfig.h": "#define Py_GIL_DISABLED 1\n"})
+    refused(UsageError, lambda: find_headers("3.13", free))
+
+
+def test_debians_headers_have_their_pyconfig_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    root = tmp_path / "usr/include"
+    real = headers(tmp_path, "3.98")
+    config = (real / "pyconfig.h").read_text()
+    write_tree(root / "x86_64-linux-gnu/python3.98", {"pyconfig.h": config})
+    real.rename(root / "python3.98")
+    (root / "python3.98/pyconfig.h").write_text("#include <x86_64-linux-gnu/python3.98/pyconfig.h>\n")
+    for named in (None, root / "python3.98"):
+        found = find_headers("3.98", named, tmp_path)
+        copy_headers(found, tmp_path / f"copy-{named is None}")
+        assert (tmp_path / f"copy-{named is None}/pyconfig.h").read_text() == config
+
+
+def test_this_pythons_own_headers_are_found() -> None:
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        pytest.skip("this Python has no headers")
+    assert find_headers(THIS, None).minor == THIS
+
+
+# On a Jetson --------------------------------------------------------------------------------------
+
+
+def jetson(root: Path, release: str = RELEASE, arch: str = "x86_64") -> Host:
+    """A host as it is read from a fake Jetson's root folder."""
+    cxx = Program("/usr/bin/g++", "g++ (Debian 12.2.0-14) 12.2.0")
+    return replace(HOST, arch=arch, cc=cxx, cxx=cxx, cuda=read_cuda(fake_jetson(root, release), {}))
+
+
+def test_the_variant_is_what_the_device_is(tmp_path: Path) -> None:
+    device = jetson(tmp_path, arch="aarch64")
+    assert plan(host=device).variant == "old"
+    text = refused(HostError, lambda: plan(host=device, variant="new"))
+    assert "This Jetson is old, not new" in text
+
+
+def test_jetpack_5_is_refused(tmp_path: Path) -> None:
+    device = jetson(tmp_path, RELEASE.replace("R36", "R35"), "aarch64")
+    text = refused(HostError, lambda: plan(host=device))
+    assert "JetPack 5, L4T 35.4.3" in text
+    assert "update the device to JetPack 6" in text
+
+
+def environment(folder: Path, cuda: str | None, version: str = "2.11.0+cu130") -> Path:
+    """A virtual environment of this Python whose torch is the skeleton of one."""
+    import venv
+
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python3*/site-packages"))
+    info = site / "torch-2.11.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    (info / "RECORD").write_text("torch/version.py,,\n")
+    (site / "torch/lib").mkdir(parents=True)
+    (site / "torch/version.py").write_text(f"__version__ = '{version}'\ncuda = {cuda!r}\n")
+    library = shared_library(f"int {CXX11}(void) {{ return 1; }}\n")
+    (site / "torch/lib/libc10.so").write_bytes(library)
+    return folder / "bin/python"
+
+
+@needs_nvcc
+def test_a_jetson_compiles_with_its_own_toolkit_torch_and_python(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    fake = jetson(root, RELEASE.replace("R36", "R38"))
+    (root / "usr/local/cuda-13.0").symlink_to(NVCC.resolve().parent.parent)
+    device = replace(fake, cuda=read_cuda(root, {}))
+    python = environment(tmp_path / "env", "13.0")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "env").rglob("*"))
+    made = plan(profile("host"), device, python=str(python))
+    assert made.variant == "new"
+    assert made.toolchain.name == "nvcc-native"
+    made.require(building=False)
+    if (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        made.require(building=True)
+    assert made.cuda is not None
+    assert made.cuda.tools.toolkit.origin == f"/usr/local/cuda-13.0: {root}/usr/local/cuda-13.0"
+    assert made.cuda.torch.version == "2.11.0+cu130"
+    assert made.packages[0].version == "1.0+board.3.cu13torch2.11cxx11abitrue"
+    after = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "env").rglob("*"))
+    assert after == before
+
+
+def test_a_cpu_torch_on_a_jetson_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    device = jetson(root, RELEASE.replace("R36", "R38"))
+    made = plan(profile("host"), device, python=str(environment(tmp_path / "env", None, "2.11.0+cpu")))
+    text = refused(HostError, lambda: made.require(building=False))
+    assert "This torch has no CUDA" in text
+
+
+def test_installing_needs_torch_but_no_compiler(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    device = jetson(root, RELEASE.replace("R36", "R38"))
+    made = plan(profile("host"), device, python=str(environment(tmp_path / "env", "13.0")))
+    made.require(building=False)
+    assert made.packages[0].version == "1.0+board.3.cu13torch2.11cxx11abitrue"
+    assert "no nvcc" in refused(HostError, lambda: made.require(building=True))
+
+
+# This machine's own GPU ---------------------------------------------------------------------------
+
+
+def test_this_machines_gpu_is_what_the_driver_names_or_the_variable_says(tmp_path: Path) -> None:
+    cxx = Program("/usr/bin/g++", "g++ (Debian 12.2.0-14) 12.2.0")
+    kit = Toolkit("/c", "/c/bin/nvcc", "13.0", "13.0.88", "/usr/local/cuda")
+    host = replace(HOST, cc=cxx, cxx=cxx, cuda=CudaMachine((kit,)))
+    board = profile("host", version="host", sm=["host"], torch="host", python="host", flavour="host")
+    board = board.model_copy(update={"variant": {}, "default_variant": None})
+    python = str(environment(tmp_path / "env", "13.0"))
+    options = CudaOptions(python=python)
+    none = make_plan(board, host, environ={}, cuda=options)
+    assert "TORCH_CUDA_ARCH_LIST" in refused(HostError, lambda: none.require(building=True))
+    named = make_plan(board, host, environ={"TORCH_CUDA_ARCH_LIST": "8.7;9.0+PTX"}, cuda=options)
+    assert named.cuda is not None
+    assert (named.cuda.goal.sm, named.cuda.goal.version, named.cuda.goal.flavour) == (
+        ("87", "90"),
+        "13.0",
+        "desktop",
+    )
+    gpu = replace(host, cuda=replace(host.cuda, gpus=(Gpu("H100", "90"), Gpu("H100", "90"))))
+    seen = make_plan(board, gpu, environ={}, cuda=options)
+    assert seen.goal.cuda is not None
+    assert seen.goal.cuda.sm == ("90",)
+
+
+# Exports ------------------------------------------------------------------------------------------
+
+
+def test_exports_are_what_a_library_defines_and_survive_being_written(tmp_path: Path) -> None:
+    source = (
+        f"extern int other(void);\nint {CXX11}(void) {{ return other(); }}\nstatic int own;\nint *p = &own;\n"
+    )
+    (tmp_path / "libc10.so").write_bytes(shared_library(source))
+    found = exports_of(tmp_path)
+    assert {CXX11, "p"} <= found.symbols
+    assert not {"other", "own"} & found.symbols
+    assert found.cxx11_abi
+    write_exports(found, tmp_path / "exports.json")
+    assert read_exports(tmp_path / "exports.json") == found
+    assert not has_cxx11_abi(frozenset({OLD_ABI}))
+    with pytest.raises(LookupError):
+        exports_of(tmp_path / "nowhere")

@@ -1,0 +1,83 @@
+"""The target's torch as a build needs it: its headers, and a table of what it exports."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambaport.cuda.exports import Exports, exports_of, write_exports
+from mambaport.cuda.torch import EXPORTS, HEADERS, TargetTorch
+from mambaport.pins.cuda import Excerpt, TorchRelease
+from mambaport.report import Report
+from mambaport.sources import Fetcher, extract_members, take
+from mambaport.store import Store
+
+
+@dataclass(frozen=True)
+class TorchFiles:
+    """Where a torch's headers and exports stand."""
+
+    include: Path
+    exports: Path
+    """As :func:`mambaport.cuda.exports.read_exports` reads them."""
+
+    @property
+    def include_dirs(self) -> tuple[Path, ...]:
+        return self.include, self.include / "torch" / "csrc" / "api" / "include"
+
+
+def torch_files(store: Store, fetcher: Fetcher, torch: TargetTorch, report: Report) -> TorchFiles:
+    """A torch's headers and exports, from the store where they are there.
+
+    Raises:
+        FetchError: a pinned part cannot be had.
+    """
+    key = f"torch-{torch.version}-{torch.sha256[:16]}"
+
+    def fill(folder: Path) -> None:
+        scratch = folder.parent / "unpacked"
+        if isinstance(torch.source, TorchRelease):
+            _from_index(fetcher, torch.source, folder, scratch, report)
+        elif torch.source.is_file():
+            extract_members(torch.source, (*HEADERS, *EXPORTS), scratch)
+            _keep(scratch / "torch" / "include", exports_of(scratch / "torch" / "lib"), folder)
+        else:
+            _keep(None, exports_of(torch.source / "lib"), folder)
+        report.line("unpack", f"torch {torch.version}", f"headers and exports, {torch.origin}")
+
+    entry = store.make("toolchains", key, fill)
+    own = torch.source if isinstance(torch.source, Path) and torch.source.is_dir() else None
+    return TorchFiles(own / "include" if own else entry / "include", entry / "exports.json")
+
+
+def _from_index(fetcher: Fetcher, release: TorchRelease, folder: Path, scratch: Path, report: Report) -> None:
+    def lib(part: Excerpt, name: str) -> Path:
+        take(fetcher, part, scratch / name, report)
+        return scratch / name / "torch" / "lib"
+
+    cuda = lib(release.headers, "headers")
+    main = lib(release.exports, "exports")
+    for library in cuda.iterdir():
+        shutil.move(library, main / library.name)
+    tables = exports_of(main)
+    if release.string_exports is not None:
+        tables = _with_strings(tables, exports_of(lib(release.string_exports, "strings")))
+    _keep(cuda.parent / "include", tables, folder)
+
+
+def _with_strings(older: Exports, newer: Exports) -> Exports:
+    """``older``, with the names in which ``newer`` has the C++11 ABI's std::string."""
+    return Exports(
+        newer.cxx11_abi,
+        {
+            name: symbols | {symbol for symbol in newer.libraries.get(name, ()) if "__cxx11" in symbol}
+            for name, symbols in older.libraries.items()
+        },
+    )
+
+
+def _keep(include: Path | None, exports: Exports, folder: Path) -> None:
+    if include is not None:
+        shutil.move(include, folder / "include")
+    write_exports(exports, folder / "exports.json")

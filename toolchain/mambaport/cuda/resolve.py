@@ -1,0 +1,303 @@
+"""The CUDA side of a plan: toolkit, host compiler, torch and Python headers, found before a build begins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mambaport.cuda.pythons import PythonHeaders, find_headers, read_headers
+from mambaport.cuda.toolkit import ChosenToolkit, choose_toolkit
+from mambaport.cuda.torch import TargetTorch, environment_torch, pinned_torch, wheel_torch
+from mambaport.digests import data_sha256
+from mambaport.errors import HostError, MambaportError, UsageError
+from mambaport.host import Host, Program
+from mambaport.interpreter import Interpreter, read_interpreter
+from mambaport.profile import CudaTarget, Profile
+from mambaport.toolchains import CudaGoal, Goal, Toolchain
+from mambaport.toolchains.nvcc import NvccCross, NvccNative
+
+# Libraries of the target that an extension names; the linker is shown empty ones in their place.
+STUBS = ("c10", "torch_cpu", "torch_python", "c10_cuda", "cudart")
+
+
+@dataclass(frozen=True)
+class CudaOptions:
+    """What the command line says of it."""
+
+    python: str | None = None
+    """A minor such as ``3.11``, or the path of an interpreter."""
+    torch: str | None = None
+    """A minor."""
+    torch_wheel: Path | None = None
+    cuda_home: Path | None = None
+    python_headers: Path | None = None
+
+    def given(self) -> list[str]:
+        """The names of those that were given."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+
+
+@dataclass(frozen=True)
+class CudaTools:
+    """With what extensions are compiled."""
+
+    toolkit: ChosenToolkit
+    cxx: Program
+    headers: PythonHeaders
+
+    def identity(self) -> dict[str, str]:
+        """What decides the compiled bytes, besides torch, sources and flags."""
+        return {
+            "nvcc": self.toolkit.identity,
+            "host-compiler": self.cxx.version,
+            "python-headers": f"{self.headers.version} {self.headers.sha256[:16]}",
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": self.toolkit.version,
+            "nvcc": self.toolkit.release,
+            "toolkit": self.toolkit.origin,
+            "python_headers": self.headers.version,
+        }
+
+
+@dataclass(frozen=True)
+class CudaPlan:
+    """Everything that CUDA extensions are compiled for, and with."""
+
+    goal: CudaGoal
+    arch: str
+    torch: TargetTorch
+    found: CudaTools | HostError
+    """The tools, or what this machine lacks of them; installing needs none."""
+
+    @property
+    def tools(self) -> CudaTools:
+        """The tools.
+
+        Raises:
+            HostError: this machine lacks one.
+        """
+        if isinstance(self.found, HostError):
+            raise self.found
+        return self.found
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The SONAME of each library that the extensions will need."""
+        return tuple(f"lib{name}.so" + (f".{self.goal.major}" if name == "cudart" else "") for name in STUBS)
+
+    @property
+    def ext_suffix(self) -> str:
+        return f".cpython-{self.goal.python.replace('.', '')}-{self.arch}-linux-gnu.so"
+
+    @property
+    def wheel_tag(self) -> tuple[str, str, str]:
+        python = f"cp{self.goal.python.replace('.', '')}"
+        return python, python, f"linux_{self.arch}"
+
+    @property
+    def label(self) -> str:
+        """The fields that upstream's own wheels have, as the end of the local version."""
+        abi = "true" if self.torch.cxx11_abi else "false"
+        return f"cu{self.goal.major}torch{self.goal.torch}cxx11abi{abi}"
+
+    @property
+    def object_key(self) -> str:
+        """The part of each object's key that neither its sources nor its flags show."""
+        return data_sha256([self.tools.identity(), self.torch.version, self.torch.sha256])
+
+    def key(self) -> Mapping[str, Any]:
+        """All that decides the wheel's bytes."""
+        return {**(self.found.identity() if isinstance(self.found, CudaTools) else {}), **self.to_json()}
+
+    def to_json(self) -> dict[str, Any]:
+        """For the plan and the provenance."""
+        return {
+            **(self.found.to_json() if isinstance(self.found, CudaTools) else {}),
+            "sm": list(self.goal.sm),
+            "ptx": list(self.goal.ptx),
+            "flavour": self.goal.flavour,
+            "torch": self.torch.version,
+            "torch_minor": self.goal.torch,
+            "torch_cuda": self.torch.cuda,
+            "torch_sha256": self.torch.sha256,
+            "headers": self.torch.origin,
+            "note": self.torch.note,
+            "cxx11_abi": self.torch.cxx11_abi,
+            "python": self.goal.python,
+            "runpath": list(self.goal.runpath),
+            "stubs": list(self.libraries),
+        }
+
+
+def goal_of(cuda: CudaTarget, host: Host, environ: Mapping[str, str]) -> CudaGoal:
+    """The profile's CUDA with each ``host`` replaced by what this machine has, as far as that is known."""
+    sm = tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus)) or _arch_list(environ)
+    toolkit = host.cuda.toolkits[0].version if host.cuda.toolkits else "0.0"
+    return CudaGoal(
+        version=toolkit if cuda.version == "host" else cuda.version,
+        sm=sm if cuda.sm == ("host",) else cuda.sm,
+        ptx=cuda.ptx,
+        flavour=_flavour(host) if cuda.flavour == "host" else cuda.flavour,
+        torch="" if cuda.torch == "host" else cuda.torch,
+        python=_minor(host.python) if cuda.python == "host" else cuda.python,
+        libraries=cuda.libraries,
+    )
+
+
+def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, options: CudaOptions) -> CudaPlan:
+    """Finds each part, and holds it against the target.
+
+    Raises:
+        UsageError: an option names something that does not fit.
+        HostError: there is no GPU, or no torch, to build for.
+    """
+    assert goal.cuda is not None
+    assert isinstance(tool, (NvccNative, NvccCross))
+    native = isinstance(tool, NvccNative)
+    cuda, arch = goal.cuda, goal.arch
+    if not cuda.sm:
+        raise HostError(
+            "No GPU was found to build for",
+            found="no nvidia-smi that names one",
+            expected="an NVIDIA GPU with its driver",
+            mend="run it on the machine with the GPU, or name its architecture: TORCH_CUDA_ARCH_LIST=8.7",
+        )
+    interpreter = _interpreter(options, host) if native and _own_torch(profile, host, options) else None
+    if interpreter is not None:
+        cuda = replace(cuda, python=_minor(interpreter.version))
+    elif options.python is not None:
+        cuda = replace(cuda, python=_python_minor(options.python))
+    if options.torch_wheel is not None:
+        torch = wheel_torch(options.torch_wheel, arch, cuda)
+    elif interpreter is not None:
+        torch = environment_torch(interpreter, cuda)
+    else:
+        torch = pinned_torch(arch, replace(cuda, torch=options.torch or cuda.torch))
+    if options.torch is not None and options.torch != torch.minor:
+        raise UsageError(
+            "--torch and the torch that is there differ",
+            found=f"torch {torch.version} ({torch.origin})",
+            expected=f"torch {options.torch}",
+            mend="drop --torch: the wheels are built for the torch that is there",
+        )
+    cuda = replace(cuda, torch=torch.minor)
+    try:
+        return CudaPlan(cuda, arch, torch, _tools(tool, cuda, host, options, interpreter))
+    except HostError as fault:
+        return CudaPlan(cuda, arch, torch, fault)
+
+
+def _tools(
+    tool: NvccNative | NvccCross,
+    cuda: CudaGoal,
+    host: Host,
+    options: CudaOptions,
+    interpreter: Interpreter | None,
+) -> CudaTools:
+    toolkit = choose_toolkit(cuda, host, options.cuda_home, native=isinstance(tool, NvccNative))
+    cxx = _host_compiler(tool, host, toolkit)
+    if interpreter is not None and options.python_headers is None:
+        return CudaTools(toolkit, cxx, _own_headers(interpreter))
+    return CudaTools(toolkit, cxx, find_headers(cuda.python, options.python_headers))
+
+
+def _host_compiler(tool: NvccNative | NvccCross, host: Host, toolkit: ChosenToolkit) -> Program:
+    found = tool.cxx(host, toolkit.newest_gcc)
+    if found is not None:
+        return found
+    newest = toolkit.newest_gcc
+    there = host.cxx if isinstance(tool, NvccNative) else next(iter(host.gxx_aarch64), None)
+    package = f"g++-{newest}" + ("" if isinstance(tool, NvccNative) else "-aarch64-linux-gnu")
+    raise HostError(
+        f"nvcc {toolkit.version} does not work with this g++",
+        found=there.version if there else "none",
+        expected=f"gcc {newest} or older",
+        mend=f"sudo apt-get install {package}"
+        + (f", then CXX=g++-{newest} CC=gcc-{newest}" if isinstance(tool, NvccNative) else ""),
+    )
+
+
+def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
+    """The environment whose torch is compiled for: the one named, else the first that has a torch."""
+    if options.python is not None and not _is_minor(options.python):
+        return read_interpreter(Path(options.python).absolute(), [])
+    looked = []
+    for python in _pythons(host):
+        try:
+            found = read_interpreter(python, [])
+        except (MambaportError, OSError):
+            continue
+        if options.python is not None and _minor(found.version) != options.python:
+            continue
+        if found.torch is not None:
+            return found
+        looked.append(f"{python} (Python {found.version})")
+    raise HostError(
+        "There is no torch to compile for",
+        found=f"none in {', '.join(looked) or 'any Python that was looked at'}",
+        expected="an interpreter with the device's own torch",
+        mend="name it with --python PATH, or install the torch that fits the device first",
+    )
+
+
+def _pythons(host: Host) -> Iterator[Path]:
+    if active := os.environ.get("VIRTUAL_ENV"):
+        yield Path(active) / "bin" / "python"
+    yield Path(sys.executable)
+    yield Path(host.python_path)
+    for name in ("python3", "python3.12", "python3.10"):
+        path = Path("/usr/bin") / name
+        if path.exists():
+            yield path
+
+
+def _own_torch(profile: Profile, host: Host, options: CudaOptions) -> bool:
+    """Whether the torch of this machine is the one to compile for: on the device itself it is."""
+    if options.torch_wheel is not None:
+        return False
+    here = profile.cuda is not None and profile.cuda.torch == "host"
+    named = options.python is not None and not _is_minor(options.python)
+    return here or named or host.cuda.jetson is not None
+
+
+def _own_headers(interpreter: Interpreter) -> PythonHeaders:
+    minor = _minor(interpreter.version)
+    try:
+        return read_headers(
+            Path(interpreter.include), Path(interpreter.pyconfig), interpreter.executable, minor
+        )
+    except LookupError:
+        return find_headers(minor, None)
+
+
+def _python_minor(text: str) -> str:
+    """A minor as given, or that of the interpreter at a path."""
+    return text if _is_minor(text) else _minor(read_interpreter(Path(text).absolute(), []).version)
+
+
+def _is_minor(text: str) -> bool:
+    return text.startswith("3.") and text[2:].isdigit()
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _flavour(host: Host) -> str:
+    if host.cuda.jetson is not None:
+        return "l4t"
+    return "sbsa" if host.arch == "aarch64" else "desktop"
+
+
+def _arch_list(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """TORCH_CUDA_ARCH_LIST as SM names: ``8.7;9.0+PTX`` is 87 and 90."""
+    words = environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    names = [word.removesuffix("+PTX").replace(".", "") for word in words]
+    return tuple(name for name in names if name.isdigit())

@@ -1,0 +1,127 @@
+"""Which nvcc compiles: a toolkit of this machine, or one put together from public archives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambaport.cuda.machine import Toolkit, read_toolkit
+from mambaport.digests import data_sha256
+from mambaport.errors import HostError, UsageError
+from mambaport.host import Host
+from mambaport.pins.cuda import CudaRelease, cuda_releases
+from mambaport.toolchains import CudaGoal
+
+OLDEST = (11, 6)
+
+
+@dataclass(frozen=True)
+class ChosenToolkit:
+    """The CUDA that compiles."""
+
+    version: str
+    """``12.4``"""
+    release: str
+    """``12.4.131``"""
+    origin: str
+    """Where it comes from, for people and for the provenance."""
+    source: Path | CudaRelease
+    """The toolkit's folder, or the pins that make one."""
+    newest_gcc: int | None
+    """The newest gcc major that its headers accept."""
+
+    @property
+    def identity(self) -> str:
+        """What decides its output."""
+        if isinstance(self.source, Path):
+            return self.release
+        return f"{self.release} {data_sha256([part.content_sha256 for part in self.source.headers])[:16]}"
+
+
+def choose_toolkit(cuda: CudaGoal, host: Host, named: Path | None, *, native: bool) -> ChosenToolkit:
+    """The toolkit for a target.
+
+    ``--cuda-home`` first, then CUDA_HOME; then, on the target itself or for CUDA 12, of which the index has
+    no nvcc, one of this machine; then the pinned one.
+
+    Raises:
+        UsageError: the one named does not fit.
+        HostError: there is none.
+    """
+    if named is not None:
+        return _named(named, cuda)
+    local = host.cuda.toolkit(cuda.version)
+    if local is not None and (native or cuda.major < 13 or local.origin == "CUDA_HOME"):
+        return _local(local)
+    for release in cuda_releases():
+        if (
+            int(release.version.split(".")[0]) == cuda.major
+            and host.arch in release.tools
+            and not _jetson(host)
+        ):
+            debian = release.tools[host.arch].debian
+            origin = "package index" if debian is None else f"Debian's {debian.package} and the package index"
+            return ChosenToolkit(release.version, release.release, origin, release, release.newest_gcc)
+    raise _none(cuda, host)
+
+
+def _jetson(host: Host) -> bool:
+    return host.cuda.jetson is not None
+
+
+def _named(home: Path, cuda: CudaGoal) -> ChosenToolkit:
+    try:
+        toolkit = read_toolkit(home.absolute(), "--cuda-home")
+    except LookupError as fault:
+        raise UsageError(
+            "--cuda-home is not a CUDA toolkit",
+            found=str(fault),
+            expected="a folder with bin/nvcc that runs on this machine",
+            mend="give a folder such as /usr/local/cuda-12.6, or drop --cuda-home",
+        ) from None
+    if toolkit.major != cuda.major:
+        raise UsageError(
+            f"CUDA {toolkit.version} does not fit the target" + _too_old(toolkit),
+            found=f"CUDA {toolkit.release} in {home}",
+            expected=f"CUDA {cuda.major}.x, as the target has {cuda.version}",
+            mend=f"give a CUDA {cuda.major}.x with --cuda-home, or drop it, or choose another --variant",
+        )
+    return _local(toolkit)
+
+
+def _local(toolkit: Toolkit) -> ChosenToolkit:
+    home = Path(toolkit.home)
+    return ChosenToolkit(
+        toolkit.version, toolkit.release, f"{toolkit.origin}: {home}", home, _newest_gcc(home)
+    )
+
+
+def _newest_gcc(home: Path) -> int | None:
+    """What the toolkit's own check of the host compiler allows."""
+    try:
+        text = (home / "include" / "crt" / "host_config.h").read_text(errors="replace")
+    except OSError:
+        return None
+    said = re.search(r"^#if __GNUC__ > (\d+)", text, re.MULTILINE)
+    return int(said[1]) if said else None
+
+
+def _too_old(toolkit: Toolkit) -> str:
+    if tuple(int(part) for part in toolkit.version.split(".")) >= OLDEST:
+        return ""
+    return ": the packages need CUDA 11.6 at least, JetPack 6 has 12.6"
+
+
+def _none(cuda: CudaGoal, host: Host) -> HostError:
+    others = [f"CUDA {item.release} ({item.origin})" for item in host.cuda.toolkits]
+    old = [_too_old(item) for item in host.cuda.toolkits if _too_old(item)]
+    package = f"cuda-toolkit-{cuda.version.replace('.', '-')}"
+    return HostError(
+        f"There is no CUDA {cuda.major} toolkit on this machine" + (old[0] if old else ""),
+        found="\n".join([*others, *host.cuda.looked])
+        or "no nvcc in CUDA_HOME, /usr/local/cuda*, nor on PATH",
+        expected=f"nvcc of CUDA {cuda.major}.x",
+        mend=f"sudo apt-get install {package} (on a Jetson: sudo apt-get install nvidia-jetpack), or name "
+        "its folder with --cuda-home or CUDA_HOME",
+    )

@@ -1,0 +1,208 @@
+"""The torch that extensions are compiled for: pinned on the index, a wheel file, or an environment's own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
+
+from mambaport.cuda.exports import defined_symbols, has_cxx11_abi
+from mambaport.digests import data_sha256, file_sha256
+from mambaport.errors import HostError, UsageError
+from mambaport.interpreter import Interpreter
+from mambaport.pins.cuda import TorchRelease, torch_releases
+from mambaport.toolchains import CudaGoal
+from mambaport.wheels import UNREADABLE_ZIP
+
+HEADERS = ("torch/include/*",)
+EXPORTS = tuple(f"torch/lib/{name}" for name in ("libc10*.so", "libtorch_c*.so", "libtorch_python.so"))
+
+
+@dataclass(frozen=True)
+class TargetTorch:
+    """One torch, and where its headers and exports come from."""
+
+    version: str
+    """With its local part: ``2.5.0a0+872d972e41.nv24.8``."""
+    cuda: str
+    """The CUDA it was built with: ``12.6``."""
+    cxx11_abi: bool
+    origin: str
+    """Where it comes from, for people."""
+    sha256: str
+    """Digest of what is taken from it."""
+    source: TorchRelease | Path
+    """A pinned release, a wheel file, or the ``torch`` folder of an environment."""
+    note: str = ""
+
+    @property
+    def minor(self) -> str:
+        return ".".join(str(part) for part in Version(self.version).release[:2])
+
+
+def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
+    """The pinned release of a minor, for a target.
+
+    Raises:
+        HostError: none is pinned.
+    """
+    fitting = [
+        item
+        for item in torch_releases()
+        if item.arch == arch and item.python == cuda.python and _major(item.cuda) == cuda.major
+    ]
+    for item in fitting:
+        if item.minor == cuda.torch:
+            return TargetTorch(
+                version=item.version,
+                cuda=item.cuda,
+                cxx11_abi=item.cxx11_abi,
+                origin=f"package index: {item.headers.filename}",
+                sha256=data_sha256([part.content_sha256 for part in item.parts]),
+                source=item,
+                note=item.note,
+            )
+    known = ", ".join(item.minor for item in fitting) or "none"
+    raise HostError(
+        f"No torch {cuda.torch} for {arch}, Python {cuda.python} and CUDA {cuda.major} is pinned",
+        found=f"pinned for that target: {known}",
+        expected="a torch whose headers can be had",
+        mend="give the device's own torch with --torch-wheel FILE, or build on the device",
+    )
+
+
+def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
+    """The torch in a wheel file.
+
+    Raises:
+        UsageError: it is not a torch wheel for this target.
+    """
+    try:
+        name, version, _build, tags = parse_wheel_filename(path.name)
+    except InvalidWheelFilename as fault:
+        raise UsageError(f"{path.name} is not a wheel's name", found=str(fault), mend=_WHEEL_MEND) from None
+    if not path.is_file() or name != "torch":
+        raise UsageError(
+            "--torch-wheel is not a torch wheel",
+            found=str(path) if path.is_file() else f"no file {path}",
+            expected="a file torch-*.whl",
+            mend=_WHEEL_MEND,
+        )
+    _check_tags(path, {(tag.interpreter, tag.platform) for tag in tags}, arch, cuda)
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as scratch:
+            text = archive.read("torch/version.py").decode()
+            library = Path(archive.extract("torch/lib/libc10.so", scratch))
+            abi = has_cxx11_abi(frozenset(defined_symbols(library)))
+    except (*UNREADABLE_ZIP, KeyError, LookupError) as fault:
+        raise UsageError(
+            f"{path.name} does not hold a torch", found=str(fault), expected="a whole torch wheel"
+        ) from None
+    built = _version_py(text)
+    torch = TargetTorch(
+        version=built.get("__version__", str(version)),
+        cuda=built.get("cuda", ""),
+        cxx11_abi=abi,
+        origin=f"wheel file {path.name}",
+        sha256=file_sha256(path),
+        source=path,
+    )
+    return _fitting(torch, str(path), cuda, UsageError, _WHEEL_MEND)
+
+
+def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
+    """The torch that an environment of this machine has. It is only read.
+
+    Raises:
+        HostError: there is none, or it is not one for this target.
+    """
+    if target.torch is None:
+        raise HostError(
+            "There is no torch to compile for",
+            found=f"none in {target.prefix} ({target.executable})",
+            expected=f"a torch with CUDA {cuda.major}",
+            mend="install the torch that fits the device, or name the interpreter that has it with --python",
+        )
+    folder = target.torch.folder
+    try:
+        abi = has_cxx11_abi(frozenset(defined_symbols(folder / "lib" / "libc10.so")))
+    except (OSError, LookupError) as fault:
+        raise HostError(
+            "The torch of this environment is not whole", found=str(fault), expected="torch/lib/libc10.so"
+        ) from None
+    record = Path(target.torch.path) / "RECORD"  # has the digest of each of its files
+    facts = [file_sha256(path) for path in (record, folder / "version.py") if path.is_file()]
+    torch = TargetTorch(
+        version=target.torch.version,
+        cuda=target.torch.cuda or "",
+        cxx11_abi=abi,
+        origin=f"environment {target.prefix}",
+        sha256=data_sha256([*facts, file_sha256(folder / "lib" / "libc10.so")]),
+        source=folder,
+    )
+    mend = (
+        "install NVIDIA's torch for this JetPack; the plain aarch64 package has no CUDA before 2.11"
+        if target.arch == "aarch64"
+        else "install a torch with CUDA, or build the CPU wheels with --profile cpu"
+    )
+    return _fitting(torch, target.executable, cuda, HostError, mend)
+
+
+_WHEEL_MEND = (
+    "give the wheel that the device's torch was installed from: NVIDIA's for its JetPack, aarch64, with CUDA"
+)
+
+
+def _fitting(
+    torch: TargetTorch, where: str, cuda: CudaGoal, error: type[UsageError] | type[HostError], mend: str
+) -> TargetTorch:
+    if not torch.cuda:
+        raise error(
+            "This torch has no CUDA",
+            found=f"torch {torch.version}, a CPU build ({where})",
+            expected=f"a torch built with CUDA {cuda.major}",
+            mend=mend,
+        )
+    if _major(torch.cuda) != cuda.major:
+        raise error(
+            "This torch is of another CUDA",
+            found=f"torch {torch.version} with CUDA {torch.cuda} ({where})",
+            expected=f"CUDA {cuda.major}, as the target has",
+            mend=mend,
+        )
+    return torch
+
+
+def _check_tags(path: Path, tags: set[tuple[str, str]], arch: str, cuda: CudaGoal) -> None:
+    if not any(platform.endswith(f"_{arch}") for _python, platform in tags):
+        raise UsageError(
+            "This torch wheel is for another architecture",
+            found=", ".join(sorted(platform for _python, platform in tags)),
+            expected=f"a wheel for {arch}",
+            mend=_WHEEL_MEND,
+        )
+    wanted = "cp" + cuda.python.replace(".", "")
+    if not any(python == wanted for python, _platform in tags):
+        found = ", ".join(sorted(python for python, _platform in tags))
+        raise UsageError(
+            "This torch wheel is for another Python",
+            found=f"{found} ({path.name})",
+            expected=f"{wanted}, as the target's Python is {cuda.python}",
+            mend="give the wheel for that Python, or name the device's with --python, "
+            "for example --python 3.12",
+        )
+
+
+def _version_py(text: str) -> dict[str, str]:
+    """The plain assignments of torch/version.py."""
+    pattern = re.compile(r"^(\w+)(?:\s*:[^=]+)?\s*=\s*['\"]([^'\"]*)['\"]", re.M)
+    return dict(pattern.findall(text))
+
+
+def _major(version: str) -> int:
+    return int(version.split(".", maxsplit=1)[0])

@@ -1,0 +1,163 @@
+"""Some members of a wheel on the package index, read in ranges, without fetching the rest of it.
+
+torch's CUDA wheels are 0.4 to 0.9 GB, and an extension needs 50 MB of headers from them. The digest of a
+whole file says nothing about a part of it, so an excerpt has a digest of its own: of what is taken.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import requests
+
+from mambaport.digests import tree_sha256
+from mambaport.errors import FetchError
+from mambaport.pins.cuda import Excerpt
+from mambaport.report import Report
+from mambaport.sources.archives import damaged, refused
+from mambaport.sources.fetch import Fetcher, check, client, find_file, unreachable
+from mambaport.wheels import UNREADABLE_ZIP
+
+BLOCK = 4 << 20
+TIMEOUT = 120
+
+
+def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> None:
+    """An excerpt's members below ``folder``, which is empty or not yet there.
+
+    Raises:
+        FetchError: they cannot be had, or are not the pinned ones.
+    """
+    with report.working("fetch", f"{excerpt.filename}, {', '.join(excerpt.members)}"):
+        try:
+            with _opened(fetcher, excerpt, folder.parent) as stream, zipfile.ZipFile(stream) as archive:
+                _extract(archive, excerpt, folder)
+        except UNREADABLE_ZIP as fault:
+            raise damaged(Path(excerpt.filename), fault) from None
+        except requests.exceptions.RequestException as fault:
+            raise unreachable(fault, f"reading {excerpt.filename}") from None
+    found = tree_sha256(folder)
+    if found != excerpt.content_sha256:
+        raise FetchError(
+            f"The part of {excerpt.filename} is not the pinned one",
+            found=f"sha256 {found} of {', '.join(excerpt.members)}",
+            expected=f"sha256 {excerpt.content_sha256}",
+            mend="do not use that file: it was changed or replaced on its way. Try another index "
+            "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
+        )
+
+
+def extract_members(wheel: Path, members: tuple[str, ...], folder: Path) -> None:
+    """The members of a wheel file whose names match, below ``folder``.
+
+    Raises:
+        FetchError: it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            _matching(archive, wheel.name, members, folder)
+    except UNREADABLE_ZIP as fault:
+        raise damaged(wheel, fault) from None
+
+
+def _extract(archive: zipfile.ZipFile, excerpt: Excerpt, folder: Path) -> None:
+    _matching(archive, excerpt.filename, excerpt.members, folder)
+
+
+def _matching(archive: zipfile.ZipFile, name: str, members: tuple[str, ...], folder: Path) -> None:
+    for item in sorted(archive.infolist(), key=lambda item: item.header_offset):
+        if item.is_dir() or not any(fnmatch.fnmatchcase(item.filename, one) for one in members):
+            continue
+        path = PurePosixPath(item.filename)
+        if path.is_absolute() or ".." in path.parts:
+            raise refused(Path(name), f"a member named {item.filename!r}", "names inside the wheel's folder")
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(item) as source, target.open("xb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+
+
+@contextmanager
+def _opened(fetcher: Fetcher, excerpt: Excerpt, near: Path) -> Iterator[IO[bytes]]:
+    """The wheel as a file that can be read anywhere: on the index, else a local copy of it."""
+    kept = fetcher.kept(excerpt)
+    if kept is not None or fetcher.offline or fetcher.index.mirror is not None:
+        with (kept or fetcher.fetch(excerpt)).open("rb") as stream:
+            yield stream
+        return
+    with client(fetcher.index) as simple:
+        package = find_file(simple, excerpt.project, excerpt.filename)
+        try:
+            ranged = RangedFile(simple.s, package.url)
+        except LookupError:
+            whole = near / excerpt.filename
+            simple.download_package(package, whole, verify=False, timeout=TIMEOUT)
+            check(excerpt, whole, "package index")
+            with whole.open("rb") as stream:
+                yield stream
+            whole.unlink()
+            return
+        yield io.BufferedReader(ranged, BLOCK)
+
+
+class RangedFile(io.RawIOBase):
+    """A file on an HTTP server, read in ranges.
+
+    Raises:
+        LookupError: the server does not serve ranges.
+        requests.RequestException: it cannot be reached.
+    """
+
+    def __init__(self, session: requests.Session, url: str) -> None:
+        self._session = session
+        self._url = url
+        self._position = 0
+        answer = self._get("bytes=0-0")
+        if answer.status_code != 206:
+            raise LookupError(f"no ranges: status {answer.status_code}")
+        self._size = int(answer.headers["Content-Range"].rpartition("/")[2])
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        last = min(self._position + len(buffer), self._size) - 1
+        if last < self._position:
+            return 0
+        answer = self._get(f"bytes={self._position}-{last}")
+        answer.raise_for_status()
+        data = answer.content
+        if answer.status_code != 206 or len(data) != last - self._position + 1:
+            raise requests.exceptions.ConnectionError(f"{len(data)} bytes in place of a range")
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _get(self, what: str) -> requests.Response:
+        with self._session.get(
+            self._url,
+            headers={"Range": what, "Accept-Encoding": "identity"},
+            stream=True,
+            timeout=TIMEOUT,
+        ) as answer:
+            if answer.status_code == 206:
+                answer.content  # noqa: B018 - read before the connection is given back
+            return answer
