@@ -120,7 +120,6 @@ def test_everything_of_a_cross_build_is_pinned_or_named(tmp_path: Path) -> None:
     assert made.cuda.wheel_tag == ("cp311", "cp311", "linux_aarch64")
     assert made.cuda.ext_suffix == ".cpython-311-aarch64-linux-gnu.so"
     assert made.cuda.libraries[-1] == "libcudart.so.13"
-    assert any(pin.project == "ninja" for pin in made.build_requirements)
     assert made.to_json()["cuda"]["sm"] == ["87"]
 
 

@@ -242,7 +242,7 @@ class Pipeline:
         check_installed(target, self.plan.profile, self.plan.goal, names)
         return self._judged(probe_interpreter(python, self.report))
 
-    def verify_emulated(self, suite: str, wheelhouse: Path | None) -> Verification:
+    def verify_emulated(self, system: str, wheelhouse: Path | None) -> Verification:
         """Probes the plan's wheels on an emulated aarch64 system.
 
         Raises:
@@ -250,7 +250,7 @@ class Pipeline:
             VerifyError: a component fails.
         """
         root = prepare_emulation(
-            suite, self.plan.goal.cpu, self.plan.host, self.store, self.fetcher, self.report
+            system, self.plan.goal.cpu, self.plan.host, self.store, self.fetcher, self.report
         )
         wheels = self.wheels(wheelhouse)
         with self.store.scratch() as scratch:

@@ -15,7 +15,6 @@ from mambaport.errors import HostError, UsageError
 from mambaport.host import Host
 from mambaport.patchset import PatchSet, Source, read_source, stack
 from mambaport.pins import Pin
-from mambaport.pins.cuda import ninja
 from mambaport.profile import PackageChoice, Profile
 from mambaport.toolchains import TOOLCHAINS, Goal, Toolchain, choose
 from mambaport.toolchains.nvcc import NvccCross, NvccNative
@@ -195,10 +194,8 @@ def make_plan(
     if lacks is None:
         cuda_plan, lacks = _plan_cuda(profile, goal, host, tool, cuda or CudaOptions())
     goal = replace(goal, glibc=tool.glibc(host, goal), cuda=cuda_plan.goal if cuda_plan else goal.cuda)
-    requirements = _requirements(host, cuda_plan)
     packages = [
-        _plan_package(choice, profile, goal, tool, host, asked, cuda_plan, requirements)
-        for choice in profile.package
+        _plan_package(choice, profile, goal, tool, host, asked, cuda_plan) for choice in profile.package
     ]
     return Plan(
         profile=profile,
@@ -208,7 +205,6 @@ def make_plan(
         toolchain=tool,
         jobs=host.jobs(profile.build.memory_per_job_mib, jobs),
         packages=tuple(packages),
-        build_requirements=requirements,
         cuda=cuda_plan,
         lacks=lacks,
     )
@@ -243,12 +239,6 @@ def _plan_cuda(
     return None, None
 
 
-def _requirements(host: Host, cuda: CudaPlan | None) -> tuple[Pin, ...]:
-    """What the builds may import or run, besides the compilers."""
-    tool = ninja().for_host(host.arch) if cuda else None
-    return (*pinned.build_requirements().pin, *((tool,) if tool else ()))
-
-
 def _plan_package(
     choice: PackageChoice,
     profile: Profile,
@@ -257,7 +247,6 @@ def _plan_package(
     host: Host,
     environ: Mapping[str, str],
     cuda: CudaPlan | None,
-    requirements: tuple[Pin, ...],
 ) -> PackagePlan:
     source = read_source(choice.name, choice.version)
     sets = tuple(stack(choice.name, choice.version, choice.patches))
@@ -265,6 +254,7 @@ def _plan_package(
     fallback = any(_is_true(where.get(source.fallback_variable, "")) for where in (environ, asked))
     environment = {**asked, **({source.fallback_variable: "TRUE"} if fallback else {})}
     label = _label(profile, sets, fallback=fallback, cuda=cuda)
+    requirements = pinned.build_requirements().pin
     inputs = {
         "format": BUILD_FORMAT,
         "mambaport": __version__,

@@ -106,6 +106,7 @@ class Variant(Model):
     python: PythonSupport | None = None
     build: BuildChoice | None = None
     install: InstallChoice | None = None
+    emulate: tuple[Name, ...] | None = None
 
 
 class Profile(Model):
@@ -154,7 +155,7 @@ class Profile(Model):
         chosen = self.variant[name]
         sections = {
             key: value
-            for key in ("target", "cuda", "python", "build", "install")
+            for key in ("target", "cuda", "python", "build", "install", "emulate")
             if (value := getattr(chosen, key)) is not None
         }
         return self.model_copy(update=sections)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sysconfig
 import venv
 from pathlib import Path
@@ -36,9 +35,6 @@ def _fill(folder: Path, wheels: list[Path]) -> None:
     site = next((folder / "lib").glob("python3*/site-packages"))
     for wheel in wheels:
         unpack_wheel(wheel, site)
-    for script in site.glob("*.data/scripts/*"):  # a program such as ninja
-        program = shutil.move(script, folder / "bin" / script.name)
-        Path(program).chmod(0o755)
 
 
 def unpacked_toolchain(store: Store, fetcher: Fetcher, pins: tuple[Pin, ...], report: Report) -> Path | None:

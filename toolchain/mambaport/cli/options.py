@@ -15,7 +15,9 @@ import click
 import platformdirs
 
 from mambaport.cuda.resolve import CudaOptions, CudaTools
+from mambaport.errors import UsageError
 from mambaport.host import read_host
+from mambaport.pins import emulation
 from mambaport.pipeline import Pipeline
 from mambaport.plan import Plan, make_plan, resolve_goal
 from mambaport.profile import find_profile
@@ -151,15 +153,19 @@ class Session:
         jobs: int | None = None,
         cuda: CudaOptions | None = None,
         environment: Path | None = None,
+        system: str | None = None,
     ) -> Pipeline:
         """The pipeline of a profile on this machine, announced in a few lines.
 
         Args:
             environment: the interpreter that the wheels go to, whose torch the extensions are then for.
+            system: the emulated system that they go to.
         """
         profile, host = find_profile(profile_name), read_host()
         if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
             cuda = CudaOptions(python=str(environment))
+        if system is not None and profile.cuda:
+            cuda = CudaOptions(python=next(item.python for item in emulation().system if item.name == system))
         plan = make_plan(profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda)
         announce(plan, self.report)
         return Pipeline(plan, self.store, self.fetcher, self.report)
@@ -204,6 +210,24 @@ def announce(plan: Plan, report: Report) -> None:
         if isinstance(tools := cuda.found, CudaTools):
             report.line("", f"nvcc {tools.toolkit.release}", tools.toolkit.origin)
             report.line("", f"headers of Python {tools.headers.version}", tools.headers.origin)
+
+
+def emulated_system(profile_name: str, variant: str | None, asked: str | None) -> str:
+    """The emulated system asked for, else the profile's first.
+
+    Raises:
+        UsageError: there is none.
+    """
+    profile = find_profile(profile_name).with_variant(variant)
+    known = [item.name for item in emulation().system]
+    if asked is not None and asked not in known:
+        raise UsageError(f"There is no emulated system {asked}", expected=f"one of: {', '.join(known)}")
+    if asked is None and not profile.emulate:
+        name = profile.name + (f", variant {variant}" if variant else "")
+        raise UsageError(
+            f"Profile {name} has no emulated system", mend="verify on the machine itself, with --python"
+        )
+    return asked or profile.emulate[0]
 
 
 def default_python(python: Path | None) -> Path:

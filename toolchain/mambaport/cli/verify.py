@@ -9,12 +9,12 @@ import click
 from mambaport.cli.options import (
     Session,
     default_python,
+    emulated_system,
     profile_option,
     python_option,
     source_options,
     wheelhouse_option,
 )
-from mambaport.errors import UsageError
 
 
 @click.command()
@@ -42,16 +42,12 @@ def verify(
       mambaport verify -p rpi --emulate --system trixie       the same on Python 3.13
     """
     environment = None if emulate or system else default_python(python)
-    pipeline = session.pipeline(profile_name, variant, environment=environment)
     if environment is None:
-        systems = pipeline.plan.profile.emulate
-        if not systems:
-            raise UsageError(
-                f"Profile {pipeline.plan.profile.name} has no emulated system",
-                mend="verify on the machine itself, with --python",
-            )
-        result = pipeline.verify_emulated(system or systems[0], wheelhouse)
+        chosen = emulated_system(profile_name, variant, system)
+        pipeline = session.pipeline(profile_name, variant, system=chosen)
+        result = pipeline.verify_emulated(chosen, wheelhouse)
     else:
+        pipeline = session.pipeline(profile_name, variant, environment=environment)
         result = pipeline.verify(environment)
     if session.emit(result.to_json()):
         return

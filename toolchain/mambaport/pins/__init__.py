@@ -43,6 +43,8 @@ class Zig(Model):
 class EmulatedSystem(Model):
     """An aarch64 system that wheels are proven on: a Debian root and the Python packages in it."""
 
+    name: Name
+    """As ``--system`` calls it."""
     suite: Name
     """Debian's name for the release."""
     python: VersionText
@@ -51,6 +53,8 @@ class EmulatedSystem(Model):
     """Debian packages of the root."""
     pin: tuple[Pin, ...]
     """Python packages, torch among them."""
+    stand_ins: bool = False
+    """Whether torch's CUDA libraries are stood in for by empty ones: there is no GPU to run them on."""
 
     @property
     def torch(self) -> str:
@@ -59,7 +63,7 @@ class EmulatedSystem(Model):
 
 
 class Emulation(Model):
-    """The systems, by suite; the first is the default."""
+    """The systems; a profile says which are its own."""
 
     system: tuple[EmulatedSystem, ...]
 

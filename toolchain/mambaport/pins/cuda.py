@@ -93,16 +93,6 @@ class _Torch(Model):
     torch: tuple[TorchRelease, ...]
 
 
-class Ninja(Model):
-    """The build tool of the CUDA extensions, one wheel per host architecture."""
-
-    x86_64: Pin
-    aarch64: Pin
-
-    def for_host(self, arch: str) -> Pin | None:
-        return {"x86_64": self.x86_64, "aarch64": self.aarch64}.get(arch)
-
-
 @cache
 def cuda_releases() -> tuple[CudaRelease, ...]:
     path = pins_dir() / "cuda.toml"
@@ -113,9 +103,3 @@ def cuda_releases() -> tuple[CudaRelease, ...]:
 def torch_releases() -> tuple[TorchRelease, ...]:
     path = pins_dir() / "torch.toml"
     return validate(_Torch, read_toml(path), path).torch
-
-
-@cache
-def ninja() -> Ninja:
-    path = pins_dir() / "ninja.toml"
-    return validate(Ninja, read_toml(path), path)

@@ -19,11 +19,15 @@ from mambaport.pins import EmulatedSystem
 from mambaport.report import Report
 from mambaport.sources import Fetcher, unpack_wheel
 from mambaport.store import Store
+from mambaport.verifying.stand_ins import add_stand_ins
 
 # Those that qemu 7 knows by the compilers' names. On a newer CPU than the target's, an instruction that the
 # target does not have would pass, and torch would choose other code: with bfloat16, products good to three
 # digits.
-QEMU_CPUS = frozenset({"cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1"})
+QEMU_CPUS = {
+    **{name: name for name in ("cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1")},
+    "cortex-a78ae": "cortex-a76",  # the same extensions
+}
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,18 @@ class EmulatedRoot:
 
 
 def prepare_emulation(
-    suite: str, cpu: str, host: Host, store: Store, fetcher: Fetcher, report: Report
+    name: str, cpu: str, host: Host, store: Store, fetcher: Fetcher, report: Report
 ) -> EmulatedRoot:
-    """The emulated system of a Debian release, on the target's CPU; made the first time.
+    """An emulated system, on the target's CPU; made the first time.
 
     Raises:
         HostError: qemu or mmdebstrap is missing, or the root could not be made.
         FetchError: a pinned package cannot be had.
     """
-    system = next((item for item in pinned.emulation().system if item.suite == suite), None)
+    system = next((item for item in pinned.emulation().system if item.name == name), None)
     if system is None:
-        known = ", ".join(item.suite for item in pinned.emulation().system)
-        raise HostError(f"There is no emulated system {suite}", expected=f"one of: {known}")
+        known = ", ".join(item.name for item in pinned.emulation().system)
+        raise HostError(f"There is no emulated system {name}", expected=f"one of: {known}")
     if host.qemu_aarch64 is None:
         raise HostError(
             "aarch64 programs cannot run here",
@@ -82,8 +86,8 @@ def prepare_emulation(
             mend="sudo apt-get install qemu-user-static mmdebstrap",
         )
     root = _root(system, host, store, fetcher.offline, report)
-    site = _site(system, store, fetcher, report)
-    return EmulatedRoot(system, host.qemu_aarch64.path, cpu if cpu in QEMU_CPUS else None, root, site)
+    site = _site(system, root, host, store, fetcher, report)
+    return EmulatedRoot(system, host.qemu_aarch64.path, QEMU_CPUS.get(cpu), root, site)
 
 
 def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, report: Report) -> Path:
@@ -127,17 +131,32 @@ def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, repor
     return store.make("roots", key, build) / "root"
 
 
-def _site(system: EmulatedSystem, store: Store, fetcher: Fetcher, report: Report) -> Path:
-    key = f"{system.suite}-torch-{system.torch}-{data_sha256([pin.sha256 for pin in system.pin])[:16]}"
+def _site(
+    system: EmulatedSystem, root: Path, host: Host, store: Store, fetcher: Fetcher, report: Report
+) -> Path:
+    key = f"{system.name}-torch-{system.torch}-{data_sha256([pin.sha256 for pin in system.pin])[:16]}"
     ready = store.get("sites", key)
     if ready is not None:
         return ready
+    assembler = host.gcc_aarch64 or next(iter(host.gxx_aarch64), None)
+    if system.stand_ins and assembler is None:
+        raise HostError(
+            "The libraries that stand in for CUDA's cannot be made here",
+            found="no aarch64-linux-gnu-gcc on PATH",
+            mend="sudo apt-get install gcc-aarch64-linux-gnu",
+        )
     wheels = [fetcher.fetch(pin) for pin in system.pin]
 
     def build(folder: Path) -> None:
         with report.working("unpack", f"torch {system.torch} for aarch64 Python {system.python}"):
             for wheel in wheels:
                 unpack_wheel(wheel, folder)
+            if system.stand_ins:
+                assert assembler is not None
+                scratch = folder.parent / "stand-ins"
+                scratch.mkdir()
+                names = add_stand_ins(folder, root, assembler.path, scratch)
+                report.line("root", f"{len(names)} CUDA libraries stood in for", "there is no GPU here")
 
     return store.make("sites", key, build)
 

@@ -32,7 +32,7 @@ def probe_emulated(root: EmulatedRoot, site: Path, report: Report) -> Verificati
         VerifyError: the probe did not finish.
     """
     with report.working(
-        "verify", f"aarch64 Python {root.system.python} ({root.system.suite}), emulated"
+        "verify", f"aarch64 Python {root.system.python} ({root.system.name}), emulated"
     ) as latest:
         finished = root.run([str(PROBE)], [site], on_line=latest)
-    return parse(finished, emulated=root.system.suite)
+    return parse(finished, emulated=root.system.name)
