@@ -2,6 +2,8 @@
 
 PYTHON  ?= python3
 PROFILE ?= rpi
+# A variant of the profile, such as jetpack7; empty for its default.
+VARIANT ?=
 # The newest that the numeric tests were run with; on aarch64, the newest that runs on a Cortex-A72.
 TORCH   ?= $(if $(filter aarch64,$(shell uname -m)),torch==2.9.1,torch==2.13.0)
 # Where pip finds a CPU build of torch: empty, or options such as --index-url URL or --find-links DIR.
@@ -13,7 +15,7 @@ QUIETLY := --quiet --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels test test-unit test-integration test-target test-numeric lint format docs bench clean
+.PHONY: help setup wheels test test-unit test-integration test-target test-numeric test-jetson lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +48,7 @@ $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 setup: $(TOOL)/.tool ## install mambaport into .venv
 
 wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheelhouse/
-	@$(TOOL)/bin/mambaport build --profile $(PROFILE)
+	@$(TOOL)/bin/mambaport build --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT))
 
 test: test-unit test-integration test-target test-numeric ## all tests that this machine can run
 
@@ -62,6 +64,11 @@ test-target: $(TOOL)/.test ## the wheels on emulated aarch64
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## every function against float64 references, on this machine's wheels
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
+
+test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter imported and run under emulation
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6 --output wheelhouse/jetpack6
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 --python 3.11 --output wheelhouse/jetpack7
+	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
 lint: $(TOOL)/.test ## ruff and strict mypy
 	$(TOOL)/bin/ruff check .

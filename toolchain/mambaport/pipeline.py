@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from mambaport import wheels as wheelfiles
 from mambaport.auditing import WheelAudit, audit_wheel
 from mambaport.auditing import require as require_audit
-from mambaport.building import build_environment, build_wheel, cuda_parts, unpacked_toolchain, write_config
+from mambaport.building import build_environment, build_wheel, cuda_parts, cuda_settings, unpacked_toolchain
 from mambaport.digests import file_sha256
 from mambaport.installing import check_installed, check_target, install_wheels
 from mambaport.interpreter import Interpreter, read_interpreter
@@ -168,12 +168,12 @@ class Pipeline:
             tree = scratch / "src"
             self.patch(package, tree)
             compiler = plan.toolchain.compiler(host, plan.goal, tools, scratch)
-            config = None
+            extra: dict[str, str] = {}
             if plan.cuda is not None and not package.fallback:
                 parts = cuda_parts(self.store, self.fetcher, plan.cuda, host, self.report)
-                config = write_config(plan.cuda, parts, self.store, scratch, plan.jobs)
+                extra = cuda_settings(plan.cuda, parts, self.store, scratch, plan.jobs)
             path = build_wheel(
-                plan, package, tree, python, compiler, config, log, folder, scratch, self.report
+                plan, package, tree, python, compiler, extra, log, folder, scratch, self.report
             )
         shutil.copyfile(log, folder / "build.log")
         wheel = wheelfiles.read_wheel(path)

@@ -12,7 +12,6 @@ from pathlib import Path
 from pyproject_hooks import BuildBackendHookCaller
 
 from mambaport import process
-from mambaport.building.cuda import VARIABLE
 from mambaport.building.provenance import external_requirements, provenance, sbom
 from mambaport.errors import BuildError, disk_full
 from mambaport.plan import PackagePlan, Plan
@@ -30,7 +29,7 @@ def build_wheel(
     tree: Path,
     python: Path,
     compiler: Compiler,
-    cuda_config: Path | None,
+    extra: Mapping[str, str],
     log: Path,
     destination: Path,
     scratch: Path,
@@ -38,13 +37,14 @@ def build_wheel(
 ) -> Path:
     """Builds one wheel from its patched tree into ``destination``.
 
+    Args:
+        extra: variables for this build alone.
+
     Raises:
         BuildError: the package's build failed; the error quotes the end of the log.
         HostError: the disk is full.
     """
-    environment = _environment(plan, package, compiler, python, scratch)
-    if cuda_config is not None:
-        environment[VARIABLE] = str(cuda_config)
+    environment = {**_environment(plan, package, compiler, scratch), **extra}
     raw = scratch / "raw"
     raw.mkdir()
     with warnings.catch_warnings(), report.working("build", f"{package.name} {package.version}") as latest:
@@ -79,14 +79,12 @@ def build_wheel(
     return _with_provenance(plan, package, raw / name, destination, scratch, environment)
 
 
-def _environment(
-    plan: Plan, package: PackagePlan, compiler: Compiler, python: Path, scratch: Path
-) -> dict[str, str]:
+def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: Path) -> dict[str, str]:
     """All that a build sees. Nothing of the caller's environment but PATH."""
     home = scratch / "home"
     home.mkdir(exist_ok=True)
     return {
-        "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(home),
         "TMPDIR": str(home),
         "LC_ALL": "C.UTF-8",

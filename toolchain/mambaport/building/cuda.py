@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def cuda_parts(store: Store, fetcher: Fetcher, plan: CudaPlan, host: Host, repor
         lambda folder: copy_headers(headers, folder / "include"),
     )
     return CudaParts(home, torch, python / "include")
+
+
+def cuda_settings(plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, jobs: int) -> dict[str, str]:
+    """The variables of a build with CUDA: the configuration, and the toolkit's own, for that build alone.
+
+    Raises:
+        HostError: the host compiler cannot make a library.
+    """
+    config = write_config(plan, parts, store, scratch, jobs)
+    libraries = [path for path in (parts.home / "lib64", parts.home / "lib") if path.is_dir()]
+    return {
+        VARIABLE: str(config),
+        "CUDA_HOME": str(parts.home),
+        "PATH": os.pathsep.join([str(parts.home / "bin"), os.environ.get("PATH", os.defpath)]),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+    }
 
 
 def write_config(plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, jobs: int) -> Path:
