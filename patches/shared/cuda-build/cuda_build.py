@@ -37,7 +37,7 @@ class CudaExtension(Extension):
         sources: list[str],
         extra_compile_args: dict[str, list[str]],
         include_dirs: Sequence[str | Path],
-        job_mib: int = 2560,
+        job_mib: int,
     ) -> None:
         super().__init__(name, sources=sources, include_dirs=[os.path.relpath(folder) for folder in include_dirs])
         self.flags = extra_compile_args

@@ -14,7 +14,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -101,16 +100,15 @@ def _make(unit: Unit, made: Path, kept: Path) -> bool:
 def _keep(made: Path, kept: Path) -> None:
     """Copies `made` to `kept` in one step: it is there whole or not at all, whatever ends this process."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(dir=kept.parent, prefix=".new-")
+    scratch = kept.with_name(f".{kept.stem}-{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "wb") as target, made.open("rb") as source:
-            shutil.copyfileobj(source, target)
+        with scratch.open("wb") as target:
+            target.write(made.read_bytes())
             target.flush()
             os.fsync(target.fileno())
-        os.replace(scratch, kept)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+        scratch.replace(kept)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _headers(source: Path, include_dirs: tuple[str, ...]) -> list[Path]:
