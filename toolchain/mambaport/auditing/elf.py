@@ -21,6 +21,8 @@ MACHINES = {"EM_AARCH64": "aarch64", "EM_X86_64": "x86_64", "EM_ARM": "armv7l", 
 SYSTEM_LIBRARIES = re.compile(
     r"(libc|libm|libdl|librt|libpthread)\.so\.[0-9]+|libgcc_s\.so\.1|ld-linux-(aarch64\.so\.1|x86-64\.so\.2)"
 )
+# What an extension that includes torch is linked against; libstdc++ comes with torch's own needs.
+TORCH_LIBRARIES = re.compile(r"libc10(_cuda)?\.so|libtorch(_cpu|_cuda|_python)?\.so|libstdc\+\+\.so\.6")
 _GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)")
 _PACKED_RELOCATIONS = (2, 36)  # the first glibc that loads them
 
@@ -99,7 +101,7 @@ def elf_findings(wheel: Wheel, libraries: list[Library], goal: Goal | None) -> l
     return [
         _architecture(libraries, platform, goal),
         _glibc(libraries, goal),
-        _needed(libraries),
+        _needed(libraries, goal),
     ]
 
 
@@ -145,13 +147,22 @@ def _glibc(libraries: list[Library], goal: Goal | None) -> Finding:
     )
 
 
-def _needed(libraries: list[Library]) -> Finding:
+def _needed(libraries: list[Library], goal: Goal | None) -> Finding:
+    cuda = goal.cuda if goal is not None else None
+
+    def allowed(name: str) -> bool:
+        if SYSTEM_LIBRARIES.fullmatch(name):
+            return True
+        return cuda is not None and (
+            TORCH_LIBRARIES.fullmatch(name) is not None or name == f"libcudart.so.{cuda.major}"
+        )
+
     inside = {item.name.rsplit("/", 1)[-1] for item in libraries}
     faults = [
         f"{item.name} needs {name}"
         for item in libraries
         for name in item.needed
-        if name not in inside and not SYSTEM_LIBRARIES.fullmatch(name)
+        if name not in inside and not allowed(name)
     ]
     faults += [
         f"{item.name} looks for libraries in {path}"
@@ -161,4 +172,7 @@ def _needed(libraries: list[Library]) -> Finding:
     ]
     faults += [f"{item.name} asks for an executable stack" for item in libraries if item.executable_stack]
     needed = sorted({name for item in libraries for name in item.needed})
-    return judge("needed", faults, ", ".join(needed) or "nothing", "libraries that every glibc system has")
+    expected = "libraries that every glibc system has"
+    if cuda is not None:
+        expected += f", torch's, and libcudart.so.{cuda.major}"
+    return judge("needed", faults, ", ".join(needed) or "nothing", expected)
