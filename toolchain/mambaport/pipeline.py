@@ -12,9 +12,11 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from mambaport import wheels as wheelfiles
-from mambaport.auditing import WheelAudit, audit_wheel
+from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, cuda_parts, cuda_settings, unpacked_toolchain
+from mambaport.building.target_torch import stored_exports, torch_files
+from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
 from mambaport.installing import check_installed, check_target, install_wheels
 from mambaport.interpreter import Interpreter, read_interpreter
@@ -189,10 +191,18 @@ class Pipeline:
         Raises:
             AuditError: it cannot be read.
         """
-        audit = audit_wheel(wheel, self.plan.goal)
+        audit = audit_wheel(wheel, self.plan.goal, self._symbols())
         passed = sum(finding.verdict == "pass" for finding in audit.findings)
         self.report.line("audit", wheel.path.name, f"{passed} of {len(audit.findings)} rules pass")
         return audit
+
+    def _symbols(self) -> TargetSymbols | None:
+        """What the plan's torch exports, and every other torch in the store."""
+        if self.plan.cuda is None:
+            return None
+        torch = self.plan.cuda.torch
+        exports = torch_files(self.store, self.fetcher, torch, self.report).exports
+        return TargetSymbols(torch.version, read_exports(exports), stored_exports(self.store))
 
     # install, verify
 

@@ -1,6 +1,7 @@
 """Audit: is a wheel what its tag, its profile and its own records say?"""
 
 from mambaport.auditing.audit import audit_wheel, require
+from mambaport.auditing.cuda import TargetSymbols
 from mambaport.auditing.findings import Finding, WheelAudit
 
-__all__ = ["Finding", "WheelAudit", "audit_wheel", "require"]
+__all__ = ["Finding", "TargetSymbols", "WheelAudit", "audit_wheel", "require"]

@@ -8,6 +8,7 @@ import zipfile
 from elftools.common.exceptions import ELFError
 from elftools.construct.core import ConstructError
 
+from mambaport.auditing.cuda import TargetSymbols, cuda_findings
 from mambaport.auditing.elf import Library, elf_findings, read_libraries
 from mambaport.auditing.findings import Finding, WheelAudit
 from mambaport.auditing.isa import isa_finding
@@ -18,8 +19,8 @@ from mambaport.toolchains import Goal
 from mambaport.wheels import UNREADABLE_ZIP, Wheel
 
 
-def audit_wheel(wheel: Wheel, goal: Goal | None) -> WheelAudit:
-    """Audits a wheel against its tag and, when given, a profile's target.
+def audit_wheel(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None = None) -> WheelAudit:
+    """Audits a wheel against its tag and, when given, a profile's target and its torch.
 
     Raises:
         AuditError: the file is not a readable wheel at all.
@@ -35,15 +36,18 @@ def audit_wheel(wheel: Wheel, goal: Goal | None) -> WheelAudit:
             expected="a whole wheel",
             mend="build or copy it again",
         ) from None
-    findings += _compiled(wheel, libraries, goal)
+    findings += _compiled(wheel, libraries, goal, symbols)
     return WheelAudit(wheel.path.name, file_sha256(wheel.path), wheel.path.stat().st_size, tuple(findings))
 
 
-def _compiled(wheel: Wheel, libraries: list[Library], goal: Goal | None) -> list[Finding]:
+def _compiled(
+    wheel: Wheel, libraries: list[Library], goal: Goal | None, symbols: TargetSymbols | None
+) -> list[Finding]:
     try:
         findings = elf_findings(wheel, libraries, goal)
         if goal is not None:
             findings.append(isa_finding(libraries, goal))
+        findings += cuda_findings(wheel, libraries, goal, symbols)
     except (ELFError, ConstructError, ValueError, OverflowError) as fault:
         return [Finding("arch", "fail", f"a compiled file cannot be read: {fault}", "whole ELF files")]
     return findings

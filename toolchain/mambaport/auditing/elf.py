@@ -10,7 +10,8 @@ from functools import cached_property
 
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
-from elftools.elf.gnuversions import GNUVerNeedSection
+from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
+from elftools.elf.sections import Symbol, SymbolTableSection
 
 from mambaport.auditing.findings import Finding, judge
 from mambaport.toolchains import Goal
@@ -21,9 +22,12 @@ MACHINES = {"EM_AARCH64": "aarch64", "EM_X86_64": "x86_64", "EM_ARM": "armv7l", 
 SYSTEM_LIBRARIES = re.compile(
     r"(libc|libm|libdl|librt|libpthread)\.so\.[0-9]+|libgcc_s\.so\.1|ld-linux-(aarch64\.so\.1|x86-64\.so\.2)"
 )
-# What an extension that includes torch is linked against; libstdc++ comes with torch's own needs.
-TORCH_LIBRARIES = re.compile(r"libc10(_cuda)?\.so|libtorch(_cpu|_cuda|_python)?\.so|libstdc\+\+\.so\.6")
+# What an extension of torch takes from torch and from CUDA, which are on the device already.
+GPU_LIBRARIES = re.compile(
+    r"lib(c10|c10_cuda|torch|torch_cpu|torch_cuda|torch_python)\.so|libcudart\.so\.[0-9]+|libstdc\+\+\.so\.6"
+)
 _GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)")
+_NO_VERSION = ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")
 _PACKED_RELOCATIONS = (2, 36)  # the first glibc that loads them
 
 
@@ -54,19 +58,51 @@ class Library:
         ]
 
     @cached_property
+    def has_gpu_code(self) -> bool:
+        return self.elf.get_section_by_name(".nv_fatbin") is not None
+
+    @property
+    def has_rpath(self) -> bool:
+        return bool(self._tags("DT_RPATH"))
+
+    @cached_property
+    def versions(self) -> list[str]:
+        """The symbol versions that it needs of other libraries: ``GLIBC_2.17``, ``GLIBCXX_3.4.21``."""
+        sections = [part for part in self.elf.iter_sections() if isinstance(part, GNUVerNeedSection)]
+        return [
+            str(version.name)
+            for section in sections
+            for _library, versions in section.iter_versions()
+            for version in versions
+        ]
+
+    @cached_property
     def glibc(self) -> tuple[int, int]:
         """The newest glibc that it needs a symbol of."""
         newest = (0, 0)
-        for section in self.elf.iter_sections():
-            if not isinstance(section, GNUVerNeedSection):
-                continue
-            for _library, versions in section.iter_versions():
-                for version in versions:
-                    if version.name == "GLIBC_ABI_DT_RELR":
-                        newest = max(newest, _PACKED_RELOCATIONS)
-                    elif match := _GLIBC.fullmatch(version.name):
-                        newest = max(newest, (int(match[1]), int(match[2])))
+        for name in self.versions:
+            if name == "GLIBC_ABI_DT_RELR":
+                newest = max(newest, _PACKED_RELOCATIONS)
+            elif match := _GLIBC.fullmatch(name):
+                newest = max(newest, (int(match[1]), int(match[2])))
         return newest
+
+    @cached_property
+    def undefined(self) -> frozenset[str]:
+        """The symbols that it must be given by a library without symbol versions; optional ones left out."""
+        table = self.elf.get_section_by_name(".dynsym")
+        if not isinstance(table, SymbolTableSection):
+            return frozenset()
+        section = self.elf.get_section_by_name(".gnu.version")
+        versions = section if isinstance(section, GNUVerSymSection) else None
+
+        def wanted(number: int, symbol: Symbol) -> bool:
+            plain = versions is None or versions.get_symbol(number)["ndx"] in _NO_VERSION
+            undefined = symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] != "STB_WEAK"
+            return bool(symbol.name) and undefined and plain
+
+        names = (str(item.name) for number, item in enumerate(table.iter_symbols()) if wanted(number, item))
+        return frozenset(names)
 
     @property
     def executable_stack(self) -> bool:
@@ -101,7 +137,7 @@ def elf_findings(wheel: Wheel, libraries: list[Library], goal: Goal | None) -> l
     return [
         _architecture(libraries, platform, goal),
         _glibc(libraries, goal),
-        _needed(libraries, goal),
+        _needed(libraries),
     ]
 
 
@@ -147,32 +183,25 @@ def _glibc(libraries: list[Library], goal: Goal | None) -> Finding:
     )
 
 
-def _needed(libraries: list[Library], goal: Goal | None) -> Finding:
-    cuda = goal.cuda if goal is not None else None
-
-    def allowed(name: str) -> bool:
-        if SYSTEM_LIBRARIES.fullmatch(name):
-            return True
-        return cuda is not None and (
-            TORCH_LIBRARIES.fullmatch(name) is not None or name == f"libcudart.so.{cuda.major}"
-        )
+def _needed(libraries: list[Library]) -> Finding:
+    def allowed(item: Library, name: str) -> bool:
+        return bool(SYSTEM_LIBRARIES.fullmatch(name) or (item.has_gpu_code and GPU_LIBRARIES.fullmatch(name)))
 
     inside = {item.name.rsplit("/", 1)[-1] for item in libraries}
     faults = [
         f"{item.name} needs {name}"
         for item in libraries
         for name in item.needed
-        if name not in inside and not allowed(name)
+        if name not in inside and not allowed(item, name)
     ]
     faults += [
         f"{item.name} looks for libraries in {path}"
         for item in libraries
-        for path in item.run_paths
+        for paths in item.run_paths
+        for path in paths.split(":")
         if not path.startswith("$ORIGIN")
     ]
     faults += [f"{item.name} asks for an executable stack" for item in libraries if item.executable_stack]
     needed = sorted({name for item in libraries for name in item.needed})
-    expected = "libraries that every glibc system has"
-    if cuda is not None:
-        expected += f", torch's, and libcudart.so.{cuda.major}"
+    expected = "libraries that every glibc system has, and for CUDA extensions torch's and CUDA's"
     return judge("needed", faults, ", ".join(needed) or "nothing", expected)

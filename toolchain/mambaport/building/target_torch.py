@@ -6,12 +6,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambaport.cuda.exports import Exports, exports_of, write_exports
+from mambaport.cuda.exports import Exports, exports_of, read_exports, write_exports
 from mambaport.cuda.torch import EXPORTS, HEADERS, TargetTorch
+from mambaport.errors import UsageError
+from mambaport.interpreter import read_interpreter
 from mambaport.pins.cuda import Excerpt, TorchRelease
 from mambaport.report import Report
 from mambaport.sources import Fetcher, extract_members, take
 from mambaport.store import Store
+from mambaport.wheels import read_wheel
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,36 @@ def _keep(include: Path | None, exports: Exports, folder: Path) -> None:
     if include is not None:
         shutil.move(include, folder / "include")
     write_exports(exports, folder / "exports.json")
+
+
+def stored_exports(store: Store) -> dict[str, Exports]:
+    """Version -> exports of every torch that the store has."""
+    found = {}
+    for path in sorted((store.root / "toolchains").glob("torch-*/exports.json")):
+        found[path.parent.name.removeprefix("torch-").rpartition("-")[0]] = read_exports(path)
+    return found
+
+
+def given_exports(path: Path, scratch: Path) -> tuple[str, Exports]:
+    """Version and exports of a torch that the user names: a wheel, or an environment's interpreter.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if path.suffix == ".whl":
+        wheel = read_wheel(path)
+        version, folder = wheel.version, scratch / "torch" / "lib"
+        extract_members(path, EXPORTS, scratch)
+    else:
+        torch = read_interpreter(path, []).torch
+        if torch is None:
+            raise UsageError(f"There is no torch in the environment of {path}", expected="one with torch")
+        version, folder = torch.version, torch.folder / "lib"
+    try:
+        return version, exports_of(folder)
+    except LookupError as fault:
+        raise UsageError(
+            f"{path} gives no torch to hold symbols against",
+            found=str(fault),
+            expected="a wheel of torch, or the interpreter of an environment with torch",
+        ) from None

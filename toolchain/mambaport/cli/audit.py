@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,13 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from mambaport.auditing import WheelAudit, audit_wheel
+from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel
+from mambaport.building.target_torch import given_exports, stored_exports
 from mambaport.cli.options import FILE, Session, output_options
 from mambaport.errors import AuditError
 from mambaport.host import read_host
-from mambaport.plan import make_plan
+from mambaport.plan import choose_variant, resolve_goal
 from mambaport.profile import find_profile
-from mambaport.wheels import read_wheel
+from mambaport.toolchains import Goal
+from mambaport.wheels import Wheel, read_wheel
 
 MARKS = {"pass": "[good]✓[/good]", "fail": "[bad]✗[/bad]", "skip": "[quiet]-[/quiet]"}
 
@@ -24,17 +28,33 @@ MARKS = {"pass": "[good]✓[/good]", "fail": "[bad]✗[/bad]", "skip": "[quiet]-
 @click.argument("wheels", nargs=-1, required=True, type=FILE, metavar="WHEEL...")
 @click.option("-p", "--profile", "profile_name", metavar="P", help="Audit against this profile's target.")
 @click.option("--variant", metavar="V", help="A variant of the profile.")
+@click.option(
+    "--torch",
+    type=FILE,
+    metavar="FILE",
+    help="CUDA: hold the wheels' symbols against this torch, a wheel or the Python of an environment.",
+)
 @output_options
-def audit(session: Session, wheels: tuple[Path, ...], profile_name: str | None, variant: str | None) -> None:
+def audit(
+    session: Session,
+    wheels: tuple[Path, ...],
+    profile_name: str | None,
+    variant: str | None,
+    torch: Path | None,
+) -> None:
     """Check that wheels are what their tags, a profile and their own records say.
 
     \b
-    Example:
+    Examples:
       mambaport audit wheelhouse/*.whl -p rpi
+      mambaport audit mamba_ssm-*.whl --torch ~/mamba/bin/python    would it load there?
     """
-    goal = make_plan(find_profile(profile_name), read_host(), variant=variant).goal if profile_name else None
+    goal = (
+        resolve_goal(find_profile(profile_name).with_variant(variant), read_host()) if profile_name else None
+    )
     report = session.report
-    audits = [audit_wheel(read_wheel(path), goal) for path in wheels]
+    symbols = _symbols(session, torch) if torch is not None else None
+    audits = [_audit(read_wheel(path), goal, symbols) for path in wheels]
     data = {"audits": [item.to_json() for item in audits]}
     for item in audits:
         if not session.as_json:
@@ -53,6 +73,25 @@ def audit(session: Session, wheels: tuple[Path, ...], profile_name: str | None, 
         )
     session.emit(data)
     report.success(f"{len(audits)} wheels pass")
+
+
+def _goal(profile_name: str, variant: str | None) -> Goal:
+    profile, host = find_profile(profile_name), read_host()
+    return resolve_goal(profile.with_variant(choose_variant(profile, host, variant)), host)
+
+
+def _audit(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None) -> WheelAudit:
+    """One wheel. Which Python a CUDA wheel is for is up to who built it, so its tag says."""
+    tag = re.match(r"cp3(\d+)-", wheel.tag)
+    if goal is not None and goal.cuda is not None and tag is not None:
+        goal = replace(goal, cuda=replace(goal.cuda, python=f"3.{tag[1]}"))
+    return audit_wheel(wheel, goal, symbols)
+
+
+def _symbols(session: Session, torch: Path) -> TargetSymbols:
+    with session.store.scratch() as scratch:
+        version, exports = given_exports(torch, scratch)
+    return TargetSymbols(version, exports, stored_exports(session.store))
 
 
 def _table(item: WheelAudit) -> Table:
