@@ -18,7 +18,15 @@ from mambaport.building import build_environment, build_wheel, cuda_parts, cuda_
 from mambaport.building.target_torch import stored_exports, torch_files
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
-from mambaport.installing import check_installed, check_target, install_wheels
+from mambaport.errors import InstallError
+from mambaport.installing import (
+    check_fit,
+    check_installed,
+    check_target,
+    install_wheels,
+    misfits,
+    unfit,
+)
 from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.patching import apply_sets
 from mambaport.patchset import Source
@@ -206,17 +214,31 @@ class Pipeline:
 
     # install, verify
 
-    def wheels(self, wheelhouse: Path | None) -> list[Wheel]:
+    def wheels(self, wheelhouse: Path | None, target: Interpreter | None = None) -> list[Wheel]:
         """The plan's wheels: from the wheelhouse when one is given, else built, or taken from the store.
 
         Raises:
-            InstallError: the wheelhouse does not have them.
+            InstallError: the wheelhouse does not have them; where it has some for another environment than
+                ``target``, with what they are for.
         """
         if wheelhouse is None:
             return [made.wheel for made in self.build()]
         self.plan.require(building=False)
-        packages = self.plan.packages
-        return [wheelfiles.find(wheelhouse, package.name, package.version) for package in packages]
+        try:
+            return [wheelfiles.find(wheelhouse, item.name, item.version) for item in self.plan.packages]
+        except InstallError:
+            names = {item.name for item in self.plan.packages}
+            there = [wheel for wheel in wheelfiles.wheels_in(wheelhouse) if wheel.name in names]
+            gpus = self.plan.host.cuda.gpus
+            reasons = [
+                f"{wheel.path.name}: {reason}"
+                for wheel in there
+                if target is not None
+                for reason in misfits(wheel, target, gpus)
+            ]
+            if target is not None and reasons:
+                raise unfit(reasons, target) from None
+            raise
 
     def install(self, python: Path, wheelhouse: Path | None) -> tuple[Interpreter, list[Wheel], Verification]:
         """The wheels into an environment, proven there; or the environment as it was.
@@ -229,7 +251,8 @@ class Pipeline:
         wanted = [Requirement(text).name for text in profile.install.requires]
         target = read_interpreter(python, [*names, *wanted])
         check_target(target, profile, self.plan.goal)
-        wheels = self.wheels(wheelhouse)
+        wheels = self.wheels(wheelhouse, target)
+        check_fit(wheels, target, self.plan.host.cuda.gpus)
         for wheel in wheels:
             require_audit(self.audit(wheel))
         proven: list[Verification] = []

@@ -75,13 +75,18 @@ def put(wheel: Path, wheelhouse: Path) -> Path:
     return target
 
 
+def wheels_in(wheelhouse: Path) -> list[Wheel]:
+    """Every wheel of a folder."""
+    return [read_wheel(path) for path in sorted(wheelhouse.glob("*.whl"))]
+
+
 def find(wheelhouse: Path, name: str, version: str) -> Wheel:
     """The wheel of exactly this version.
 
     Raises:
         InstallError: the wheelhouse does not have it.
     """
-    there = [read_wheel(path) for path in sorted(wheelhouse.glob("*.whl"))]
+    there = wheels_in(wheelhouse)
     for wheel in there:
         if wheel.name == name and wheel.version == version:
             return wheel

@@ -1,6 +1,7 @@
 """Install: wheels into an existing environment, whose torch stays as it is, with a way back."""
 
+from mambaport.installing.fit import check_fit, misfits, unfit
 from mambaport.installing.install import install_wheels
 from mambaport.installing.target import check_installed, check_target
 
-__all__ = ["check_installed", "check_target", "install_wheels"]
+__all__ = ["check_fit", "check_installed", "check_target", "install_wheels", "misfits", "unfit"]

@@ -1,0 +1,78 @@
+"""Whether a wheel with CUDA extensions fits an environment: its torch, its Python, its CUDA, its GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from packaging.version import Version
+
+from mambaport.cuda.machine import Gpu
+from mambaport.errors import InstallError
+from mambaport.interpreter import Interpreter
+from mambaport.wheels import Wheel
+
+JETSON_SMS = frozenset({"53", "62", "72", "87"})
+
+
+def check_fit(wheels: Sequence[Wheel], target: Interpreter, gpus: Sequence[Gpu]) -> None:
+    """Holds what the wheels were built for against the environment and this machine's GPUs.
+
+    Raises:
+        InstallError: one of them cannot work there, with each reason.
+    """
+    reasons = [f"{wheel.path.name}: {reason}" for wheel in wheels for reason in misfits(wheel, target, gpus)]
+    if reasons:
+        raise unfit(reasons, target)
+
+
+def unfit(reasons: Sequence[str], target: Interpreter) -> InstallError:
+    """The error for wheels that are for another environment."""
+    torch = f"torch {target.torch.version}" if target.torch else "no torch"
+    return InstallError(
+        "The wheels do not fit this environment",
+        found="\n".join(reasons),
+        expected=f"wheels for {torch}, Python {target.version}: {target.prefix}",
+        mend="build them for it: `mambaport build` on the device takes its torch and Python by itself; "
+        "elsewhere, --torch and --python say them",
+    )
+
+
+def misfits(wheel: Wheel, target: Interpreter, gpus: Sequence[Gpu]) -> list[str]:
+    """Why a wheel would not work in an environment; empty where it does, or has no CUDA extension."""
+    facts = wheel.provenance().get("cuda")
+    if not isinstance(facts, dict):
+        return []
+    reasons = []
+    python = ".".join(target.version.split(".")[:2])
+    if facts["python"] != python:
+        reasons.append(f"built for Python {facts['python']}, this is {python}")
+    reasons += _torch_misfits(facts, target)
+    sms = [str(sm) for sm in facts["sm"]]
+    foreign = [gpu for gpu in gpus if not _runs(gpu.sm, sms, [str(sm) for sm in facts.get("ptx", ())])]
+    names = " ".join(f"sm_{sm}" for sm in sms)
+    reasons += [f"built for {names}, {gpu.name} is sm_{gpu.sm} (no kernel image)" for gpu in foreign]
+    return reasons
+
+
+def _torch_misfits(facts: dict[str, object], target: Interpreter) -> list[str]:
+    if target.torch is None:
+        return []  # said elsewhere
+    version = Version(target.torch.version)
+    minor = f"{version.major}.{version.minor}"
+    if facts["torch_minor"] != minor:
+        return [f"built for torch {facts['torch_minor']}, this is {minor} (undefined symbols)"]
+    if target.torch.cuda is None:
+        return ["built for a torch with CUDA, this one has none"]
+    wanted = str(facts.get("torch_cuda") or facts["version"])
+    major, here = wanted.split(".", maxsplit=1)[0], target.torch.cuda.split(".", maxsplit=1)[0]
+    return [f"built for CUDA {major}, this torch has CUDA {here}"] if major != here else []
+
+
+def _runs(sm: str, cubins: Sequence[str], ptx: Sequence[str]) -> bool:
+    """A cubin runs on its architecture and the later minors of its major; PTX on every later one.
+
+    A Jetson's GPU is no later minor of a desktop's: what was made for sm_80 is not dependable on sm_87.
+    """
+    later = sm not in JETSON_SMS
+    binary = sm in cubins or any(later and item[:-1] == sm[:-1] and int(item) < int(sm) for item in cubins)
+    return binary or any(int(item) <= int(sm) for item in ptx)
