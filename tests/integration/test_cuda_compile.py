@@ -1,0 +1,160 @@
+"""The patched setup.py with this machine's own nvcc: real kernels into an extension module."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from mambaport.building import cuda_parts
+from mambaport.cuda.machine import read_cuda
+from mambaport.host import Host, read_host
+from mambaport.pipeline import Pipeline
+from mambaport.plan import make_plan
+from mambaport.profile import find_profile
+from mambaport.report import Report
+from mambaport.sources import Fetcher
+from mambaport.sources.index import index_settings
+from mambaport.store import Store
+
+pytestmark = pytest.mark.network
+
+# setup.py as it is, with a few of its extension's files: all of them take ten minutes.
+FEW = """
+import sys
+from setuptools import distutils
+words = ["-q", "build_ext", "--build-lib", "out"]
+dist = distutils.core.run_setup("setup.py", words, stop_after="commandline")
+(extension,) = (found for found in dist.ext_modules if hasattr(found, "job_mib"))
+extension.sources = sys.argv[1:]
+dist.ext_modules = [extension]
+dist.run_commands()
+"""
+# What selective_scan_bwd_fp32_real.cu instantiates for five block sizes, for one.
+ONE_BLOCK = """
+#include "selective_scan_bwd_kernel.cuh"
+template void selective_scan_bwd_launch<32, 4, float, float>(SSMParamsBwd &params, cudaStream_t stream);
+"""
+
+
+class Machine:
+    """Patched trees, and a configuration for this machine's nvcc and g++ with torch's headers."""
+
+    def __init__(self, host: Host, nvcc: str, shared: Path, folder: Path) -> None:
+        store, report = Store(shared), Report(quiet=True)
+        fetcher = Fetcher(store, index_settings(None, None), report)
+        cross = replace(host, cuda=read_cuda(folder, {}))
+        plan = make_plan(find_profile("jetson"), cross, variant="jetpack7", environ={})
+        self.pipeline = Pipeline(plan, store, fetcher, report)
+        assert plan.cuda is not None
+        parts = cuda_parts(store, fetcher, plan.cuda, cross, report)
+        self.stubs = folder / "stubs"
+        self.stubs.mkdir()
+        for name in ("c10", "cudart"):
+            words = [
+                "g++",
+                "-shared",
+                "-nostdlib",
+                "-x",
+                "c",
+                "/dev/null",
+                "-o",
+                f"{self.stubs}/lib{name}.so",
+            ]
+            subprocess.run([*words, f"-Wl,-soname,lib{name}.so"], check=True)
+        self.config: dict[str, Any] = {
+            "nvcc": nvcc,
+            "cxx": "g++",
+            "cuda_version": "13.0",
+            "sm": ["87"],
+            "ptx": [],
+            "include_dirs": [*map(str, parts.torch.include_dirs), str(parts.python)],
+            "library_dirs": [str(self.stubs)],
+            "libraries": ["c10", "cudart"],
+            "cxx11_abi": 1,
+            "ext_suffix": ".so",
+            "wheel_tag": None,
+            "runpath": ["$ORIGIN/torch/lib"],
+            "jobs": 1,
+            "nvcc_threads": 1,
+        }
+
+    def tree(self, package: str, folder: Path) -> Path:
+        (found,) = (plan for plan in self.pipeline.plan.packages if plan.name == package)
+        self.pipeline.patch(found, folder)
+        return folder
+
+    def build(self, tree: Path, *sources: str, **changes: Any) -> tuple[str, Path]:
+        """Builds an extension of ``sources`` alone, and returns what was printed and the module."""
+        config = tree / "cuda-build.json"
+        config.write_text(json.dumps({**self.config, "object_cache": None, **changes}))
+        done = subprocess.run(
+            [sys.executable, "-c", FEW, *sources],
+            cwd=tree,
+            env={**os.environ, "CUDA_BUILD_CONFIG": str(config)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (module,) = (tree / "out").glob("*.so")
+        return done.stdout, module
+
+
+@pytest.fixture(scope="module")
+def machine(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    host = read_host()
+    toolkit = next((found for found in host.cuda.toolkits if found.version.startswith("13.0")), None)
+    if toolkit is None:
+        pytest.skip(f"no CUDA 13.0 on this machine; looked in {', '.join(host.cuda.looked)}")
+    if not host.gxx_aarch64 or shutil.which("g++") is None:
+        pytest.skip("no g++, or no aarch64-linux-gnu-g++ to plan for a Jetson with")
+    return Machine(host, toolkit.nvcc, shared, tmp_path_factory.mktemp("machine"))
+
+
+def fatbin(module: Path) -> bytes:
+    """The device code of an extension."""
+    with module.open("rb") as stream:
+        section = ELFFile(stream).get_section_by_name(".nv_fatbin")
+        assert section is not None
+        return bytes(section.data())
+
+
+def test_the_smallest_file_is_the_same_module_wherever_it_is_built(machine: Machine, tmp_path: Path) -> None:
+    one = machine.tree("causal-conv1d", tmp_path / "one")
+    two = machine.tree("causal-conv1d", tmp_path / "some" / "where" / "two")
+    moved = tmp_path / "moved"
+    shutil.copytree(machine.config["include_dirs"][0], moved)
+    elsewhere = [str(moved), f"{moved}/torch/csrc/api/include", machine.config["include_dirs"][-1]]
+    said, first = machine.build(one, "csrc/causal_conv1d_update.cu")
+    _, second = machine.build(two, "csrc/causal_conv1d_update.cu", include_dirs=elsewhere)
+    assert first.read_bytes() == second.read_bytes()
+    assert said.count("-gencode=") == said.count("-gencode=arch=compute_87,code=sm_87") == 1
+    assert "-lineinfo" not in said
+    assert b"sm_87" in fatbin(first)
+    assert not any(b"sm_" + other in fatbin(first) for other in (b"75", b"80", b"90", b"100"))
+
+
+def test_the_patched_backward_kernel_compiles(machine: Machine, tmp_path: Path) -> None:
+    tree = machine.tree("mamba-ssm", tmp_path / "tree")
+    (tree / "csrc" / "selective_scan" / "one_block.cu").write_text(ONE_BLOCK)
+    _, module = machine.build(tree, "csrc/selective_scan/one_block.cu", object_cache=str(tmp_path / "cache"))
+    assert b"sm_87" in fatbin(module)
+    before = module.read_bytes()
+    # A change of a Python file, and of the C of the CPU kernels, compiles nothing of CUDA's.
+    for path in ("mamba_ssm/__init__.py", "csrc/cpu/scan.h"):
+        (tree / path).write_text((tree / path).read_text() + "\n")
+    shutil.rmtree(tree / "build")
+    said, module = machine.build(
+        tree, "csrc/selective_scan/one_block.cu", object_cache=str(tmp_path / "cache")
+    )
+    assert " -c " not in said
+    assert module.read_bytes() == before
