@@ -140,7 +140,7 @@ def test_each_part_changes_the_key() -> None:
 def test_pinned_torches_are_told_when_another_is_asked() -> None:
     made = plan(variant="old", torch="2.3")
     text = refused(HostError, lambda: made.require(building=False))
-    assert "2.5, 2.6" in text
+    assert "2.5 (Python 3.10), 2.6 (Python 3.10)" in text
     assert "--torch-wheel" in text
 
 

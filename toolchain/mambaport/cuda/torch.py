@@ -51,13 +51,9 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
     Raises:
         HostError: none is pinned.
     """
-    fitting = [
-        item
-        for item in torch_releases()
-        if item.arch == arch and item.python == cuda.python and _major(item.cuda) == cuda.major
-    ]
+    fitting = [item for item in torch_releases() if item.arch == arch and _major(item.cuda) == cuda.major]
     for item in fitting:
-        if item.minor == cuda.torch:
+        if (item.minor, item.python) == (cuda.torch, cuda.python):
             return TargetTorch(
                 version=item.version,
                 cuda=item.cuda,
@@ -67,12 +63,13 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
                 source=item,
                 note=item.note,
             )
-    known = ", ".join(item.minor for item in fitting) or "none"
+    known = ", ".join(f"{item.minor} (Python {item.python})" for item in fitting) or "none"
     raise HostError(
         f"No torch {cuda.torch} for {arch}, Python {cuda.python} and CUDA {cuda.major} is pinned",
-        found=f"pinned for that target: {known}",
+        found=f"pinned for {arch} and CUDA {cuda.major}: {known}",
         expected="a torch whose headers can be had",
-        mend="give the device's own torch with --torch-wheel FILE, or build on the device",
+        mend="choose one of these with --torch and --python, or give the wheel of the device's torch with "
+        "--torch-wheel FILE, or build on the device",
     )
 
 
