@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -96,9 +97,10 @@ def transformers_130m(prompt, token):
         from transformers.models.mamba import modeling_mamba
     except ImportError:
         return {}
-    for name in ("causal_conv1d_fn", "causal_conv1d_update", "selective_scan_fn", "selective_state_update"):
-        if hasattr(modeling_mamba, name):
-            setattr(modeling_mamba, name, None)
+    for name, function in list(vars(modeling_mamba).items()):
+        # Its own PyTorch is what it wraps for an installed mamba_ssm and causal_conv1d to take the place of.
+        if name.startswith(("causal_conv1d", "mamba_selective")):
+            setattr(modeling_mamba, name, inspect.unwrap(function))
     model = MambaForCausalLM(MambaConfig(hidden_size=768, num_hidden_layers=24)).eval()
     with torch.no_grad():
         cache = model(prompt, use_cache=True, logits_to_keep=1).cache_params

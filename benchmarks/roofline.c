@@ -38,10 +38,8 @@ static void *work(void *unused) {
             for (int t = 0; t < STEPS; t++) {
                 const vec delta = vec_load(data[0] + t * LANES), input = vec_load(data[1] + t * LANES);
                 UNROLL for (int i = 0; i < 4; i++) {
-                    mask slow;
-                    const vec decay = vec_exp2_decay(delta * rates[i], &slow);
                     const vec pushed = input * vec_set(projections[0][t * STATES + n + i]);
-                    states[i] = vec_fma(decay, input, pushed);
+                    states[i] = vec_step(delta * rates[i], input, pushed, 0);
                     total = vec_fma(vec_set(projections[1][t * STATES + n + i]), states[i], total);
                 }
             }

@@ -69,6 +69,17 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
     return vec_fma(power_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
 }
 
+INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
+    if (far) x = _mm256_max_ps(vec_set(-126.0f), x);
+    const vec magic = vec_set(0x1.8p20f), shifted = x + magic, r = x - (shifted - magic);
+    /* The table with each place's number taken off its bits, where adding the sum's low bits will put it back. */
+    const __m256i places = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
+    const __m256i table = _mm256_sub_epi32(_mm256_castps_si256(TABLE_OF_POWERS), places), bits = _mm256_castps_si256(shifted);
+    const vec power = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_permutevar8x32_epi32(table, bits), _mm256_slli_epi32(bits, 20)));
+    const vec kept = power * h;
+    return kept + vec_fma(power_slope(r) * r, kept, pushed);
+}
+
 INLINE vec vec_exp(vec x) {
     /* Just far enough out that the result is 0 or infinity; min and max pass NaN on. */
     const vec bounded = _mm256_min_ps(vec_set(89.0f), _mm256_max_ps(vec_set(-105.0f), x));

@@ -76,6 +76,26 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
     return vec_fma(power_slope(r), r * power, base);
 }
 
+/* The same table with 16 times each place's number taken off its bits: what adding a sum's low bits puts back. */
+INLINE __m512i table_for_sum(void) {
+    const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_sub_epi32(_mm512_castps_si512(TABLE_OF_POWERS), _mm512_slli_epi32(places, 19));
+}
+
+INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
+    vec r, power;
+    if (far) power = split_power(x, &r);
+    else {
+        /* Whole powers of two go straight into the exponent. */
+        const vec magic = vec_set(0x1.8p19f), shifted = x + magic;
+        const __m512i bits = _mm512_castps_si512(shifted), exponent = _mm512_slli_epi32(bits, 19);
+        r = x - (shifted - magic);
+        power = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(bits, table_for_sum()), exponent));
+    }
+    const vec kept = power * h;
+    return kept + vec_fma(power_slope(r) * r, kept, pushed);
+}
+
 INLINE vec vec_exp(vec x) {
     /* Far enough out that the result is 0 or infinity, near enough that no NaN comes of it; min and max pass NaN on. */
     const vec bounded = _mm512_min_ps(vec_set(200.0f), _mm512_max_ps(vec_set(-200.0f), x));

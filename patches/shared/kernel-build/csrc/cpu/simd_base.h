@@ -1,7 +1,10 @@
 /* Four floats at a time, in the compilers' own vector notation: NEON on aarch64, SSE2 on x86-64, anything elsewhere.
 
    What each of the simd_*.h promises: NaN passes through every function; vec_fma rounds once, except here where the
-   processor has no such instruction; vec_exp and vec_exp2_decay are within 2 units in the last place. */
+   processor has no such instruction; vec_exp and vec_exp2_decay are within 2 units in the last place.
+
+   vec_step is 2^x h + pushed for -126 < x < 127, or with `far` for any x < 127. It adds up the change of h, not the
+   power: where 2^x is near 1 the change is what keeps digits. */
 #pragma once
 
 #include "simd_begin.h"
@@ -94,6 +97,13 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
     const vec power = (vec)(((mask)shifted + 127) << 23);
     *slow = vec_greater(x, vec_set(-0.5f));
     return vec_fma(power_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
+}
+
+INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
+    if (far) x = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x);
+    const vec magic = vec_set(0x1.8p23f), shifted = x + magic, r = x - (shifted - magic);
+    const vec kept = (vec)(((mask)shifted + 127) << 23) * h;
+    return kept + vec_fma(power_slope(r) * r, kept, pushed);
 }
 
 /* e^x for any x */

@@ -106,8 +106,8 @@ INLINE void back_all_states(struct back_workspace *w, const float *start, int64_
 
 static void back_steps(const struct scan_args *a, struct back_workspace *w, const float *start, int64_t tile, int64_t steps, int careful) {
 #define CASE(b, c) \
-    if (careful) back_all_states(w, start, tile, steps, (struct variant){0, 1, b, c}); \
-    else back_all_states(w, start, tile, steps, (struct variant){0, 0, b, c})
+    if (careful) back_all_states(w, start, tile, steps, (struct variant){.careful = 1, .variable_B = b, .variable_C = c}); \
+    else back_all_states(w, start, tile, steps, (struct variant){.variable_B = b, .variable_C = c})
     if (a->variable_B && a->variable_C) { CASE(1, 1); }
     else if (a->variable_B) { CASE(1, 0); }
     else if (a->variable_C) { CASE(0, 1); }
@@ -119,7 +119,7 @@ static void back_steps(const struct scan_args *a, struct back_workspace *w, cons
 static void back_tile(const struct scan_back_args *b, struct back_workspace *w, struct channels c, const float *start, int64_t tile, int64_t first, int64_t steps) {
     const struct scan_args *a = &b->scan;
     struct workspace *s = &w->scan;
-    const int careful = !prepare(a, s, c, s->rates + tile * a->dstate * LANES, first, steps) || !all_finite(start, a->dstate);
+    const int careful = prepare(a, s, c, s->rates + tile * a->dstate * LANES, first, steps) == CAREFUL || !all_finite(start, a->dstate);
     tile_load(w->u, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
     tile_load(w->grad_out, LANES, &b->grad_out, offset_of(&b->grad_out, c, first), shape_of(&b->grad_out, c, steps));
     if (a->z.data) tile_load(w->z, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));

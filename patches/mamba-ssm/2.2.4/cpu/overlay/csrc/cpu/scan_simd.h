@@ -75,6 +75,22 @@ INLINE void load_variable(float *out, int64_t pitch, const struct tensor *t, int
     }
 }
 
+/* What to fetch while computing: `count` lines of 64 bytes, taken in turns from `rows` rows `pitch` bytes apart. Those of
+   the next tile are too short, and lie too far from each other, for the processor to foresee. */
+struct ahead {
+    const char *data;
+    int64_t pitch, rows, count;
+};
+
+INLINE struct ahead ahead_of(const struct tensor *t, struct channels c, int64_t first, int64_t steps) {
+    const struct tile_shape s = shape_of(t, c, steps);
+    const int64_t size = element_size(t), lines = (steps * size + 63) / 64, along = s.step_stride == 1 || s.step_stride == -1;
+    if (!t->data) return (struct ahead){0};
+    const char *data = element(t, offset_of(t, c, s.step_stride < 0 ? first + steps - 1 : first));
+    if (along) return (struct ahead){data, s.column_stride * size, s.columns, s.columns * lines};
+    return (struct ahead){data, (s.step_stride < 0 ? -s.step_stride : s.step_stride) * size, steps, steps};
+}
+
 /* A worker's memory. Of the tiles that a task takes, each keeps its states and rates from one tile of steps to the next. */
 struct workspace {
     float *B, *C;                  /* [MAX_STEPS][pitch] */
@@ -84,6 +100,7 @@ struct workspace {
     float *fixed_B, *fixed_C;      /* [dstate][LANES] */
     float *states, *rates;         /* [TASK_TILES][dstate][LANES]; a rate is A log2 e */
     int64_t pitch, dstate;
+    struct ahead ahead[4];         /* one for each of the first blocks of states to fetch as it goes */
 };
 
 static size_t workspace_floats(const struct scan_args *a) {
@@ -100,9 +117,13 @@ static struct workspace workspace_at(float *memory, const struct scan_args *a) {
     return w;
 }
 
+/* How far a block's exponents reach: the fast loops want them to leave neither the range of floats nor that of the
+   magic numbers, and are faster still if no power underflows. */
+enum range { NEAR, FAR, CAREFUL };
+
 /* Which of the loops below to run; known when they are compiled. */
 struct variant {
-    int tied, careful, variable_B, variable_C;
+    int tied, careful, far, variable_B, variable_C;
 };
 
 /* `count` states from number `first` on, through all steps. */
@@ -114,25 +135,34 @@ INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates
         if (!v.variable_B) B[i] = vec_load(w->fixed_B + (first + i) * LANES);
         if (!v.variable_C) C[i] = vec_load(w->fixed_C + (first + i) * LANES);
     }
-    for (int64_t t = 0; t < steps; t++) {
-        const vec delta = vec_load(w->delta + t * LANES), input = vec_load(w->input + t * LANES);
-        vec out = vec_load(w->out + t * LANES);
+    /* In names of their own: what is stored below could, for all that the compiler knows, change the workspace. */
+    const float *deltas = w->delta, *inputs = w->input, *decays = w->decay, *keeps = w->keep;
+    const float *B_now = w->B + first, *C_now = w->C + first;
+    float *outs = w->out;
+    const int64_t pitch = w->pitch;
+    const struct ahead ahead = first < 4 * BLOCK ? w->ahead[first / BLOCK] : (struct ahead){0};
+    const char *line = ahead.data;
+    int64_t fetched = 0, row = 0;
+    for (const float *end = deltas + steps * LANES; deltas < end; deltas += LANES, inputs += LANES, outs += LANES, B_now += pitch, C_now += pitch) {
+        const vec delta = vec_load(deltas), input = vec_load(inputs);
+        vec out = vec_load(outs);
+        if (fetched++ < ahead.count) {
+            __builtin_prefetch(line + row * ahead.pitch);
+            if (++row == ahead.rows) row = 0, line += 64;
+        }
         UNROLL for (int i = 0; i < count; i++) {
-            const vec pushed = input * (v.variable_B ? vec_set(w->B[t * w->pitch + first + i]) : B[i]);
+            const vec pushed = input * (v.variable_B ? vec_set(B_now[i]) : B[i]);
             if (v.tied) {
-                const vec kept = vec_and(vec_load(w->keep + t * LANES), h[i]);
-                h[i] = vec_fma(vec_load(w->decay + t * LANES), h[i], pushed) + kept;
+                h[i] = vec_fma(vec_load(decays), h[i], pushed) + vec_and(vec_load(keeps), h[i]);
             } else if (v.careful) {
                 h[i] = vec_fma(vec_exp(delta * rate[i] * vec_set(LN_2)), h[i], pushed);
             } else {
-                /* A slowly decaying state moves by a small step, computed as such; any other is built afresh. */
-                mask slow;
-                const vec decay = vec_exp2_decay(delta * rate[i], &slow);
-                h[i] = vec_add_where(vec_fma(decay, h[i], pushed), slow, h[i]);
+                h[i] = vec_step(delta * rate[i], h[i], pushed, v.far);
             }
-            out = vec_fma(v.variable_C ? vec_set(w->C[t * w->pitch + first + i]) : C[i], h[i], out);
+            out = vec_fma(v.variable_C ? vec_set(C_now[i]) : C[i], h[i], out);
         }
-        vec_store(w->out + t * LANES, out);
+        vec_store(outs, out);
+        if (v.tied) decays += LANES, keeps += LANES;
     }
     UNROLL for (int i = 0; i < count; i++) vec_store(h_memory + (first + i) * LANES, h[i]);
 }
@@ -143,11 +173,12 @@ INLINE void scan_all_states(struct workspace *w, float *h, const float *rates, i
     for (; n < w->dstate; n++) scan_states(w, h, rates, n, 1, steps, v);
 }
 
-static void scan_steps(const struct scan_args *a, struct workspace *w, float *h, const float *rates, int64_t steps, int careful) {
+static void scan_steps(const struct scan_args *a, struct workspace *w, float *h, const float *rates, int64_t steps, enum range range) {
 #define CASE(b, c) \
-    if (careful) scan_all_states(w, h, rates, steps, (struct variant){0, 1, b, c}); \
-    else scan_all_states(w, h, rates, steps, (struct variant){0, 0, b, c})
-    if (a->tied_A) scan_all_states(w, h, rates, steps, (struct variant){1, 0, 1, 1});
+    if (range == CAREFUL) scan_all_states(w, h, rates, steps, (struct variant){0, 1, 0, b, c}); \
+    else if (range == FAR) scan_all_states(w, h, rates, steps, (struct variant){0, 0, 1, b, c}); \
+    else scan_all_states(w, h, rates, steps, (struct variant){0, 0, 0, b, c})
+    if (a->tied_A) scan_all_states(w, h, rates, steps, (struct variant){1, 0, 0, 1, 1});
     else if (a->variable_B && a->variable_C) { CASE(1, 1); }
     else if (a->variable_B) { CASE(1, 0); }
     else if (a->variable_C) { CASE(0, 1); }
@@ -155,13 +186,13 @@ static void scan_steps(const struct scan_args *a, struct workspace *w, float *h,
 #undef CASE
 }
 
-/* Reads delta and u, and makes of them what the loops need. Returns whether those may be the fast ones, which want
-   exponents that leave neither the range of floats nor that of the magic numbers. */
-static int prepare(const struct scan_args *a, struct workspace *w, struct channels c, const float *rates, int64_t first, int64_t steps) {
+/* Reads delta and u, and makes of them what the loops need. */
+static enum range prepare(const struct scan_args *a, struct workspace *w, struct channels c, const float *rates, int64_t first, int64_t steps) {
     tile_load(w->input, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
     tile_load(w->delta, LANES, &a->delta, offset_of(&a->delta, c, first), shape_of(&a->delta, c, steps));
     const vec D = load_parameter(&a->D, c), bias = load_parameter(&a->delta_bias, c), zero = vec_set(0.0f);
     const vec lowest = vec_set((float)a->delta_min), highest = vec_set((float)a->delta_max);
+    const int positive = a->delta_softplus && !(a->delta_max < 0.0);
     const int limited = a->delta_min > -INFINITY || a->delta_max < INFINITY;
     vec delta_high = zero, delta_low = zero;
     for (int64_t t = 0; t < steps; t++) {
@@ -170,7 +201,7 @@ static int prepare(const struct scan_args *a, struct workspace *w, struct channe
         if (a->delta_softplus) delta = vec_softplus(delta);
         if (limited) delta = vec_max(lowest, -vec_max(-highest, -delta)); /* of two operands the second's NaN stays */
         delta_high = vec_max(delta_high, delta);
-        delta_low = vec_max(delta_low, -delta);
+        if (!positive) delta_low = vec_max(delta_low, -delta);
         vec_store(w->delta + t * LANES, delta);
         vec_store(w->input + t * LANES, delta * u);
         vec out = zero; /* not 0 u, which could be NaN */
@@ -185,7 +216,8 @@ static int prepare(const struct scan_args *a, struct workspace *w, struct channe
     }
     const vec growth = vec_max(delta_high * rate_high, delta_low * rate_low);
     const vec size = vec_max(delta_high, delta_low) * vec_max(rate_high, rate_low);
-    return vec_all_below(growth, vec_set(127.0f)) && vec_all_below(size, vec_set(0x1p17f));
+    if (!vec_all_below(growth, vec_set(127.0f)) || !vec_all_below(size, vec_set(0x1p17f))) return CAREFUL;
+    return vec_all_below(size, vec_set(126.0f)) ? NEAR : FAR;
 }
 
 /* With A the same for all states of a channel, what a step does to the state is computed once, not for each of them. */
@@ -222,11 +254,11 @@ static void scan_tile_states(const struct scan_args *a, struct workspace *w, str
     memcpy(w->before, h, state_bytes);
     /* The fast loops compute a step as a difference, which infinity does not survive; where one turns up, go back
        and let it travel as it does in the plain recurrence. */
-    for (int careful = 0;; careful = 1) {
-        if (!prepare(a, w, c, rates, first, steps)) careful = 1;
-        if (a->tied_A) prepare_tied(a, w, c, rates, first, steps, careful);
-        scan_steps(a, w, h, rates, steps, careful);
-        if (careful || all_finite(h, a->dstate)) break;
+    for (int again = 0;; again = 1) {
+        const enum range reach = prepare(a, w, c, rates, first, steps), range = again ? CAREFUL : reach;
+        if (a->tied_A) prepare_tied(a, w, c, rates, first, steps, range == CAREFUL);
+        scan_steps(a, w, h, rates, steps, range);
+        if (range == CAREFUL || all_finite(h, a->dstate)) break;
         memcpy(h, w->before, state_bytes);
     }
 }
@@ -264,6 +296,10 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
             const struct channels c = channels_of(a, batch, group, first_tile + i);
             if (!a->variable_B) load_state_parameter(w.fixed_B, &a->B, c, a->dstate);
             if (!a->variable_C) load_state_parameter(w.fixed_C, &a->C, c, a->dstate);
+            const int64_t last = i + 1 == tiles, next = last ? first + steps : first, left = a->seqlen - next;
+            const struct channels after = channels_of(a, batch, group, first_tile + (last ? 0 : i + 1));
+            const struct tensor *inputs[] = {&a->u, &a->delta, &a->z, &a->out};
+            for (int j = 0; j < 4; j++) w.ahead[j] = ahead_of(inputs[j], after, next, left < steps ? left : steps);
             scan_tile(a, &w, c, w.states + i * state, w.rates + i * state, first, steps);
         }
     }
