@@ -5,6 +5,7 @@ Importing this package raises ImportError in a wheel built without its library.
 
 from ._chunk_scan import chunk_scan, supports_chunk_scan
 from ._linear import linear, supports_linear
+from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._scan import selective_scan, supports
 from ._state_update import selective_state_update, supports_state_update
@@ -14,11 +15,13 @@ __all__ = [
     "gated_norm",
     "layer_norm",
     "linear",
+    "mamba_step",
     "selective_scan",
     "selective_state_update",
     "supports",
     "supports_chunk_scan",
     "supports_linear",
+    "supports_mamba_step",
     "supports_norm",
     "supports_state_update",
 ]

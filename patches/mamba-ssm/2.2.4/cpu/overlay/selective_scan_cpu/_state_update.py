@@ -74,7 +74,7 @@ def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
     )  # fmt: skip
     _library.call(
         _lib.selective_state_update,
-        batch, heads, dim, dstate, groups, dt_softplus, torch.get_num_threads(),
+        batch, heads, dim, dstate, groups, dt_softplus, False, torch.get_num_threads(),
         *view(state, *states), *view(x, *row), *view(dt, *row), *view(z, *row), *view(out, *row),
         *view(A, *rates), *view(B, *row), *view(C, *row), *view(D, *parameter), *view(dt_bias, *parameter),
         0 if indices is None else indices.data_ptr(),

@@ -4,7 +4,7 @@
 #include "kernel.h"
 
 struct state_update_args {
-    int64_t batch, heads, head_dim, dstate, groups, dt_softplus, threads;
+    int64_t batch, heads, head_dim, dstate, groups, dt_softplus, A_is_log, threads; /* A_is_log: A holds log(-A) */
     struct tensor state;             /* (entry, head, head_dim, dstate) */
     struct tensor x, dt, z, out;     /* (batch, head, head_dim) */
     struct tensor A;                 /* (head, head_dim, dstate); a stride of 0 in dstate: one exponential serves all */

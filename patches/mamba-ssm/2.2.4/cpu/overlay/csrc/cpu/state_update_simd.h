@@ -31,7 +31,11 @@ INLINE float update_channel(const struct state_update_args *a, int64_t state_at,
         const vec h = load_part(&a->state, state_at + n * a->state.stride[3], a->state.stride[3], count);
         const vec B = load_part(&a->B, B_at + n * a->B.stride[2], a->B.stride[2], count);
         const vec C = load_part(&a->C, C_at + n * a->C.stride[2], a->C.stride[2], count);
-        const vec decay = tied ? tied_decay : vec_exp(dt * load_part(&a->A, A_at + n * a->A.stride[2], a->A.stride[2], count));
+        vec decay = tied_decay;
+        if (!tied) {
+            const vec A = load_part(&a->A, A_at + n * a->A.stride[2], a->A.stride[2], count);
+            decay = vec_exp(dt * (a->A_is_log ? -vec_exp(A) : A));
+        }
         const vec next = vec_fma(decay, h, input * B);
         store_part(&a->state, state_at + n * a->state.stride[3], a->state.stride[3], count, next);
         if (count < LANES) { /* what lies past the end has no say, not even by way of infinity times 0 */

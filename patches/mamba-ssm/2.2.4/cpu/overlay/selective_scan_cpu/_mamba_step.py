@@ -1,0 +1,115 @@
+"""A whole Mamba-1 mixer on one token, as decoding wants it: one call instead of a dozen."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+
+_lib = _library.load("selective_scan_cpu")
+_ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
+
+
+def supports_mamba_step(x, conv_state, ssm_state, *parameters) -> bool:
+    """Whether `mamba_step` takes these tensors: one token, on the CPU, of 16 or 32 bits, no gradient wanted."""
+    in_weight, _, _, _, x_weight, dt_weight, _, _, _, out_weight, _ = parameters
+    return (
+        _library.readable(x, conv_state, ssm_state, *parameters)
+        and x.numel() == x.shape[-1]
+        and in_weight.stride(1) == x_weight.stride(1) == dt_weight.stride(1) == out_weight.stride(1) == 1
+        and not _library.wants_grad(x, *parameters)
+    )
+
+
+def mamba_step(
+    x,
+    conv_state,
+    ssm_state,
+    in_weight,
+    in_bias,
+    conv_weight,
+    conv_bias,
+    x_weight,
+    dt_weight,
+    dt_bias,
+    A_log,
+    D,
+    out_weight,
+    out_bias,
+):
+    """Mamba's projections, convolution and state update for one token, computed in float32. Not differentiable.
+
+    Args:
+        x: (..., d_model), all axes but the last of length 1
+        conv_state: (1, dim, width), the last inputs of the convolution; moved on in place
+        ssm_state: (1, dim, dstate); moved on in place
+        in_weight: (2 * dim, d_model); in_bias: (2 * dim,)
+        conv_weight: (dim, 1, width); conv_bias: (dim,)
+        x_weight: (dt_rank + 2 * dstate, dim)
+        dt_weight: (dim, dt_rank); dt_bias: (dim,)
+        A_log: (dim, dstate), of which A is -exp(A_log); D: (dim,)
+        out_weight: (d_model, dim); out_bias: (d_model,)
+
+    Returns:
+        (..., d_model) in x's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    args = (
+        x, conv_state, ssm_state, in_weight, in_bias, conv_weight, conv_bias,
+        x_weight, dt_weight, dt_bias, A_log, D, out_weight, out_bias,
+    )  # fmt: skip
+    with torch.no_grad():
+        if _library.is_plain_call(*args):
+            return _step(*args)
+        return torch.ops.selective_scan_cpu.mamba_step(*args)
+
+
+_ops.define(
+    "mamba_step(Tensor x, Tensor(a!) conv_state, Tensor(b!) ssm_state, Tensor in_weight, Tensor? in_bias, "
+    "Tensor conv_weight, Tensor? conv_bias, Tensor x_weight, Tensor dt_weight, Tensor? dt_bias, Tensor A_log, "
+    "Tensor? D, Tensor out_weight, Tensor? out_bias) -> Tensor"
+)
+
+
+def _step(
+    x, conv_state, ssm_state, in_weight, in_bias, conv_weight, conv_bias,
+    x_weight, dt_weight, dt_bias, A_log, D, out_weight, out_bias,
+):  # fmt: skip
+    (dim, rank), dstate, width, features = dt_weight.shape, A_log.shape[1], conv_weight.shape[-1], in_weight.shape[1]
+    for name, tensor, shape in (
+        ("x", x, (*(1,) * (x.dim() - 1), features)),
+        ("conv_state", conv_state, (1, dim, width)),
+        ("ssm_state", ssm_state, (1, dim, dstate)),
+        ("in_weight", in_weight, (2 * dim, features)),
+        ("in_bias", in_bias, (2 * dim,)),
+        ("conv_weight", conv_weight, (dim, 1, width)),
+        ("conv_bias", conv_bias, (dim,)),
+        ("x_weight", x_weight, (rank + 2 * dstate, dim)),
+        ("dt_bias", dt_bias, (dim,)),
+        ("A_log", A_log, (dim, dstate)),
+        ("D", D, (dim,)),
+        ("out_weight", out_weight, (features, dim)),
+        ("out_bias", out_bias, (features,)),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    out = torch.empty_like(x)
+    _library.call(
+        _lib.mamba_mixer_step,
+        dim, dstate, rank, width, features, torch.get_num_threads(),
+        *view(x, -1), *view(out, -1), *view(in_weight), *view(in_bias), *view(conv_weight, 0, 2), *view(conv_bias),
+        *view(conv_state, 1, 2), *view(x_weight), *view(dt_weight), *view(dt_bias), *view(A_log), *view(D),
+        *view(ssm_state, 1, 2), *view(out_weight), *view(out_bias),
+    )  # fmt: skip
+    return out
+
+
+def _fake_step(x, *rest):
+    return torch.empty_like(x)
+
+
+_ops.impl("mamba_step", _step, "CPU")
+torch.library.register_fake("selective_scan_cpu::mamba_step", _fake_step, lib=_ops)
