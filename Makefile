@@ -15,7 +15,7 @@ QUIETLY := --quiet --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels test test-unit test-integration test-target test-numeric test-jetson lint format docs bench clean
+.PHONY: help setup wheels test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,11 @@ test-target: $(TOOL)/.test ## the wheels on emulated aarch64
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## every function against float64 references, on this machine's wheels
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
+	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # the GPU's tests, tested
+
+test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## wheels for this machine's NVIDIA GPU, built, proven and tested on it
+	$(TOOL)/bin/mambaport install --profile cuda --python $(NUMERIC)/bin/python
+	cd tests/gpu && ../../$(NUMERIC)/bin/python -m pytest .
 
 test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter imported and run under emulation
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6 --output wheelhouse/jetpack6

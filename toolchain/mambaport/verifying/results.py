@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -24,7 +23,7 @@ class Component(Model):
 
     name: str
     path: str
-    """``default``, what users get; or ``fallback``, pure PyTorch forced by the two variables."""
+    """``default``, what users get; ``fallback``, pure PyTorch forced by the two variables; or ``gpu``."""
     ok: bool
     input: str = ""
     output: str = ""
@@ -46,6 +45,9 @@ class Verification(Model):
     torch: str
     threads: int
     cuda: bool
+    """Whether torch sees a GPU."""
+    gpu: str | None = None
+    cuda_extensions: bool = False
     optional: dict[str, bool]
     components: tuple[Component, ...]
     emulated: str | None = None
@@ -88,7 +90,7 @@ def parse(finished: Finished, emulated: str | None = None) -> Verification:
 
 def table(result: Verification) -> Table:
     """For people: each component with its shapes, and its error on each path."""
-    where = f"emulated {result.emulated}" if result.emulated else "this machine"
+    where = f"emulated {result.emulated}" if result.emulated else result.gpu or "this machine"
     title = f"{result.arch} · Python {result.python} · torch {result.torch} · {where}"
     view = Table(
         title=title,
@@ -101,14 +103,19 @@ def table(result: Verification) -> Table:
     view.add_column("component", no_wrap=True)
     view.add_column("input", no_wrap=True)
     view.add_column("output", no_wrap=True)
-    view.add_column("default", justify="right", no_wrap=True)
-    view.add_column("fallback", justify="right", no_wrap=True)
-    for name, rows in groupby(result.components, key=lambda item: item.name):
-        items = list(rows)
+    paths = list(dict.fromkeys(["default", "fallback", *(item.path for item in result.components)]))
+    for path in paths:
+        view.add_column(path, justify="right", no_wrap=True)
+    by_name: dict[str, list[Component]] = {}
+    for item in result.components:
+        by_name.setdefault(item.name, []).append(item)
+    for name, items in by_name.items():
         cells = {item.path: _cell(item) for item in items}
         failure = next((item.failure for item in items if item.failure), "")
         output = escape(failure or items[0].output)
-        view.add_row(name, items[0].input, output, cells.get("default", ""), cells.get("fallback", ""))
+        view.add_row(name, items[0].input, output, *(cells.get(path, "") for path in paths))
+    if result.cuda_extensions and not result.gpu:
+        view.caption = "no GPU here: the CUDA extensions were imported, and not run"
     return view
 
 

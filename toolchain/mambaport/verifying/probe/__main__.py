@@ -1,8 +1,9 @@
 """The probe: a self-contained folder, run by the target interpreter. Prints one JSON object.
 
 Each component is computed by the installed packages and, independently, in ``references.py``. Each is run
-twice: by default, where compiled kernels do what they can, and with both FORCE_FALLBACK variables set, in
-pure PyTorch. The error is the largest difference relative to the largest value of the reference.
+by default, where compiled kernels do what they can; with both FORCE_FALLBACK variables set, in pure PyTorch;
+and, where there is a GPU and the packages have CUDA extensions, on that. The error is the largest difference
+relative to the largest value of the reference.
 
 It needs torch, causal_conv1d and mamba_ssm, and no part of mambaport.
 """
@@ -18,6 +19,7 @@ import traceback
 
 FALLBACK_VARIABLES = ("CAUSAL_CONV1D_FORCE_FALLBACK", "SELECTIVE_SCAN_FORCE_FALLBACK")
 KERNELS = ("causal_conv1d_cpu", "selective_scan_cpu")
+CUDA_EXTENSIONS = ("causal_conv1d_cuda", "selective_scan_cuda")
 OPTIONAL = ("triton", "transformers", "huggingface_hub")
 
 
@@ -27,9 +29,11 @@ def main():
     forced = any(os.environ.get(name) for name in FALLBACK_VARIABLES)
     rows = [import_row("causal_conv1d"), import_row("mamba_ssm")]
     if not forced:
-        rows += [import_row(name) for name in KERNELS if there(name)]
+        rows += [import_row(name) for name in (*KERNELS, *CUDA_EXTENSIONS) if there(name)]
     if all(row["ok"] for row in rows):
         rows += component_rows(forced)
+        if not forced and torch.cuda.is_available() and any(there(name) for name in CUDA_EXTENSIONS):
+            rows += gpu_rows()
     report = {
         "python": platform.python_version(),
         "arch": platform.machine(),
@@ -37,6 +41,8 @@ def main():
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda_extensions": any(there(name) for name in CUDA_EXTENSIONS),
         "optional": {name: there(name) for name in OPTIONAL},
         "components": rows,
     }
@@ -48,12 +54,22 @@ def component_rows(forced):
     from components import ALL
 
     rows = []
-    for name, function, bound in ALL:
+    for item in ALL:
+        if item.gpu_only:
+            continue
         if not forced:
-            rows.append(component_row(name, function, bound, "default"))
+            rows.append(component_row(item.name, item.function, item.bound, "default"))
         with fallback():
-            rows.append(component_row(name, function, bound, "fallback"))
+            rows.append(component_row(item.name, item.function, item.bound, "fallback"))
     return rows
+
+
+def gpu_rows():
+    """Every component again, computed on the GPU."""
+    from components import ALL, computing_on
+
+    with computing_on("cuda"):
+        return [component_row(item.name, item.function, item.gpu_bound, "gpu") for item in ALL]
 
 
 def component_row(name, function, bound, path):
@@ -96,7 +112,7 @@ def compare(results, references):
     assert len(results) == len(references), f"{len(results)} results, not {len(references)}"
     for result, reference in zip(results, references):
         assert result.shape == reference.shape, f"shape {tuple(result.shape)}, not {tuple(reference.shape)}"
-        got, wanted = result.detach().double(), reference.detach().double()
+        got, wanted = result.detach().cpu().double(), reference.detach().double()
         if not bool(got.isfinite().all()):
             return float("inf")
         worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30)))

@@ -3,6 +3,10 @@
 Shapes are small, so that an emulated machine gets through them, and odd enough to meet every edge.
 """
 
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
+
 import references as ref
 import torch
 
@@ -10,17 +14,42 @@ FORWARD = 2e-5
 """Bound on the relative error of float32 results."""
 BACKWARD = 1e-4
 """The same for gradients, which sum over batch and time."""
+HALF = 5e-3
+"""Bound in float16, and on a GPU where triton multiplies float32 as TF32: both keep ten bits."""
 ALL = []
+DEVICE = "cpu"
+"""Where the packages compute; references always do on the CPU."""
 
 
-def component(name, *, bound=FORWARD):
-    """Registers a component: a function that returns (inputs, results, references)."""
+class Component(NamedTuple):
+    """A function that returns (inputs, results, references), and the error that is allowed."""
+
+    name: str
+    function: Callable
+    bound: float
+    gpu_bound: float
+    gpu_only: bool
+
+
+def component(name, *, bound=FORWARD, gpu_bound=None, gpu_only=False):
+    """Registers a component."""
 
     def register(function):
-        ALL.append((name, function, bound))
+        ALL.append(Component(name, function, bound, gpu_bound or bound, gpu_only))
         return function
 
     return register
+
+
+@contextlib.contextmanager
+def computing_on(device):
+    """The packages compute on ``device`` meanwhile."""
+    global DEVICE  # noqa: PLW0603 - one setting of one script
+    before, DEVICE = DEVICE, device
+    try:
+        yield
+    finally:
+        DEVICE = before
 
 
 def tensors(seed, **shapes):
@@ -28,18 +57,18 @@ def tensors(seed, **shapes):
     generator = torch.Generator().manual_seed(seed)
     values = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return {
-        name: (-value.abs() - 0.1 if name == "A" else value).requires_grad_()
+        name: (-value.abs() - 0.1 if name == "A" else value).to(DEVICE).requires_grad_()
         for name, value in values.items()
     }
 
 
 def doubled(values):
-    return {name: value.detach().double().requires_grad_() for name, value in values.items()}
+    return {name: ref.exact(value).requires_grad_() for name, value in values.items()}
 
 
 def gradients(out, values):
     """Gradients of a fixed weighted sum of ``out`` with respect to every tensor, in order of names."""
-    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).reshape(out.shape)
     return list(torch.autograd.grad((out * weights).sum(), [values[name] for name in sorted(values)]))
 
 
@@ -72,7 +101,7 @@ def conv_update():
     from causal_conv1d import causal_conv1d_update
 
     v, r = conv_inputs()
-    x, state = v["x"].detach(), torch.zeros(2, 32, 4)
+    x, state = v["x"].detach(), torch.zeros(2, 32, 4, device=DEVICE)
     weight, bias = v["weight"].detach(), v["bias"].detach()
     out = [causal_conv1d_update(x[..., t].contiguous(), state, weight, bias, "silu") for t in range(12)]
     return [x[..., 0], state], [torch.stack(out, -1), state], [ref.conv(**r)[..., :12], r["x"][..., 8:12]]
@@ -83,9 +112,9 @@ def conv_varlen():
     from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
 
     x = tensors(1, x=(9, 5))["x"].detach()
-    ends = torch.tensor([0, 2, 2, 9])
+    ends = torch.tensor([0, 2, 2, 9], device=DEVICE)
     states = torch.zeros(3, 5, 4, dtype=torch.float64)
-    states[0, :, 2:], states[2] = x[0:2].double().T, x[5:9].double().T
+    states[0, :, 2:], states[2] = ref.exact(x[0:2]).T, ref.exact(x[5:9]).T
     return [x], [causal_conv1d_varlen_states(x, ends, 4)], [states]
 
 
@@ -138,11 +167,26 @@ def scan_core():
     args = [v[name].detach() for name in ("u", "delta", "A", "B", "C", "D", "delta_bias")]
     out, state = selective_scan_cuda_core.fwd(*args, True, 1)
     expected = ref.scan(**r)[0]
-    dout = torch.linspace(-1, 1, out.numel()).reshape(out.shape)
+    dout = torch.linspace(-1, 1, out.numel(), device=DEVICE).reshape(out.shape)
     grads = selective_scan_cuda_core.bwd(*args, dout, state, True, 1)
     names = ("u", "delta", "A", "B", "C", "D", "delta_bias")
-    wanted = torch.autograd.grad(expected, [r[name] for name in names], dout.double())
+    wanted = torch.autograd.grad(expected, [r[name] for name in names], ref.exact(dout))
     return [v["u"], v["B"]], [out, *grads], [expected, *wanted]
+
+
+@component("selective_scan_cuda_core, Mamba-YOLO's", gpu_only=True, bound=BACKWARD)
+def scan_core_on_maps():
+    """Maps of (2, 64, 32, 32), read in four directions: four groups of 64 channels over 1024 steps."""
+    import selective_scan_cuda_core
+
+    length, channels = 32 * 32, 4 * 64
+    v = tensors(
+        9, u=(2, channels, length), delta=(2, channels, length), A=(channels, 16), B=(2, 4, 16, length),
+        C=(2, 4, 16, length), D=(channels,), delta_bias=(channels,),
+    )  # fmt: skip
+    args = [value.detach() for value in v.values()]
+    out = selective_scan_cuda_core.fwd(*args, True, 1)[0]
+    return [v["u"], v["B"]], [out], [ref.scan(**doubled(v))[0]]
 
 
 def inner_inputs():
@@ -189,7 +233,7 @@ def state_update():
         dt_bias=(32,),
     )  # fmt: skip
     v = {name: value.detach() for name, value in v.items()}
-    expected, state = ref.state_update(**{name: value.double() for name, value in v.items()})
+    expected, state = ref.state_update(**{name: ref.exact(value) for name, value in v.items()})
     out = selective_state_update(**v, dt_softplus=True)
     return [v["state"], v["x"]], [out, v["state"]], [expected, state]
 
@@ -210,13 +254,13 @@ def chunk_result(v):
     )  # fmt: skip
 
 
-@component("mamba_chunk_scan_combined")
+@component("mamba_chunk_scan_combined", gpu_bound=HALF)
 def chunk_forward():
     v, r = chunk_inputs()
     return [v["x"], v["B"]], list(chunk_result(v)), list(ref.chunk_scan(**r))
 
 
-@component("mamba_chunk_scan_combined backward", bound=BACKWARD)
+@component("mamba_chunk_scan_combined backward", bound=BACKWARD, gpu_bound=HALF)
 def chunk_backward():
     v, r = chunk_inputs()
     return [v["x"], v["B"]], gradients(chunk_result(v)[0], v), gradients(ref.chunk_scan(**r)[0], r)
@@ -257,7 +301,7 @@ def hidden_states(length=40, width=32):
 
 def seeded(make):
     torch.manual_seed(4)
-    return make()
+    return make().to(DEVICE)
 
 
 def mamba_block(**options):
@@ -285,6 +329,16 @@ def mamba_forward():
     return [v["hidden"]], [layer(v["hidden"])], [ref.mamba(layer, r["hidden"])]
 
 
+@component("Mamba, half", bound=HALF)
+def mamba_half():
+    from mamba_ssm import Mamba
+
+    layer = seeded(lambda: Mamba(d_model=64, layer_idx=0)).half()
+    hidden = tensors(5, hidden=(2, 32, 64))["hidden"].detach().half()
+    with torch.no_grad():
+        return [hidden], [layer(hidden)], [ref.mamba(layer, ref.exact(hidden))]
+
+
 @component("Mamba backward", bound=BACKWARD)
 def mamba_backward():
     layer, (v, r) = mamba_block(), hidden_states()
@@ -308,7 +362,7 @@ def vision_forward():
     return [v["hidden"]], [layer(v["hidden"])], [ref.vision_mamba(layer, r["hidden"])]
 
 
-@component("Mamba2")
+@component("Mamba2", gpu_bound=HALF)
 def mamba2_forward():
     layer, (v, r) = mamba2_block(), hidden_states()
     return [v["hidden"]], [layer(v["hidden"])], [ref.mamba2(layer, r["hidden"])]
@@ -331,14 +385,14 @@ def language_model():
 
 @component("MambaLMHeadModel")
 def model_forward():
-    model, tokens = language_model(), torch.arange(30).reshape(2, 15) % 64
+    model, tokens = language_model(), torch.arange(30, device=DEVICE).reshape(2, 15) % 64
     with torch.no_grad():
         return [tokens], [model(tokens).logits], [ref.language_model(model, tokens)]
 
 
 @component("MambaLMHeadModel generate")
 def model_generate():
-    model, tokens = language_model(), torch.arange(8).reshape(2, 4)
+    model, tokens = language_model(), torch.arange(8, device=DEVICE).reshape(2, 4)
     found = model.generate(tokens, max_length=9)
     expected = tokens
     for _ in range(5):

@@ -6,6 +6,11 @@ Shapes: b batch, l time, d channels, n state, h heads, p head size, g groups of 
 import torch
 
 
+def exact(value):
+    """A tensor of any device and dtype as float64 on the CPU."""
+    return value.detach().cpu().double()
+
+
 def silu(x):
     return x * torch.sigmoid(x)
 
@@ -59,7 +64,7 @@ def inner(xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias):
 
 
 def parameters(module):
-    return {name: value.detach().double() for name, value in module.named_parameters()}
+    return {name: exact(value) for name, value in module.named_parameters()}
 
 
 def mamba(block, hidden):
@@ -136,8 +141,8 @@ def mamba2(block, hidden):
 
 def language_model(model, tokens):
     """Logits of a MambaLMHeadModel of Mamba blocks; tokens (b, l)."""
-    embedding = model.backbone.embedding.weight.detach().double()
-    residual = embedding[tokens]
+    embedding = exact(model.backbone.embedding.weight)
+    residual = embedding[tokens.cpu()]
     for block in model.backbone.layers:
-        residual = residual + mamba(block.mixer, rms_norm(residual, block.norm.weight.detach().double()))
-    return rms_norm(residual, model.backbone.norm_f.weight.detach().double()) @ embedding.T
+        residual = residual + mamba(block.mixer, rms_norm(residual, exact(block.norm.weight)))
+    return rms_norm(residual, exact(model.backbone.norm_f.weight)) @ embedding.T
