@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.cli import cli
 from mambaport.failures import catalogue
-from mambaport.patchset import all_sets, known_versions
+from mambaport.patchset import PatchSet, all_sets, known_versions
 from mambaport.profile import profile_schema
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -48,16 +49,25 @@ def patches() -> str:
     parts = ["# Patch sets\n", "Written by `make docs` from the patch sets themselves.\n"]
     for package, version in known_versions():
         for item in all_sets(package, version):
-            parts.append(f"## {package} {version}: `{item.name}` (revision {item.meta.revision})\n")
-            parts.append(f"{item.meta.summary}\n")
-            parts.append("| patch | why | owns | upstream |\n|---|---|---|---|")
-            for patch in item.patches:
-                name = patch.file.removesuffix(".patch")
-                cells = (name, patch.why, " ".join(patch.failures), patch.upstream or "")
-                parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-            files = ", ".join(f"`{name}`" for name in item.overlay_files())
-            parts.append(f"\nOverlay: {files or 'none'}.\n")
+            parts += _patch_set(f"{package} {version}", item)
+    for name, checkout in known_checkouts().items():
+        for item in checkout_sets(name):
+            parts += _patch_set(f"Checkout of {checkout.repository}", item)
     return "\n".join(parts)
+
+
+def _patch_set(title: str, item: PatchSet) -> list[str]:
+    parts = [
+        f"## {title}: `{item.name}` (revision {item.meta.revision})\n",
+        f"{item.meta.summary}\n",
+        "| patch | why | owns | upstream |\n|---|---|---|---|",
+    ]
+    for patch in item.patches:
+        name = patch.file.removesuffix(".patch")
+        cells = (name, patch.why, " ".join(patch.failures), patch.upstream or "")
+        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    files = ", ".join(f"`{name}`" for name in item.overlay_files())
+    return [*parts, f"\nOverlay: {files or 'none'}.\n"]
 
 
 def failures() -> str:

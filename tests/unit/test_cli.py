@@ -99,6 +99,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "audit",
         "install",
         "verify",
+        "adopt",
         "doctor",
         "patches list",
         "patches check",

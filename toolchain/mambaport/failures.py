@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.models import Model, read_toml, validate
 from mambaport.patchset import all_sets, known_versions
 
@@ -33,12 +34,16 @@ def catalogue() -> list[Failure]:
         PatchError: a patch set is not valid.
     """
     patches: dict[str, list[str]] = {}
-    for package, version in known_versions():
-        for item in all_sets(package, version):
-            for patch in item.patches:
-                name = f"{package}/{item.name}/{patch.file.removesuffix('.patch')}"
-                for row in patch.failures:
-                    patches.setdefault(row, []).append(name)
+    sets = [
+        (f"{name}/{item.name}", item)
+        for name, version in known_versions()
+        for item in all_sets(name, version)
+    ]
+    sets += [(f"checkouts/{name}", item) for name in known_checkouts() for item in checkout_sets(name)]
+    for label, item in sets:
+        for patch in item.patches:
+            for row in patch.failures:
+                patches.setdefault(row, []).append(f"{label}/{patch.file.removesuffix('.patch')}")
     rows = []
     for row, fields in read_toml(CATALOGUE).items():
         owners = [*patches.get(row, []), *fields.get("also", [])]

@@ -12,6 +12,7 @@ import click
 from rich.markup import escape
 
 from mambaport import __version__
+from mambaport.cli.adopt import adopt
 from mambaport.cli.audit import audit
 from mambaport.cli.build import build
 from mambaport.cli.cache import cache
@@ -51,7 +52,7 @@ def cli() -> None:
     """
 
 
-for command in (profiles, show, fetch, patch, build, audit, install, verify, doctor, patches, cache):
+for command in (profiles, show, fetch, patch, build, audit, install, verify, adopt, doctor, patches, cache):
     cli.add_command(command)
 
 

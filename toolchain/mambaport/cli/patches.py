@@ -9,11 +9,12 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from mambaport.cli.options import Session, output_options, source_options
+from mambaport.checkouts import checkout_sets, commit_of, known_checkouts, recognise
+from mambaport.cli.options import FOLDER, Session, output_options, source_options
 from mambaport.cli.reasons import print_reasons
 from mambaport.digests import file_sha256
 from mambaport.errors import PatchError, UsageError
-from mambaport.patching import PatchState, apply_sets, check_against, refresh_lock
+from mambaport.patching import PatchState, apply_sets, check_against, refresh_checkout_lock, refresh_lock
 from mambaport.patchset import PatchSet, Source, all_sets, known_versions, read_source
 from mambaport.plan import set_json
 from mambaport.sources import assemble, unpack_sdist
@@ -32,18 +33,27 @@ def patches() -> None:
 def list_(session: Session) -> None:
     """List every patch, in order, with its reason."""
     versions = [(name, version, all_sets(name, version)) for name, version in known_versions()]
+    checkouts = [(item.repository, checkout_sets(name)) for name, item in known_checkouts().items()]
     if session.emit(
         {
             "packages": [
                 {"name": name, "version": version, "sets": [set_json(item) for item in sets]}
                 for name, version, sets in versions
-            ]
+            ],
+            "checkouts": [
+                {"repository": repository, "sets": [set_json(item) for item in sets]}
+                for repository, sets in checkouts
+            ],
         }
     ):
         return
     console = session.report.console
     for name, version, sets in versions:
         console.print(f"[bold]{name} {version}[/bold]")
+        for item in sets:
+            print_reasons(console, item)
+    for repository, sets in checkouts:
+        console.print(f"[bold]checkouts of {repository}[/bold]")
         for item in sets:
             print_reasons(console, item)
 
@@ -83,11 +93,21 @@ def check(session: Session, package: str | None, against: str | None) -> None:
 
 @patches.command()
 @click.argument("package", required=False)
+@click.option(
+    "--checkout", type=FOLDER, metavar="DIR", help="A pristine checkout, for the lock of its patch set."
+)
 @source_options
-def refresh(session: Session, package: str | None) -> None:
-    """Rewrite the locks from the pinned sources and the patches; nothing else is written."""
+def refresh(session: Session, package: str | None, checkout: Path | None) -> None:
+    """Rewrite the locks from the pinned sources and the patches; nothing else is written.
+
+    \b
+    The lock of a checkout's patch set is made from a pristine checkout:
+      mambaport patches refresh --checkout ~/Vim
+    """
     changed: list[PatchSet] = []
-    for source in _sources(package):
+    if checkout is not None:
+        changed += _refresh_checkout(checkout, package)
+    for source in _sources(package) if checkout is None else []:
         with session.store.scratch() as scratch:
             tree = scratch / "src"
             _assemble(session, source, tree)
@@ -98,6 +118,22 @@ def refresh(session: Session, package: str | None) -> None:
     session.report.success(f"{len(names)} locks rewritten" if names else "every lock is up to date")
     for name in names:
         session.report.line("lock", name)
+
+
+def _refresh_checkout(root: Path, name: str | None) -> list[PatchSet]:
+    """The lock of the set whose name is the commit that is checked out, or of the only set."""
+    found, _checkout = recognise(root.resolve())
+    sets = checkout_sets(found)
+    commit = commit_of(root) or ""
+    named = [item for item in sets if item.name == (name or commit[:12])]
+    if not named:
+        raise UsageError(
+            f"There is no patch set for this commit of {root}",
+            found=commit or "no commit",
+            expected=f"one of: {', '.join(item.name for item in sets)}",
+            mend="check one of these out, or name the set: `mambaport patches refresh SET --checkout DIR`",
+        )
+    return refresh_checkout_lock(root, named[0])
 
 
 def _sources(package: str | None) -> list[Source]:

@@ -1,7 +1,18 @@
 """Patch: a pristine tree becomes the profile's tree, exactly or not at all."""
 
+from mambaport.patching.adopt import Adoption, adopt, survey, undo
 from mambaport.patching.apply import apply_sets
 from mambaport.patching.check import PatchState, check_against
-from mambaport.patching.refresh import refresh_lock
+from mambaport.patching.refresh import refresh_checkout_lock, refresh_lock
 
-__all__ = ["PatchState", "apply_sets", "check_against", "refresh_lock"]
+__all__ = [
+    "Adoption",
+    "PatchState",
+    "adopt",
+    "apply_sets",
+    "check_against",
+    "refresh_checkout_lock",
+    "refresh_lock",
+    "survey",
+    "undo",
+]

@@ -79,11 +79,12 @@ def _check_before(tree: Path, item: PatchSet, name: str, file: TouchedFile) -> N
     for patch in item.patches:  # say which hunk, not only which digest
         for diff in read_patch(item.folder / patch.file):
             if diff.name == name and path.is_file():
-                _match_exactly(path.read_text(encoding="utf-8").split("\n"), diff, patch.file)
+                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+                _match_exactly(lines, diff, patch.file)
                 break
     raise PatchError(
         f"{name} is not the file that patch set {item.name} was made for",
-        found=f"sha256 {digest}",
+        found=f"sha256 {digest}" if digest else "no such file",
         expected=f"sha256 {file.before} (lock.json)",
         mend="the source differs from the pinned one; fetch it again, or refresh the patch set on purpose",
     )

@@ -58,6 +58,16 @@ def place_all(lines: Sequence[str], diff: FileDiff) -> tuple[list[Place], list[s
     return places, result
 
 
+def reverse(diff: FileDiff) -> FileDiff:
+    """The diff that takes ``diff`` back."""
+    back = FileDiff(diff.name)
+    shift = 0
+    for hunk in diff.hunks:
+        back.hunks.append(Hunk(hunk.number, hunk.start + shift, hunk.after, hunk.before))
+        shift += len(hunk.after) - len(hunk.before)
+    return back
+
+
 def show_drift(lines: Sequence[str], hunk: Hunk, at: int) -> str:
     """What the hunk expects (-) against what stands there (+), as a small diff."""
     found = lines[at - 1 : at - 1 + len(hunk.before)]

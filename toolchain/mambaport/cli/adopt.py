@@ -1,0 +1,139 @@
+"""``mambaport adopt``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mambaport.checkouts import Checkout, checkout_sets, commit_of, recognise
+from mambaport.cli.options import FOLDER, Session, output_options
+from mambaport.cli.reasons import print_reasons
+from mambaport.errors import PatchError, UsageError
+from mambaport.patching import Adoption, check_against, survey
+from mambaport.patching import adopt as apply_set
+from mambaport.patching import undo as undo_set
+from mambaport.plan import set_json
+from mambaport.profile import find_profile
+
+_STATES = {
+    "pristine": "as its commit has it",
+    "adopted": "adopted",
+    "interrupted": "adopted in part: an adoption or its undoing was interrupted",
+    "changed": "with files that the patch set does not know",
+}
+
+
+@click.command()
+@click.argument("path", type=FOLDER)
+@click.option(
+    "-p", "--profile", "profile_name", metavar="P", help="The profile whose wheels the checkout will run on."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@click.option("--undo", "undoing", is_flag=True, help="Put back what was there before.")
+@output_options
+def adopt(session: Session, path: Path, profile_name: str | None, dry_run: bool, undoing: bool) -> None:
+    """Make a checkout of hustvl/Vim or HZAI-ZJNU/Mamba-YOLO run on this machine's wheels.
+
+    Applies the patch set that fits the checkout: exactly, all of it or nothing. Git's records are not
+    touched, and a file that you have changed is never written over.
+
+    \b
+      mambaport adopt ~/Vim -p rpi --dry-run
+      mambaport adopt ~/Vim -p rpi
+      mambaport adopt ~/Vim --undo
+    """
+    root = path.resolve()
+    name, checkout = recognise(root)
+    if profile_name is not None:
+        _check_profile(profile_name, checkout)
+    adoption = survey(root, checkout_sets(name))
+    data = _json(adoption, name, checkout)
+    _show(session, adoption, checkout, data)
+    try:
+        written = (undo_set if undoing else apply_set)(adoption, dry_run=dry_run)
+    except PatchError as error:
+        error.data = {**data, "patches": _verdicts(adoption)} if adoption.state == "changed" else data
+        raise
+    data |= {"written": written, "dry_run": dry_run}
+    data["state"] = adoption.state if dry_run else ("pristine" if undoing else "adopted")
+    if session.emit(data):
+        return
+    _tell(session, adoption, checkout, written, profile_name, dry_run, undoing)
+
+
+def _check_profile(profile_name: str, checkout: Checkout) -> None:
+    """The checkout's code must find what it needs in the profile's mamba_ssm.
+
+    Raises:
+        UsageError: the profile leaves out a patch set that the checkout needs.
+    """
+    profile = find_profile(profile_name)
+    sets = {name for package in profile.package if package.name == "mamba-ssm" for name in package.patches}
+    if missing := [name for name in checkout.needs if name not in sets]:
+        raise UsageError(
+            f"{checkout.title} does not run on the wheels of profile {profile.name}",
+            found=f"its mamba-ssm has the patch sets {', '.join(sorted(sets)) or 'none'}",
+            expected=f"{', '.join(missing)} too",
+            mend="name the set in the profile's mamba-ssm, or choose another profile",
+        )
+
+
+def _json(adoption: Adoption, name: str, checkout: Checkout) -> dict[str, Any]:
+    return {
+        "path": str(adoption.root),
+        "checkout": name,
+        "repository": checkout.repository,
+        "commit": commit_of(adoption.root),
+        "state": adoption.state,
+        "set": set_json(adoption.set),
+        "files": adoption.files,
+    }
+
+
+def _show(session: Session, adoption: Adoption, checkout: Checkout, data: dict[str, Any]) -> None:
+    commit = f"commit {data['commit'][:12]}" if data["commit"] else "no git records"
+    session.report.line("checkout", f"{checkout.title} ({checkout.repository})", f"{commit}; {adoption.root}")
+    session.report.line("state", _STATES[adoption.state])
+    if not session.as_json and not session.report.quiet:
+        print_reasons(session.report.console, adoption.set)
+    for name in adoption.named("changed", "missing", "link"):
+        session.report.warn(f"{name}: {adoption.files[name]}")
+
+
+def _verdicts(adoption: Adoption) -> list[dict[str, str]]:
+    """Each patch against the files as they are."""
+    return [
+        {"patch": state.patch, "verdict": state.verdict, "where": state.where}
+        for state in check_against(adoption.root, [adoption.set])
+    ]
+
+
+def _tell(
+    session: Session,
+    adoption: Adoption,
+    checkout: Checkout,
+    written: list[str],
+    profile_name: str | None,
+    dry_run: bool,
+    undoing: bool,
+) -> None:
+    report = session.report
+    before = adoption.lock.files
+    for name in written:
+        kind = "patch" if before[name].before else "file"
+        report.line("undo" if undoing else kind, name, "removed" if undoing and kind == "file" else "")
+    where = shlex.quote(str(adoption.root))
+    if not written:
+        report.success(f"{where} is {'not adopted' if undoing else 'adopted'} already; nothing was written")
+    elif dry_run:
+        report.success(f"{len(written)} files would be written; nothing was (--dry-run)")
+    elif undoing:
+        report.success(f"{where} is as it was before")
+    else:
+        report.success(f"{where} is adopted; `mambaport adopt {where} --undo` takes it back")
+    if not undoing:
+        report.line("next", f"mambaport install -p {profile_name or 'PROFILE'} --python PYTHON", "its wheels")
+        report.line("", f"cd {where} && {checkout.run}")

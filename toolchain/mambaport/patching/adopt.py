@@ -1,0 +1,245 @@
+"""Adopting a checkout: a patch set goes into a folder that is the user's own, and comes out of it again.
+
+The folder holds more than the patch set knows: data, results, git's records, files that the user has
+changed. So only the files that the lock names are copied out; they are patched as any source is, with all
+its guards; and each then takes its file's place by a rename. Nothing records that a checkout is adopted: the
+digests say so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkstemp
+from typing import Literal
+
+from mambaport.digests import file_sha256
+from mambaport.errors import PatchError
+from mambaport.patching.apply import apply_sets
+from mambaport.patching.diff import read_patch
+from mambaport.patching.hunks import place_all, reverse
+from mambaport.patchset import Lock, PatchSet, TouchedFile
+
+FileState = Literal["before", "after", "changed", "missing", "link"]
+State = Literal["pristine", "adopted", "interrupted", "changed"]
+
+_KEEP = (
+    "nothing was changed. Put your own changes aside (`git stash`), run this again, and bring them back "
+    "(`git stash pop`); or check out the commit that the patch set is named after"
+)
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """How one patch set stands in one checkout."""
+
+    root: Path
+    """Resolved."""
+    set: PatchSet
+    lock: Lock
+    files: dict[str, FileState]
+
+    @property
+    def state(self) -> State:
+        """``interrupted``: some files are as before and some as after; adopting or undoing completes it."""
+        states = set(self.files.values())
+        if states <= {"before"}:
+            return "pristine"
+        if states <= {"after"}:
+            return "adopted"
+        return "interrupted" if states <= {"before", "after"} else "changed"
+
+    def named(self, *states: FileState) -> list[str]:
+        """The files in one of ``states``."""
+        return [name for name, state in self.files.items() if state in states]
+
+
+def survey(root: Path, sets: Sequence[PatchSet]) -> Adoption:
+    """The set that fits the checkout at ``root``, or else the one that comes nearest. Reads only."""
+    root = root.resolve()
+    adoptions = []
+    for item in sets:
+        lock = item.lock()
+        adoptions.append(
+            Adoption(root, item, lock, {name: _state(root, name, file) for name, file in lock.files.items()})
+        )
+    return max(adoptions, key=lambda each: len(each.named("before", "after")) / len(each.files))
+
+
+def adopt(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
+    """Applies the set to the checkout. Returns the files that it wrote; none when it was adopted before.
+
+    With ``dry_run`` all is done but the writing.
+
+    Raises:
+        PatchError: a file is not the one that the set was made for, with the hunk that does not match.
+            Nothing has been changed.
+    """
+    with _alone(adoption), TemporaryDirectory(prefix="mambaport-adopt-") as folder:
+        adoption = survey(adoption.root, [adoption.set])
+        _refuse(adoption, adoption.named("link"))
+        tree = Path(folder) / "tree"
+        _copy_before(adoption, tree)
+        try:
+            apply_sets(tree, [adoption.set])
+        except PatchError as fault:
+            fault.mend = _KEEP
+            raise
+        _refuse(adoption, adoption.named("changed", "missing"))  # an overlay's name that is taken
+        contents = {name: (tree / name).read_bytes() for name in adoption.named("before")}
+        return list(contents) if dry_run else _write(adoption, contents)
+
+
+def undo(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
+    """Puts back what was there before :func:`adopt`. Returns the files that it wrote or removed.
+
+    Raises:
+        PatchError: a file was changed since. Nothing has been changed.
+    """
+    with _alone(adoption):
+        adoption = survey(adoption.root, [adoption.set])
+        _refuse(adoption, adoption.named("link", "changed", "missing"))
+        before = _reverted(adoption)
+        contents = {name: before.get(name) for name in adoption.named("after")}
+        return list(contents) if dry_run else _write(adoption, contents)
+
+
+def _state(root: Path, name: str, file: TouchedFile) -> FileState:
+    path = root
+    for part in Path(name).parts:
+        path /= part
+        if path.is_symlink():  # it may lead out of the checkout
+            return "link"
+    if not path.exists():
+        return "before" if file.before is None else "missing"
+    digest = file_sha256(path) if path.is_file() else ""
+    if digest == file.after:
+        return "after"
+    return "before" if digest == file.before else "changed"
+
+
+def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
+    if not names:
+        return
+    name = names[0]
+    state, file = adoption.files[name], adoption.lock.files[name]
+    if state == "link":
+        raise PatchError(
+            f"{name} in {adoption.root} is a link, or lies behind one",
+            found=f"it leads to {(adoption.root / name).resolve()}",
+            expected="a file of the checkout itself; mambaport writes through no links",
+            mend="nothing was changed; put the file itself there",
+        )
+    path = adoption.root / name
+    is_there = f"sha256 {file_sha256(path)}" if path.is_file() else "no file"
+    raise PatchError(
+        f"{name} in {adoption.root} is not as patch set {adoption.set.name} knows it",
+        found=is_there,
+        expected=f"sha256 {file.after} (adopted), or {file.before or 'no file'} (before)",
+        mend=_KEEP,
+    )
+
+
+def _copy_before(adoption: Adoption, tree: Path) -> None:
+    """The files that the patches change, as they are before them, in a folder of their own."""
+    tree.mkdir()
+    reverted = _reverted(adoption)
+    for name, file in adoption.lock.files.items():
+        if file.before is None or not (adoption.root / name).is_file():
+            continue
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        if name in reverted:
+            (tree / name).write_bytes(reverted[name])
+        else:
+            shutil.copyfile(adoption.root / name, tree / name)
+
+
+def _reverted(adoption: Adoption) -> dict[str, bytes]:
+    """Each patched file as it was, by taking the hunks back in memory; checked against the lock."""
+    files = {
+        name: (adoption.root / name).read_bytes().decode("utf-8").split("\n")
+        for name in adoption.named("after")
+        if adoption.lock.files[name].before is not None
+    }
+    for patch in reversed(adoption.set.patches):
+        for diff in read_patch(adoption.set.folder / patch.file):
+            if diff.name in files:
+                _places, files[diff.name] = place_all(files[diff.name], reverse(diff))
+    contents = {name: "\n".join(lines).encode() for name, lines in files.items()}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != adoption.lock.files[name].before:
+            raise PatchError(f"The hunks do not lead back to {name} as it was", mend="this is a bug")
+    return contents
+
+
+def _write(adoption: Adoption, contents: Mapping[str, bytes | None]) -> list[str]:
+    """Gives each file its new content; None removes it. All of them, or none."""
+    staged: dict[str, Path] = {}
+    old: dict[str, bytes | None] = {}
+    try:
+        for name, content in contents.items():
+            if content is not None:
+                staged[name] = _stage(adoption.root / name, content)
+        if survey(adoption.root, [adoption.set]).files != adoption.files:
+            raise PatchError(
+                f"{adoption.root} was changed while mambaport worked on it",
+                mend="nothing was changed; run this again",
+            )
+        for name in contents:
+            target = adoption.root / name
+            old[name] = target.read_bytes() if target.exists() else None
+            _place(target, staged.get(name))
+    except BaseException:
+        for name, content in old.items():
+            target = adoption.root / name
+            _place(target, None if content is None else _stage(target, content))
+        raise
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+    return list(contents)
+
+
+def _stage(target: Path, content: bytes) -> Path:
+    """``content`` on disk beside ``target``, with the target's mode and owner."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    like = target.stat() if target.exists() else None
+    Path(name).chmod(like.st_mode & 0o777 if like else 0o644)
+    owner = like or target.parent.stat()
+    with suppress(PermissionError):
+        os.chown(name, owner.st_uid, owner.st_gid)
+    return Path(name)
+
+
+def _place(target: Path, staged: Path | None) -> None:
+    if staged is None:
+        target.unlink(missing_ok=True)
+    else:
+        staged.replace(target)
+
+
+@contextmanager
+def _alone(adoption: Adoption) -> Iterator[None]:
+    """Locks the checkout's folder, without a file in it."""
+    handle = os.open(adoption.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PatchError(
+            f"Another mambaport works on {adoption.root}", mend="run this again when it has finished"
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(handle)
