@@ -128,7 +128,7 @@ def disk_full(where: str) -> HostError:
     return HostError(
         "The disk is full",
         found=f"no space left while writing {where}",
-        expected="room for the store and the build (rpi-cpu needs about 1 GB, emulation 1.5 GB more)",
+        expected="room for the store and the build (rpi-cpu 1 GB, jetson-orin 2 GB, emulation 1.5 GB more)",
         mend="free space, or remove what can be made again with `mambaport cache clean`, "
         "or point MAMBAPORT_CACHE at another disk; then run the same command again",
     )
