@@ -42,7 +42,7 @@ $(TOOL)/.test: $(TOOL)/.tool
 
 $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 	@echo "setup    $(TORCH) into $(NUMERIC)/ (the README says how to get its small CPU build)"
-	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging transformers pytest hypothesis
+	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers pytest hypothesis
 	@touch $@
 
 setup: $(TOOL)/.tool ## install mambaport into .venv

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
+
+# What mambaport's commands run in this environment; its files import each other by their bare names.
+RUNNER = Path(__file__).parents[2] / "toolchain" / "mambaport" / "running" / "runner"
+sys.path.insert(0, str(RUNNER))
 
 SWITCHES = ("CAUSAL_CONV1D_FORCE_FALLBACK", "SELECTIVE_SCAN_FORCE_FALLBACK")
 MISSING = [name for name in ("torch", "causal_conv1d", "mamba_ssm") if importlib.util.find_spec(name) is None]

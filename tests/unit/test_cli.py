@@ -100,6 +100,9 @@ def test_the_commands_are_those_of_the_design() -> None:
         "install",
         "verify",
         "adopt",
+        "infer",
+        "evaluate",
+        "bench",
         "doctor",
         "patches list",
         "patches check",
@@ -149,6 +152,7 @@ def test_the_help_of_the_group_names_every_exit_code(run: Run) -> None:
         "14 audit",
         "15 ",
         "16 ",
+        "17 ",
         "130 ",
     ):
         assert code in text

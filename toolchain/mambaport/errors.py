@@ -113,6 +113,13 @@ class VerifyError(MambaportError):
     kind = "verify"
 
 
+class RunError(MambaportError):
+    """A model cannot be run on what it was given: an image, a checkpoint, a folder of classes."""
+
+    exit_code = 17
+    kind = "run"
+
+
 class Interrupted(MambaportError):  # noqa: N818 - the user's own wish, not a fault
     """Stopped by the user."""
 

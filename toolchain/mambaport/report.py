@@ -10,7 +10,15 @@ from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.theme import Theme
 
 THEME = Theme(
@@ -72,6 +80,24 @@ class Report:
                 status.update(f"{head} [quiet]{escape(line.strip()[:room])}[/quiet]")
 
             yield latest
+
+    @contextmanager
+    def steps(self, stage: str, text: str) -> Iterator[Callable[[str, float | None, float | None], None]]:
+        """A bar for work that counts its steps. Yields a function of what is done now, and of how much."""
+        if self.quiet or not self.console.is_terminal:
+            yield lambda _now, _done, _total: None
+            return
+        columns = (
+            TextColumn("[stage]{task.description:<8}"),
+            TextColumn(escape(text)),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[quiet]{task.fields[now]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(stage, total=None, now="")
+            yield lambda now, done, total: bar.update(task, now=escape(now), completed=done or 0, total=total)
 
 
 def size_text(count: int) -> str:

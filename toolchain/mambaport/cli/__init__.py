@@ -14,10 +14,13 @@ from rich.markup import escape
 from mambaport import __version__
 from mambaport.cli.adopt import adopt
 from mambaport.cli.audit import audit
+from mambaport.cli.bench import bench
 from mambaport.cli.build import build
 from mambaport.cli.cache import cache
 from mambaport.cli.doctor import doctor
+from mambaport.cli.evaluate import evaluate
 from mambaport.cli.fetch import fetch
+from mambaport.cli.infer import infer
 from mambaport.cli.install import install
 from mambaport.cli.patch import patch
 from mambaport.cli.patches import patches
@@ -32,11 +35,12 @@ Examples:
   mambaport build --profile rpi                 wheels for a Raspberry Pi, on any machine
   mambaport verify -p rpi --emulate             prove them on an emulated aarch64 system
   mambaport install -p rpi --python venv/bin/python    on the Pi itself
+  mambaport infer --image cat.jpg               what is in it, by Vision Mamba
   mambaport doctor -p rpi                       what this machine lacks, and the mend
 
 \b
 Exit codes: 0 done, 2 usage, 10 fetch, 11 patch, 12 machine or toolchain, 13 build,
-14 audit, 15 install, 16 verify, 130 interrupted.
+14 audit, 15 install, 16 verify, 17 run, 130 interrupted.
 """
 
 
@@ -48,11 +52,29 @@ def cli() -> None:
     """Builds, proves and installs Mamba for ARM edge devices.
 
     mambaport fetches the pinned sources of causal-conv1d and mamba-ssm, applies the patch sets of a target
-    profile, builds wheels on whatever machine it is started on, audits them, and installs them.
+    profile, builds wheels on whatever machine it is started on, audits them, and installs them. Vision Mamba
+    runs on what was installed.
     """
 
 
-for command in (profiles, show, fetch, patch, build, audit, install, verify, adopt, doctor, patches, cache):
+COMMANDS = (
+    profiles,
+    show,
+    fetch,
+    patch,
+    build,
+    audit,
+    install,
+    verify,
+    infer,
+    evaluate,
+    bench,
+    adopt,
+    doctor,
+    patches,
+    cache,
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

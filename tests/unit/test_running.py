@@ -1,0 +1,358 @@
+"""Running models: the interpreter's answers, labels, a device's own words, and how a benchmark is shown."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from mambaport import host
+from mambaport.cli.models import request
+from mambaport.errors import HostError, MambaportError, RunError, UsageError
+from mambaport.report import THEME, Report
+from mambaport.running import (
+    Benchmark,
+    Inference,
+    imagenet_labels,
+    imagenet_wnids,
+    read_labels,
+    run_task,
+)
+from mambaport.running.plot import plot
+from mambaport.running.run import RUNNER
+from mambaport.running.runner.models import LANGUAGE, VISION
+from mambaport.running.tables import benchmark_table, facts_lines
+
+ASK = {"task": "infer", "model": "vim-tiny"}
+
+
+def quiet() -> Report:
+    return Report(quiet=True)
+
+
+# The interpreter ------------------------------------------------------------------------------------------
+
+
+def script(folder: Path, text: str) -> Path:
+    """A program in place of a Python."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "found"), [("absent", "no such file"), ("text", "not a program"), (".", "not a program")]
+)
+def test_what_is_no_program_is_refused(tmp_path: Path, path: str, found: str) -> None:
+    (tmp_path / "text").write_text("x")
+    with pytest.raises(HostError) as error:
+        run_task(tmp_path / path, ASK, Inference, quiet())
+    assert error.value.found == found
+    assert "--python" in (error.value.mend or "")
+
+
+def test_an_interpreter_without_torch_is_told_so() -> None:
+    assert importlib.util.find_spec("torch") is None, "the unit tests' environment is one without torch"
+    with pytest.raises(HostError, match="There is no torch") as error:
+        run_task(Path(sys.executable), ASK, Inference, quiet())
+    assert error.value.found == f"none in {sys.prefix}"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "mend"),
+    [
+        ("kill -ILL $$", "an instruction that this CPU does not have", "torch 2.9.1"),
+        ("kill -KILL $$", "was killed while it ran", "swap"),
+        ("echo 'Traceback: boom'; exit 3", "did not finish", "printed is below"),
+        ("true", "did not finish", "printed is below"),
+    ],
+)
+def test_an_interpreter_that_dies_is_named_by_its_death(
+    tmp_path: Path, text: str, what: str, mend: str
+) -> None:
+    with pytest.raises(RunError, match=what) as error:
+        run_task(script(tmp_path, text), ASK, Inference, quiet())
+    assert mend in (error.value.mend or "")
+    if "boom" in text:
+        assert "boom" in (error.value.detail or "")
+
+
+@pytest.mark.parametrize(("kind", "error"), [("usage", UsageError), ("host", HostError), ("run", RunError)])
+def test_the_runner_s_refusals_become_errors_of_their_kind(
+    tmp_path: Path, kind: str, error: type[MambaportError]
+) -> None:
+    fields = {"kind": kind, "what": "W", "found": "F", "expected": None, "mend": "M"}
+    line = "\x1emambaport " + json.dumps({"error": fields})
+    (tmp_path / "answer").write_text(f"noise\n{line}\nnoise after it\n")
+    with pytest.raises(error) as raised:
+        run_task(script(tmp_path, f"cat '{tmp_path}/answer'; exit 1"), ASK, Inference, quiet())
+    assert (raised.value.what, raised.value.found, raised.value.mend) == ("W", "F", "M")
+
+
+def test_the_mark_is_the_same_on_both_sides() -> None:
+    assert repr("\x1emambaport ")[1:-1] in (RUNNER / "answers.py").read_text()
+
+
+# What is asked --------------------------------------------------------------------------------------------
+
+
+def test_more_threads_than_processors_are_refused() -> None:
+    cores = host.read_host().cores
+    assert request("bench", "vim-tiny", cores, None)["threads"] == cores
+    with pytest.raises(UsageError, match="threads are more") as error:
+        request("bench", "vim-tiny", cores + 1, None)
+    assert error.value.expected == f"--threads 1 to {cores}"
+
+
+@pytest.mark.parametrize("size", [8, 100, 225])
+def test_a_size_that_is_no_whole_number_of_patches_is_refused(size: int) -> None:
+    with pytest.raises(UsageError, match=f"no image of {size} pixels"):
+        request("infer", "vim-tiny", None, None, size=size)
+    assert request("infer", "vim-tiny", None, None, size=64)["size"] == 64
+
+
+def test_paths_are_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = request("infer", "vim-tiny", None, None, checkpoint=Path("x.pth"))
+    assert asked["checkpoint"] == str(tmp_path / "x.pth")
+
+
+def test_models_have_the_grids_they_were_trained_with() -> None:
+    assert {name: shape.grid for name, shape in VISION.items() if shape.stride == 8} == {
+        "vim-tiny-stride8": 27,
+        "vim-small-stride8": 27,
+    }
+    assert VISION["vim-tiny"].grid == 14
+    assert VISION["vim-tiny"].position == 98
+    assert VISION["vim-tiny-rope"].position == 0
+    assert VISION["vim-tiny-rope-mean"].position is None
+    assert set(LANGUAGE) == {"mamba-130m", "mamba2-130m"}
+
+
+# Labels ---------------------------------------------------------------------------------------------------
+
+
+def test_imagenet_s_names_are_built_in() -> None:
+    labels, wnids = imagenet_labels(), imagenet_wnids()
+    assert len(labels) == len(wnids) == 1000
+    assert labels[0].startswith("tench")
+    assert labels[281].startswith("tabby")
+    assert labels[999].startswith("toilet tissue")
+    assert list(wnids) == sorted(wnids)
+    assert wnids[281] == "n02123045"
+
+
+@pytest.mark.parametrize(
+    "text", ["ant\nbee\ncat\n", '["ant", "bee", "cat"]', '{"0": "ant", "2": "cat", "1": "bee"}']
+)
+def test_labels_of_a_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels").write_text(text)
+    assert list(read_labels(tmp_path / "labels")) == ["ant", "bee", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00", "is not text"),
+        (b"", "a class without a name"),
+        (b"ant\n\nbee", "a class without a name"),
+        (b'["ant", ', "is not a list of names"),
+        (b'{"ant": 0}', "is not a list of names"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, content: bytes | None, what: str) -> None:
+    path = tmp_path / "labels"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=what):
+        read_labels(path)
+
+
+# The device -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device() -> ModuleType:
+    """The runner's file, which is not a part of the package."""
+    spec = importlib.util.spec_from_file_location("runner_device", RUNNER / "device.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_every_zone_that_is_on_gives_its_temperature(device: ModuleType, tmp_path: Path) -> None:
+    """As a Jetson has them: a zone that is off, one that gives an error, two of a name."""
+    zones = [("cpu", "48500"), ("gpu", "-256000"), ("soc", "x"), ("soc", "41000"), ("soc", "42000")]
+    for number, (kind, degrees) in enumerate(zones):
+        folder = f"class/thermal/thermal_zone{number}"
+        write(tmp_path, **{f"{folder}/type": f"{kind}\n", f"{folder}/temp": f"{degrees}\n"})
+    assert device.temperatures(tmp_path) == {"cpu": 48.5, "soc": 41.0, "soc (4)": 42.0}
+    assert device.temperatures(tmp_path / "absent") == {}
+
+
+def test_a_raspberry_pi_s_flags_are_words(device: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, **{device.FIRMWARE: "50005\n"})
+    assert device.throttling(tmp_path) == {
+        "now": ["under-voltage", "throttled"],
+        "since_boot": ["under-voltage", "throttled"],
+    }
+    write(tmp_path, **{device.FIRMWARE: "80000\n"})
+    assert device.throttling(tmp_path) == {"now": [], "since_boot": ["soft temperature limit"]}
+
+
+def test_vcgencmd_is_asked_where_the_kernel_does_not_say(
+    device: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = script(tmp_path, "echo throttled=0x2").rename(tmp_path / "vcgencmd")
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    assert device.throttling(tmp_path) == {"now": ["frequency capped"], "since_boot": []}
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert device.throttling(tmp_path) is None
+
+
+def test_clock_and_memory_are_the_kernel_s(device: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, **{"devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2400000\n"})
+    assert device.clock_mhz(tmp_path) == 2400
+    assert device.clock_mhz(tmp_path / "absent") is None
+    if not device.reset_peak():
+        pytest.skip("this kernel lets no process count its memory anew")
+    before = device.peak_bytes()
+    held = b"x" * 80_000_000
+    assert device.peak_bytes() >= before + len(held)
+    del held
+    device.reset_peak()
+    assert device.peak_bytes() < before + 40_000_000
+
+
+# The benchmark --------------------------------------------------------------------------------------------
+
+FLOPS = {"total": 3_000_000_000, "projections": 2_400_000_000, "convolution": 0, "scan": 600_000_000}
+STATE: dict[str, Any] = {"temperatures": {"cpu": 50.0}, "clock_mhz": 1800, "throttling": None, "load": 0.1}
+
+
+def measured(variant: str = "default", p50: float = 100.0) -> dict[str, Any]:
+    return {
+        "measure": "image",
+        "variant": variant,
+        "unit": "images",
+        "flops": FLOPS,
+        "peak_bytes": 300_000_000,
+        "runs": 9,
+        "p50_ms": p50,
+        "p95_ms": 2 * p50,
+        "least_ms": p50,
+        "per_second": 1e3 / p50,
+    }
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    return {
+        "model": "vim-tiny",
+        "parameters": 7_148_008,
+        "size": 224,
+        "depth": 24,
+        "prompt": None,
+        "measures": [measured(), measured("fallback", 1400.0)],
+        "before": STATE,
+        "after": {
+            **STATE,
+            "temperatures": {"cpu": 71.2},
+            "throttling": {"now": ["throttled"], "since_boot": ["throttled"]},
+        },
+        "hottest": {"cpu": 72.0},
+        "environment": {
+            "python": "3.11.2",
+            "arch": "aarch64",
+            "processor": None,
+            "torch": "2.9.1",
+            "mamba_ssm": "2.2.4+rpi.cpu.1.1.1",
+            "causal_conv1d": "1.6.0+rpi.cpu.1",
+            "threads": 4,
+            "device": "cpu",
+            "kernels": True,
+            "capability": "DEFAULT",
+        },
+        "machine": {
+            "arch": "aarch64",
+            "system": "Debian",
+            "device": "Raspberry Pi 5 <Rev 1>",
+            "cores": 4,
+            "memory_mib": 8192,
+        },
+        "mambaport": "0.1.0",
+    }
+
+
+def shown(renderable: Any) -> str:
+    console = Console(width=80, record=True, theme=THEME, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(renderable)
+    return console.export_text()
+
+
+def test_a_result_survives_its_file(result: dict[str, Any]) -> None:
+    found = Benchmark.model_validate(result)
+    assert Benchmark.model_validate_json(json.dumps(found.to_json())) == found
+
+
+def test_the_table_and_the_facts_fit_a_terminal_and_say_it_all(result: dict[str, Any]) -> None:
+    found = Benchmark.model_validate(result)
+    text = shown(benchmark_table([found, found]))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for word in ("7.15 M parameters", "pure PyTorch", "1400", "14 x", "30", "Raspberry Pi", "<Rev 1>"):
+        assert word in text
+    facts = dict(facts_lines(found))
+    assert facts["FLOPs"] == "3 G per image: projections 80%, scan 20%, convolution 0%"
+    assert facts["heat"] == "cpu 50 to 72 °C, 1800 MHz, held back now: throttled"
+    assert "8.0 GiB" in facts["machine"]
+
+
+def test_the_plot_is_well_formed_and_to_scale(result: dict[str, Any]) -> None:
+    found = Benchmark.model_validate(result)
+    tree = ET.fromstring(plot([found, found]))
+    names = ["".join(item.itertext()) for item in tree if item.tag.endswith("text")]
+    assert any("Raspberry Pi 5 <Rev 1>" in name for name in names)
+    bars = [float(item.attrib["width"]) for item in tree if item.tag.endswith("rect") and "y" in item.attrib]
+    assert len(bars) == 4
+    assert bars[1] / bars[0] == pytest.approx(14, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (None, "There is nothing to compare with"),
+        ("not json", "is not the result of a benchmark"),
+        ({"parameters": "many"}, "is not the result of a benchmark"),
+        ({"model": "vim-small"}, "is of another model"),
+    ],
+)
+def test_what_cannot_be_compared_with_is_refused_before_the_run(
+    tmp_path: Path, result: dict[str, Any], change: Any, what: str
+) -> None:
+    from mambaport.cli.bench import _read
+
+    path = tmp_path / "other.json"
+    if change is not None:
+        path.write_text(change if isinstance(change, str) else json.dumps({**result, **change}))
+    with pytest.raises(UsageError, match=what):
+        _read(path, "vim-tiny")

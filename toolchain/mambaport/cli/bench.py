@@ -1,0 +1,141 @@
+"""``mambaport bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from mambaport import __version__
+from mambaport.cli.models import device_options, request, size_options
+from mambaport.cli.options import FILE, Session, default_python, output_options
+from mambaport.errors import UsageError
+from mambaport.host import read_host
+from mambaport.running import Benchmark, Machine, run_task
+from mambaport.running.plot import plot
+from mambaport.running.runner.models import LANGUAGE, VISION
+from mambaport.running.tables import benchmark_table, facts_lines
+
+
+@click.command()
+@click.option(
+    "--model",
+    type=click.Choice([*VISION, *LANGUAGE]),
+    default="vim-tiny",
+    show_default=True,
+    help="A Vision Mamba, or a language model.",
+)
+@click.option(
+    "--compare",
+    metavar="WITH",
+    multiple=True,
+    help="fallback: pure PyTorch, in the same run. Or the JSON file of another run, of any machine.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="How long each measure takes; five runs at least.",
+)
+@click.option(
+    "--prompt",
+    type=click.IntRange(1, 65536),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Tokens that a language model reads before the one that it decodes.",
+)
+@size_options
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the result here as JSON, to share it.")
+@click.option("--plot", "plot_file", type=FILE, metavar="FILE", help="Write a plot here, as SVG.")
+@device_options
+@output_options
+def bench(
+    session: Session,
+    model: str,
+    compare: tuple[str, ...],
+    seconds: float,
+    prompt: int,
+    size: int | None,
+    depth: int | None,
+    output: Path | None,
+    plot_file: Path | None,
+    threads: int | None,
+    device: str | None,
+    python: Path | None,
+) -> None:
+    """How fast a model is on this machine: latency, throughput, operations, memory and heat.
+
+    Weights are random, so nothing has to be downloaded. p50 is the median of the runs and p95 the time that
+    one in twenty exceeds. A language model is measured twice: reading a prompt, and decoding one token.
+
+    \b
+    Examples:
+      mambaport bench --python ~/mamba/bin/python
+      mambaport bench --model mamba-130m --threads 4 --compare fallback
+      mambaport bench -o pi5.json --plot pi5.svg
+      mambaport bench --compare pi5.json
+    """
+    others = [_read(Path(item), model) for item in compare if item != "fallback"]
+    ask = request(
+        "bench",
+        model,
+        threads,
+        device,
+        fallback="fallback" in compare,
+        seconds=seconds,
+        prompt=prompt,
+        size=size,
+        depth=depth,
+    )
+    result = run_task(default_python(python), ask, Benchmark, session.report)
+    host = read_host()
+    machine = Machine(
+        arch=host.arch, system=host.system, device=host.device, cores=host.cores, memory_mib=host.memory_mib
+    )
+    result = result.model_copy(update={"machine": machine, "mambaport": __version__})
+    for other in others:
+        _same_work(result, other)
+    if output is not None:
+        output.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        plot_file.write_text(plot([result, *others]), encoding="utf-8")
+    if session.emit(result.to_json()):
+        return
+    session.report.show(benchmark_table([result, *others]))
+    for word, line in facts_lines(result):
+        session.report.line(word, line)
+
+
+def _read(path: Path, model: str) -> Benchmark:
+    """The result of another run."""
+    try:
+        other = Benchmark.model_validate_json(path.read_bytes())
+    except OSError as fault:
+        raise UsageError(
+            f"There is nothing to compare with in {path}",
+            found=fault.strerror,
+            expected="fallback, or a file that `mambaport bench -o` wrote",
+        ) from None
+    except ValidationError as fault:
+        raise UsageError(
+            f"{path} is not the result of a benchmark",
+            found=f"{fault.error_count()} faults, the first: {fault.errors()[0]['msg']}",
+            expected="a file that `mambaport bench -o` wrote",
+        ) from None
+    if other.model != model:
+        raise UsageError(f"{path} is of another model", found=other.model, mend=f"--model {other.model}")
+    return other
+
+
+def _same_work(ours: Benchmark, other: Benchmark) -> None:
+    for name in ("size", "depth", "prompt"):
+        here, there = getattr(ours, name), getattr(other, name)
+        if here != there:
+            raise UsageError(
+                "The other run did other work", found=f"{name} {there}", mend=f"--{name} {there}"
+            )

@@ -1,0 +1,91 @@
+"""``mambaport evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mambaport.cli.models import (
+    checkpoint_option,
+    device_options,
+    end,
+    labels_option,
+    model_option,
+    request,
+    size_options,
+    warn_of_random_weights,
+)
+from mambaport.cli.options import FOLDER, Session, default_python, output_options
+from mambaport.running import Evaluation, imagenet_wnids, read_labels, run_task
+from mambaport.running.tables import evaluation_table
+
+
+@click.command()
+@model_option
+@click.option(
+    "--data",
+    type=FOLDER,
+    metavar="DIR",
+    required=True,
+    help="One folder for each class, with its images in it.",
+)
+@checkpoint_option
+@labels_option
+@click.option(
+    "--batch", type=click.IntRange(1, 4096), default=1, show_default=True, metavar="N", help="Images at once."
+)
+@size_options
+@device_options
+@output_options
+def evaluate(
+    session: Session,
+    model: str,
+    data: Path,
+    checkpoint: Path | None,
+    labels: Path | None,
+    batch: int,
+    size: int | None,
+    depth: int | None,
+    threads: int | None,
+    device: str | None,
+    python: Path | None,
+) -> None:
+    """How often Vision Mamba is right about a folder of images: top-1, top-5, images per second.
+
+    Folders named as in ImageNet (n01440764) are its classes, be they all or a few; folders named as in
+    --labels are those; any others stand, in sorted order, for the model's classes, and must be as many.
+    Images are read as the original's evaluation does, which turns none by what its camera says.
+
+    \b
+    Examples:
+      mambaport evaluate --data imagenet/val --checkpoint vim_t_midclstok_76p1acc.pth
+      mambaport evaluate --data parts --checkpoint own.safetensors --labels parts.txt --batch 8
+    """
+    ask = request(
+        "evaluate",
+        model,
+        threads,
+        device,
+        data=data,
+        checkpoint=checkpoint,
+        labels=[] if labels is None else list(read_labels(labels)),
+        wnids=list(imagenet_wnids()),
+        batch=batch,
+        size=size,
+        depth=depth,
+    )
+    result = run_task(default_python(python), ask, Evaluation, session.report)
+    for item in result.unreadable[:3]:
+        session.report.warn(f"left out: {item.what}")
+    if len(result.unreadable) > 3:
+        session.report.warn(
+            f"and {len(result.unreadable) - 3} more that could not be read; --json names them"
+        )
+    if session.emit(result.to_json()):
+        return
+    session.report.show(evaluation_table(result))
+    rate, own = result.images / result.all_seconds, result.images / result.seconds
+    session.report.line("speed", f"{rate:.3g} images per second", f"{own:.3g} without reading them")
+    warn_of_random_weights(session, result.checkpoint)
+    end(session, f"{result.model}, {batch} at once", result.environment, result.peak_bytes)

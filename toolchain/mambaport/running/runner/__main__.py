@@ -1,0 +1,59 @@
+"""Runs one task, given as a file of JSON: ``python -I runner request.json``."""
+
+import json
+import sys
+from pathlib import Path
+
+from answers import Refusal, tell
+from setting import require
+
+NEEDS = {
+    "infer": ("torch", "causal_conv1d", "mamba_ssm", "PIL"),
+    "evaluate": ("torch", "causal_conv1d", "mamba_ssm", "PIL"),
+    "bench": ("torch", "causal_conv1d", "mamba_ssm"),
+}
+
+
+def main():
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    task = request["task"]
+    try:
+        require(*NEEDS[task])
+        tell(stage="importing torch")
+        tell(result=run(task, request))
+    except Refusal as refusal:
+        tell(error=refusal.fields)
+        return 1
+    return 0
+
+
+def run(task, request):
+    import torch
+
+    try:
+        if task == "bench":
+            import bench
+
+            return bench.bench(request)
+        import vision_tasks
+
+        return getattr(vision_tasks, task)(request)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as fault:
+        raise out_of_memory(fault) from None
+    except RuntimeError as fault:
+        if "can't allocate memory" not in str(fault):  # what torch says of the CPU's
+            raise
+        raise out_of_memory(fault) from None
+
+
+def out_of_memory(fault):
+    return Refusal(
+        "host",
+        "There is not enough memory for this model",
+        found=str(fault).splitlines()[0] if str(fault) else type(fault).__name__,
+        mend="a smaller model, --batch 1, or more swap",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""How fast a model is on this machine, with random weights: latency, throughput, memory, heat."""
+
+import statistics
+import time
+from dataclasses import replace
+
+import flops
+import torch
+from answers import tell
+from device import peak_bytes, reset_peak, state, temperatures
+from models import LANGUAGE, VISION
+from setting import facts, fallback, prepare
+
+LEAST_RUNS = 5
+MOST_RUNS = 500
+
+
+def bench(request):
+    """Every measure of a model, on its default path and, if asked, with pure PyTorch forced."""
+    device = prepare(request["threads"], request["device"])
+    tell(stage=f"making {request['model']}")
+    shape = shape_of(request)
+    work = vision_work if request["model"] in VISION else language_work
+    with torch.inference_mode():
+        model, measures = work(shape, request, device)
+        before, hottest, results = state(), {}, []
+        for name, (function, unit, count, operations) in measures.items():
+            variants = {"default": synchronized(function, device)}
+            if request["fallback"]:
+                variants["fallback"] = forced(variants["default"])
+            peaks = {variant: peak_of(run, device) for variant, run in variants.items()}
+            times = in_turns(variants, request["seconds"], name, hottest)
+            for variant, seconds in times.items():
+                results.append(
+                    {
+                        "measure": name,
+                        "variant": variant,
+                        "unit": unit,
+                        "flops": operations,
+                        "peak_bytes": peaks[variant],
+                        **summary(seconds, count),
+                    }
+                )
+        after = state()
+    for moment in (before, after):
+        warmest(moment["temperatures"], hottest)
+    return {
+        "model": request["model"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "size": shape.size if request["model"] in VISION else None,
+        "depth": shape.depth,
+        "prompt": request["prompt"] if request["model"] in LANGUAGE else None,
+        "measures": results,
+        "before": before,
+        "after": after,
+        "hottest": hottest,
+        "environment": facts(device),
+    }
+
+
+def shape_of(request):
+    """The model's shape, with another image size or depth where one is asked for."""
+    shape = {**VISION, **LANGUAGE}[request["model"]]
+    shape = replace(shape, depth=request["depth"] or shape.depth)
+    return replace(shape, size=request["size"]) if request["size"] and request["model"] in VISION else shape
+
+
+def vision_work(shape, request, device):
+    """The model, and what is measured: name -> (function, unit, units a call, operations)."""
+    import vim
+
+    model = vim.build(shape, device=device)
+    image = torch.randn(1, 3, shape.size, shape.size, device=device)
+    return model, {"image": (lambda: model(image), "images", 1, flops.vision(shape))}
+
+
+def language_work(shape, request, device):
+    """As :func:`vision_work`."""
+    import language
+
+    model, length = language.build(shape, device), request["prompt"]
+    tokens = torch.randint(0, shape.vocabulary, (1, length), device=device)
+    return model, {
+        "prefill": (language.prefill(model, tokens), "tokens", length, flops.language(shape, length)),
+        "decode": (language.decode(model, tokens), "tokens", 1, flops.language(shape, 1)),
+    }
+
+
+def forced(function):
+    def run():
+        with fallback():
+            return function()
+
+    return run
+
+
+def synchronized(function, device):
+    """The GPU works on after a call has returned; a time must include that."""
+
+    def run():
+        out = function()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return out
+
+    return run
+
+
+def peak_of(run, device):
+    """The memory that one call needs, with the model and torch themselves; it is also the warm-up."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated()
+    run()
+    if not reset_peak():
+        return None
+    run()
+    return peak_bytes()
+
+
+def in_turns(variants, seconds, name, hottest):
+    """Seconds of each call. Variants take turns, so that what else the machine does meets both alike."""
+    times = {variant: [] for variant in variants}
+    spent, started = dict.fromkeys(variants, 0.0), time.perf_counter()
+    told = started
+    while True:
+        waiting = [
+            variant
+            for variant, own in times.items()
+            if len(own) < LEAST_RUNS or (spent[variant] < seconds and len(own) < MOST_RUNS)
+        ]
+        if not waiting:
+            return times
+        for variant in waiting:
+            before = time.perf_counter()
+            variants[variant]()
+            times[variant].append(time.perf_counter() - before)
+            spent[variant] += times[variant][-1]
+        if time.perf_counter() - told > 0.5:
+            told = time.perf_counter()
+            warmest(temperatures(), hottest)
+            done = min(sum(spent.values()), seconds * len(variants))
+            tell(stage=name, done=round(done, 1), total=round(seconds * len(variants), 1))
+
+
+def warmest(degrees, hottest):
+    """Raises each zone in ``hottest`` to what it has now."""
+    for zone, value in degrees.items():
+        hottest[zone] = max(value, hottest.get(zone, value))
+
+
+def summary(seconds, count):
+    """Percentiles in milliseconds, and units a second at the median."""
+    quantiles = statistics.quantiles(seconds, n=20, method="inclusive")
+    middle = statistics.median(seconds)
+    return {
+        "runs": len(seconds),
+        "p50_ms": middle * 1e3,
+        "p95_ms": quantiles[18] * 1e3,
+        "least_ms": min(seconds) * 1e3,
+        "per_second": count / middle,
+    }

@@ -1,0 +1,160 @@
+"""Weights from a file: a released checkpoint, a plain state dict, or safetensors. Nothing in it is run."""
+
+import argparse
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from answers import Refusal
+from models import VISION
+
+WRAPPERS = ("model", "state_dict")
+TRUST = "take it from a source you trust, as safetensors or as a plain dictionary of tensors"
+
+
+def read_state(path):
+    """The tensors of a checkpoint, by name.
+
+    Raises:
+        Refusal: there is no such file, it is damaged, or loading it would run code.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(9)
+    except OSError as fault:
+        raise Refusal("usage", f"The checkpoint cannot be read: {path}", fault.strerror) from None
+    state = _safetensors(path) if head[8:] == b"{" else _pickled(path)
+    for wrapper in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict):
+        raise _damaged(path, f"a {type(state).__name__}")
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others or not state:
+        raise _damaged(path, f"no tensor under {others[0]!r}" if others else "an empty dictionary")
+    return state
+
+
+def _safetensors(path):
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise Refusal(
+            "host",
+            f"{path} is a safetensors file, and safetensors is not installed",
+            mend="pip install safetensors, into the environment that --python names",
+        ) from None
+    try:
+        return load_file(path)
+    except Exception as fault:  # safetensors' own errors have no common base
+        raise _damaged(path, str(fault)) from None
+
+
+def _pickled(path):
+    """torch.load that makes tensors and plain data only."""
+    try:
+        # The released checkpoints hold their training's arguments in a Namespace, which only keeps values.
+        torch.serialization.add_safe_globals([argparse.Namespace])
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as fault:
+        names = re.findall(r"GLOBAL ([\w.]+)", str(fault))
+        if not names:
+            raise _damaged(path, str(fault).splitlines()[0]) from None
+        raise Refusal(
+            "run",
+            f"{path} was refused: loading it would run code",
+            found=f"it asks for {names[0]}",
+            expected="a pickle of tensors and plain data",
+            mend=TRUST,
+        ) from None
+    except Exception as fault:  # a damaged archive ends in errors of every kind
+        raise _damaged(path, f"{type(fault).__name__}: {fault}".splitlines()[0]) from None
+
+
+def _damaged(path, found):
+    return Refusal(
+        "run",
+        f"{path} is not a checkpoint, or not a whole one",
+        found=found,
+        expected='a state dict, a dictionary with one under "model", or a safetensors file',
+        mend="compare its size with the source's, and fetch it again",
+    )
+
+
+def fit(name, shape, state, path, size=None):
+    """The model's shape with what may follow the checkpoint: classes, and image size where none is asked for.
+
+    Raises:
+        Refusal: the weights belong to another model; says to which.
+    """
+    from vim import VisionMamba
+
+    found = shape_of(state)
+    owner = owner_of(found)
+    if found is not None:
+        shape = replace(shape, classes=found.get("classes", shape.classes))
+        # A finer stride and a larger image look alike; a released model is the likelier.
+        if found["grid"] and size is None and owner not in VISION:
+            shape = replace(shape, size=(found["grid"] - 1) * shape.stride + shape.patch)
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in VisionMamba(shape).state_dict().items()}
+    given = {key: value.shape for key, value in state.items()}
+    if given == wanted:
+        return shape
+    raise Refusal(
+        "run",
+        f"This checkpoint is not one of {name}: {path}",
+        found=_difference(given, wanted) if owner is None or _alike(found, shape) else owner,
+        expected=f"{name}: width {shape.width}, {shape.depth} blocks, {len(wanted)} tensors",
+        mend=f"--model {owner}" if owner in VISION and owner != name else None,
+    )
+
+
+def shape_of(state):
+    """What the tensors themselves say of a Vision Mamba's shape; None where they are of something else."""
+    places, patches = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+    if places is None or patches is None or "layers.0.mixer.A_b_log" not in state or places.dim() != 3:
+        return None
+    found = {
+        "width": places.shape[2],
+        "depth": len({n.split(".")[1] for n in state if n.startswith("layers.")}),
+    }
+    rows = places.shape[1] - ("cls_token" in state)
+    grid = round(rows**0.5)
+    found["grid"] = grid if grid * grid == rows else None
+    found["rope"], found["token"] = "rope.freqs_cos" in state, "cls_token" in state
+    if "head.weight" in state:
+        found["classes"] = len(state["head.weight"])
+    return found
+
+
+def owner_of(found):
+    """The model that such a checkpoint belongs to: its name, or a description where none is known."""
+    if found is None:
+        return None
+    for name, shape in VISION.items():
+        if _alike(found, shape):
+            return name
+    rope = ", rope" if found["rope"] else ""
+    return f"a Vision Mamba of width {found['width']}, {found['depth']} blocks{rope}"
+
+
+def _alike(found, shape):
+    """Whether the tensors are of this shape, but for the classes."""
+    keys = ("width", "depth", "grid", "rope", "token")
+    theirs = (shape.width, shape.depth, shape.grid, shape.rope, shape.pool != "mean")
+    return tuple(found[key] for key in keys) == theirs
+
+
+def _difference(given, wanted):
+    """A few names, to show whose weights these are."""
+    if "backbone.embedding.weight" in given:
+        return "a Mamba language model"
+    missing = [key for key in wanted if key not in given]
+    extra = [key for key in given if key not in wanted]
+    other = [f"{key} {tuple(given[key])}" for key in wanted if key in given and given[key] != wanted[key]]
+    parts = (("missing", missing), ("unknown", extra), ("of another shape", other))
+    return "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for what, keys in parts if keys)

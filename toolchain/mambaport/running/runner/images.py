@@ -1,0 +1,109 @@
+"""From an image file to what the model sees, as the original's evaluation does it.
+
+The short side is scaled to size / 0.875 (256 for 224) by bicubic interpolation, the middle is cut out, and
+values of 0 to 1 are normalized by ImageNet's mean and standard deviation.
+"""
+
+import warnings
+
+import torch
+from answers import Refusal
+
+CROP = 0.875
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def read(path, size, upright=True):
+    """An image as (3, size, size), normalized.
+
+    Args:
+        upright: turned as its camera says, and what is transparent laid on white. Without it, as the
+            original reads images: neither.
+
+    Raises:
+        Refusal: it is no image, not a whole one, or a huge one.
+    """
+    from PIL import Image, ImageOps
+
+    # Pillow only warns up to twice its limit, which is too late for a small device.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        with Image.open(path) as stored:
+            _bounded(path, *stored.size, Image.MAX_IMAGE_PIXELS)
+            stored.load()
+            image = _visible(ImageOps.exif_transpose(stored)) if upright else stored
+            return normalize(cut(image.convert("RGB"), path, size))
+    except Image.DecompressionBombError as fault:
+        raise _huge(path, str(fault)) from None
+    except Image.UnidentifiedImageError:
+        raise Refusal(
+            "run",
+            f"{path} is not an image",
+            found="no format that Pillow knows",
+            expected="a JPEG, PNG, WebP, TIFF, BMP or PPM file",
+            mend="`file` says what it is; a HEIC photograph has to be converted first",
+        ) from None
+    except FileNotFoundError:
+        raise Refusal("usage", f"There is no image {path}", mend="check the path") from None
+    except (IsADirectoryError, PermissionError) as fault:
+        raise Refusal("usage", f"The image cannot be read: {path}", fault.strerror) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as fault:  # what Pillow raises for damaged files
+        raise Refusal(
+            "run",
+            f"{path} is not a whole image",
+            found=str(fault),
+            expected="a file that can be decoded to its end",
+            mend="copy or fetch it again",
+        ) from None
+
+
+def _bounded(path, width, height, most):
+    if most is not None and width * height > most:
+        raise _huge(path, f"{width} x {height} pixels")
+
+
+def _huge(path, found):
+    return Refusal(
+        "run",
+        f"{path} is too large to decode safely",
+        found=found,
+        expected="fewer pixels than Pillow's limit of 89 million",
+        mend="scale it down first, for example: convert IN -resize 2048x2048 OUT",
+    )
+
+
+def _visible(image):
+    """As a person sees it: on white where it is transparent, and 16-bit greys as 8-bit ones."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def cut(image, path, size):
+    """The middle of a scaled image: size x size pixels, RGB."""
+    from PIL import Image
+
+    short = int(size / CROP)
+    least = min(image.size)
+    width, height = (short if side == least else int(short * side / least) for side in image.size)
+    # A strip of few pixels would grow without bound.
+    _bounded(path, width, height, Image.MAX_IMAGE_PIXELS)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def normalize(image):
+    """An RGB image as (3, height, width), float32."""
+    width, height = image.size
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    values = values.view(height, width, 3).permute(2, 0, 1).contiguous().float().div_(255)
+    mean, deviation = torch.tensor(MEAN)[:, None, None], torch.tensor(DEVIATION)[:, None, None]
+    return values.sub_(mean).div_(deviation)

@@ -1,0 +1,104 @@
+"""The environment that a task runs in: what is installed, threads, the device, and which path computes."""
+
+import importlib.util
+import os
+import platform
+from contextlib import contextmanager
+from importlib import metadata
+
+from answers import Refusal
+
+FALLBACK_VARIABLES = ("CAUSAL_CONV1D_FORCE_FALLBACK", "SELECTIVE_SCAN_FORCE_FALLBACK")
+KERNELS = ("causal_conv1d_cpu", "selective_scan_cpu")
+MENDS = {
+    "torch": "pip install the torch that fits this device, into the environment that --python names",
+    "mamba_ssm": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
+    "causal_conv1d": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
+    "PIL": "pip install pillow, into the environment that --python names",
+}
+
+
+def require(*modules):
+    """Refuses where a module is not installed.
+
+    Raises:
+        Refusal: names it, and how to get it.
+    """
+    import sys
+
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            shown = "Pillow" if name == "PIL" else name
+            raise Refusal(
+                "host",
+                f"There is no {shown} in this environment",
+                found=f"none in {sys.prefix}",
+                mend=MENDS[name],
+            )
+    if "mamba_ssm" in modules and importlib.util.find_spec("mamba_ssm.ops.bimamba") is None:
+        raise Refusal(
+            "host",
+            "The mamba_ssm of this environment is not one that mambaport built",
+            found=f"mamba_ssm {metadata.version('mamba_ssm')} without the vision patch set",
+            mend=MENDS["mamba_ssm"],
+        )
+
+
+def prepare(threads, device):
+    """Sets torch's threads, and returns the device that is meant: the GPU where there is one.
+
+    Raises:
+        Refusal: there is no such device.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise Refusal(
+            "host",
+            "torch sees no GPU here",
+            found=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
+            mend="--device cpu; or a torch that is built for this GPU",
+        )
+    return device or ("cuda" if there else "cpu")
+
+
+def facts(device):
+    """What ran: the versions, threads and processor that a time depends on."""
+    import torch
+    from device import processor
+
+    return {
+        "python": platform.python_version(),
+        "arch": platform.machine(),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "mamba_ssm": metadata.version("mamba_ssm"),
+        "causal_conv1d": metadata.version("causal_conv1d"),
+        "threads": torch.get_num_threads(),
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "kernels": device != "cpu" or (not forced() and all(map(importlib.util.find_spec, KERNELS))),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def forced():
+    """Whether pure PyTorch is asked for."""
+    words = ("TRUE", "1", "YES", "ON")
+    return any(os.environ.get(name, "").upper() in words for name in FALLBACK_VARIABLES)
+
+
+@contextmanager
+def fallback():
+    """Pure PyTorch within, whatever else could do the work."""
+    before = {name: os.environ.get(name) for name in FALLBACK_VARIABLES}
+    os.environ.update(dict.fromkeys(FALLBACK_VARIABLES, "TRUE"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

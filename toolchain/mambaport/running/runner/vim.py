@@ -1,0 +1,178 @@
+"""Vision Mamba for inference, on the installed mamba_ssm: an image's patches, scanned there and back.
+
+Parameters are named as in the released checkpoints, and the numbers are those of the original in evaluation.
+What the original computes anew for each image though it depends on none, -exp(A_log), is computed once; the
+two directions are added in memory that is there; and the last block answers for the class token's row alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from mamba_ssm import Mamba
+from mamba_ssm.ops.bimamba import mamba_inner_fn_no_out_proj
+from mamba_ssm.ops.triton.layer_norm import RMSNorm, rms_norm_fn
+from torch import nn
+
+ALL = slice(None)
+
+
+class VisionMamba(nn.Module):
+    """A Vision Mamba of the second bidirectional kind, to infer with: no dropout, no training.
+
+    image: (batch, 3, size, size), normalized; returns the logits, (batch, classes)
+    """
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+        self.patch_embed = PatchEmbed(shape)
+        rows = shape.grid**2
+        if shape.position is not None:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, shape.width))
+            rows += 1
+        self.pos_embed = nn.Parameter(torch.empty(1, rows, shape.width))
+        if shape.rope:
+            self.rope = Rope(shape)
+        self.layers = nn.ModuleList(Block(shape, index) for index in range(shape.depth))
+        self.norm_f = RMSNorm(shape.width, eps=1e-5)
+        self.head = nn.Linear(shape.width, shape.classes)
+
+    def forward(self, image):
+        position = self.shape.position
+        wanted = ALL if position is None else slice(position, position + 1)
+        hidden, residual = self.embed(image), None
+        for layer in self.layers:
+            if self.shape.rope:
+                hidden = self.rope(hidden)
+                residual = None if residual is None else self.rope(residual)
+            last = layer is self.layers[-1]
+            hidden, residual = layer(hidden, residual, wanted if last else ALL)
+        norm = self.norm_f
+        residual = residual[:, wanted].contiguous()
+        hidden = rms_norm_fn(hidden, norm.weight, norm.bias, residual=residual, eps=norm.eps)
+        return self.head(hidden.mean(dim=1))
+
+    def embed(self, image):
+        """The patches with the class token among them, and their places added: (batch, rows, width)."""
+        patches, position = self.patch_embed(image), self.shape.position
+        if position is None:
+            return patches + self.pos_embed
+        rows = self.pos_embed.repeat(len(patches), 1, 1)
+        rows[:, :position] += patches[:, :position]
+        rows[:, position] += self.cls_token[:, 0]
+        rows[:, position + 1 :] += patches[:, position:]
+        return rows
+
+
+class PatchEmbed(nn.Module):
+    """image (batch, 3, size, size) to (batch, patches, width)."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.proj = nn.Conv2d(3, shape.width, shape.patch, shape.stride)
+
+    def forward(self, image):
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class Rope(nn.Module):
+    """Turns each pair of features by an angle that grows with the patch's row (first half) or column.
+
+    The released checkpoints hold the tables, so they are buffers of the same names.
+    """
+
+    def __init__(self, shape):
+        super().__init__()
+        half = shape.width // 2
+        frequencies = 10000.0 ** -(torch.arange(0, half, 2) / half)
+        # Another grid is laid over the span of the 14 patches that the model was first trained with.
+        places = torch.arange(shape.grid) * (14 / shape.grid)
+        angles = torch.outer(places, frequencies).repeat_interleave(2, dim=1)
+        square = (shape.grid, shape.grid, half)
+        angles = torch.cat([angles[:, None].expand(square), angles[None].expand(square)], dim=-1)
+        self.register_buffer("freqs_cos", angles.flatten(0, 1).cos())
+        self.register_buffer("freqs_sin", angles.flatten(0, 1).sin())
+
+    def forward(self, rows):
+        # A class token is the first row, and stays as it is.
+        patches = rows[:, rows.shape[1] - len(self.freqs_cos) :]
+        pairs = patches.unflatten(-1, (-1, 2))
+        quarter_turn = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
+        turned = patches * self.freqs_cos + quarter_turn * self.freqs_sin
+        return torch.cat([rows[:, : -len(self.freqs_cos)], turned], dim=1)
+
+
+class Block(nn.Module):
+    """Adds hidden to residual, normalizes, mixes; both (batch, rows, width)."""
+
+    def __init__(self, shape, index):
+        super().__init__()
+        self.mixer = BidirectionalMamba(shape, index)
+        self.norm = RMSNorm(shape.width, eps=1e-5)
+
+    def forward(self, hidden, residual, wanted):
+        hidden, residual = rms_norm_fn(
+            hidden,
+            self.norm.weight,
+            self.norm.bias,
+            residual=residual,
+            eps=self.norm.eps,
+            prenorm=True,
+            residual_in_fp32=True,
+        )
+        return self.mixer(hidden, wanted), residual
+
+
+class BidirectionalMamba(Mamba):
+    """mamba_ssm's Mamba with the parameters of both directions, and a forward for inference."""
+
+    def __init__(self, shape, index):
+        super().__init__(shape.width, bimamba_type="v2", if_divide_out=shape.divide, layer_idx=index)
+
+    def prepare(self):
+        """Computes what depends on the weights alone."""
+        self.A, self.A_b = (-torch.exp(log.float()) for log in (self.A_log, self.A_b_log))
+
+    def forward(self, hidden, wanted=ALL):
+        """hidden: (batch, rows, width); wanted: which rows to return, as a slice."""
+        batch, rows, width = hidden.shape
+        xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
+        xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
+        there = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
+        back = self._scan(xz, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b, self.D_b, reverse=True)
+        out = there.add_(back)
+        if self.if_divide_out:
+            out = out.mul_(0.5)
+        return F.linear(out[:, :, wanted].transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
+
+    @staticmethod
+    def _scan(xz, conv, x_proj, dt_proj, A, D, reverse=False):
+        return mamba_inner_fn_no_out_proj(
+            xz,
+            conv.weight,
+            conv.bias,
+            x_proj.weight,
+            dt_proj.weight,
+            A,
+            D=D,
+            delta_bias=dt_proj.bias,
+            reverse=reverse,
+        )
+
+
+def build(shape, state=None, seed=0, device="cpu"):
+    """A model ready for inference: with the weights of ``state``, strictly, or with random ones."""
+    torch.manual_seed(seed)
+    model = VisionMamba(shape)
+    if state is not None:
+        model.load_state_dict(state, strict=True)
+    else:
+        tables = [model.pos_embed, model.head.weight]
+        if shape.position is not None:
+            tables.append(model.cls_token)
+        for table in tables:
+            nn.init.trunc_normal_(table, std=0.02)
+        nn.init.zeros_(model.head.bias)
+    model = model.to(device).eval().requires_grad_(False)
+    for layer in model.layers:
+        layer.mixer.prepare()
+    return model

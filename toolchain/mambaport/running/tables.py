@@ -1,0 +1,197 @@
+"""The runner's results for people: tables with bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.bar import Bar
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from mambaport.running.results import Benchmark, Classified, Environment, Evaluation, Measure, State
+
+BAR = 24
+BENCH_BAR = 10
+
+
+def classes_table(image: Classified) -> Table:
+    """The likeliest classes of an image, each with a bar."""
+    table = _table(Path(image.path).name)
+    table.add_column("class", max_width=40, no_wrap=True, overflow="ellipsis")
+    table.add_column("", width=BAR)
+    table.add_column("probability", justify="right")
+    for item in image.classes:
+        table.add_row(
+            escape(item.label or f"class {item.index}"), _bar(item.probability), f"{item.probability:.1%}"
+        )
+    return table
+
+
+def evaluation_table(result: Evaluation) -> Table:
+    """Both accuracies."""
+    table = _table(f"{result.model} on {result.images} images of {result.classes} classes")
+    table.add_column("accuracy")
+    table.add_column("", width=BAR)
+    table.add_column("", justify="right")
+    table.add_column("", justify="right")
+    for name, right in (("top-1", result.top1), ("top-5", result.top5)):
+        share = right / result.images
+        table.add_row(name, _bar(share), f"{share:.2%}", f"{right} of {result.images}")
+    return table
+
+
+def benchmark_table(results: list[Benchmark]) -> Table:
+    """The measures of one run, or of several side by side, the first being ours."""
+    ours = results[0]
+    unit = ours.measures[0].unit
+    table = _table(f"{ours.model} · {_number(ours.parameters)} parameters · {shape_text(ours)}")
+    table.add_column("")
+    for heading in ("p50 ms", "p95 ms", f"{unit}/s", "GFLOP/s", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", width=BENCH_BAR)
+    table.add_column("", justify="right", no_wrap=True)
+    base = {item.measure: item.p50_ms for item in ours.measures if item.variant == "default"}
+    for row in rows(results):
+        item = row.measure
+        table.add_row(
+            escape(row.name),
+            short(item.p50_ms),
+            short(item.p95_ms),
+            f"{item.per_second:.3g}",
+            f"{item.flops.total / item.p50_ms / 1e6:.3g}",
+            "" if item.peak_bytes is None else f"{item.peak_bytes / 1e6:.0f}",
+            _bar(item.p50_ms / row.longest, BENCH_BAR),
+            f"{item.p50_ms / base[item.measure]:.3g} x",
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure of one of several runs."""
+
+    name: str
+    measure: Measure
+    longest: float
+    """Of its kind, in all runs."""
+    ours: bool
+
+
+def rows(results: list[Benchmark]) -> list[Row]:
+    """Every measure of every run, those of a kind together."""
+    found = []
+    for kind in dict.fromkeys(item.measure for item in results[0].measures):
+        alike = [
+            (place, result, item)
+            for place, result in enumerate(results)
+            for item in result.measures
+            if item.measure == kind
+        ]
+        longest = max(item.p50_ms for _, _, item in alike)
+        for place, result, item in alike:
+            words = [machine_text(result)] if place else []
+            words += ["pure PyTorch"] if item.variant == "fallback" else []
+            found.append(Row(f"  {', '.join(words)}" if words else kind, item, longest, ours=not place))
+    return found
+
+
+def shape_text(result: Benchmark) -> str:
+    """What one call works on."""
+    if result.prompt is not None:
+        return f"prompt of {result.prompt} tokens"
+    return f"image of {result.size} pixels"
+
+
+def machine_text(result: Benchmark) -> str:
+    """A machine in a few words."""
+    machine = result.machine
+    device = (machine and machine.device) or result.environment.processor or result.environment.arch
+    return f"{device}, {threads_text(result.environment)}"
+
+
+def threads_text(environment: Environment) -> str:
+    """``1 thread``, ``4 threads``."""
+    return f"{environment.threads} thread{'' if environment.threads == 1 else 's'}"
+
+
+def facts_lines(result: Benchmark) -> Iterator[tuple[str, str]]:
+    """What the numbers depend on: pairs of a word and a line."""
+    machine, one = result.machine, next(iter(result.measures), None)
+    if machine is not None:
+        memory = f"{machine.memory_mib / 1024:.1f} GiB"
+        yield "machine", f"{machine_text(result)}, {machine.cores} cores, {memory}, {machine.system}"
+    yield "runs on", environment_text(result.environment)
+    if one is not None:
+        flops = one.flops
+        shares = ", ".join(
+            f"{name} {count / flops.total:.0%}"
+            for name, count in (
+                ("projections", flops.projections),
+                ("scan", flops.scan),
+                ("convolution", flops.convolution),
+            )
+        )
+        yield "FLOPs", f"{_number(flops.total)} per {one.measure}: {shares}"
+    yield "heat", heat_text(result)
+
+
+def heat_text(result: Benchmark) -> str:
+    """Temperatures and clock before and after, and what the machine held back."""
+    before, after = result.before, result.after
+    parts = [
+        f"{zone} {before.temperatures.get(zone, degrees):.0f} to {degrees:.0f} °C"
+        for zone, degrees in sorted(result.hottest.items(), key=lambda item: -item[1])[:3]
+    ]
+    if after.clock_mhz is not None:
+        parts.append(f"{after.clock_mhz} MHz")
+    parts.append(_throttling_text(after))
+    return ", ".join(part for part in parts if part) or "this machine shows none"
+
+
+def _throttling_text(state: State) -> str:
+    if state.throttling is None:
+        return ""
+    if state.throttling.now:
+        return f"held back now: {', '.join(state.throttling.now)}"
+    earlier = ", ".join(state.throttling.since_boot)
+    return f"not held back now, but since boot: {earlier}" if earlier else "not held back"
+
+
+def environment_text(environment: Environment) -> str:
+    """The versions in one line."""
+    how = "compiled kernels" if environment.kernels else "pure PyTorch"
+    return (
+        f"{environment.device}, {how}, torch {environment.torch}, mamba-ssm {environment.mamba_ssm}, "
+        f"Python {environment.python}"
+    )
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="quiet",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _bar(share: float, width: int = BAR) -> RenderableType:
+    return Bar(1.0, 0.0, share, width=width, color="cyan")
+
+
+def short(value: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _number(count: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
