@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from real import mambaport
 
 from mambaport.building import cuda_parts
 from mambaport.cuda.machine import read_cuda
@@ -158,3 +161,63 @@ def test_the_patched_backward_kernel_compiles(machine: Machine, tmp_path: Path) 
     )
     assert " -c " not in said
     assert module.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "extension", "source", "functions"),
+    [
+        (
+            "causal-conv1d",
+            "causal_conv1d/cpp_functions.py",
+            "causal_conv1d_cuda",
+            "csrc/causal_conv1d.cpp",
+            {name: name for name in ("causal_conv1d_fwd", "causal_conv1d_bwd", "causal_conv1d_update")},
+        ),
+        (
+            "mamba-ssm",
+            "mamba_ssm/ops/selective_scan_interface.py",
+            "selective_scan_cuda",
+            "csrc/selective_scan/selective_scan.cpp",
+            {"fwd": "selective_scan_fwd", "bwd": "selective_scan_bwd"},
+        ),
+        (
+            "mamba-ssm",
+            "selective_scan_cuda_core/__init__.py",
+            "selective_scan_cuda",
+            "csrc/selective_scan/selective_scan.cpp",
+            {"fwd": "selective_scan_fwd", "bwd": "selective_scan_bwd"},
+        ),
+    ],
+)
+def test_calls_have_the_arguments_that_the_extension_declares(
+    shared: Path,
+    tmp_path: Path,
+    package: str,
+    module: str,
+    extension: str,
+    source: str,
+    functions: dict[str, str],
+) -> None:
+    mambaport(shared, "patch", "--profile", "jetson", "-o", tmp_path / "trees").good()
+    tree = tmp_path / "trees" / package
+    calls = [
+        node
+        for node in ast.walk(ast.parse((tree / module).read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) == extension
+    ]
+    assert {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)} == set(functions)
+    for call in calls:
+        assert isinstance(call.func, ast.Attribute)
+        declared = re.search(functions[call.func.attr] + r"\(([^)]*)\) \{", (tree / source).read_text())
+        assert declared
+        names = [word.split()[-1].strip("&").removesuffix("_") for word in declared[1].split(",")]
+        given: list[str | None] = []
+        for argument in call.args:
+            pair = isinstance(argument, ast.Starred)  # *_contiguous(u, delta)
+            words = argument.value.args if pair else [argument]  # type: ignore[attr-defined]
+            given += [word.id if isinstance(word, ast.Name) else None for word in words]
+        assert len(given) == len(names)
+        # A variable goes where the extension declares one of its name; other expressions have none.
+        assert [one for one, name in zip(given, names, strict=True) if one in names and one != name] == []
