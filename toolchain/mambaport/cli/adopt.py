@@ -21,7 +21,7 @@ from mambaport.profile import find_profile
 _STATES = {
     "pristine": "as its commit has it",
     "adopted": "adopted",
-    "interrupted": "adopted in part: an adoption or its undoing was interrupted",
+    "interrupted": "adopted in part: interrupted, or by an older mambaport",
     "changed": "with files that the patch set does not know",
 }
 

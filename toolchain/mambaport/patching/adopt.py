@@ -31,7 +31,8 @@ State = Literal["pristine", "adopted", "interrupted", "changed"]
 
 _KEEP = (
     "nothing was changed. Put your own changes aside (`git stash`), run this again, and bring them back "
-    "(`git stash pop`); or check out the commit that the patch set is named after"
+    "(`git stash pop`); or check out the commit that the patch set is named after. What another release of "
+    "mambaport adopted, that release undoes, or `git checkout -- FILE`"
 )
 
 

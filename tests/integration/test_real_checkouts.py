@@ -1,0 +1,153 @@
+"""Real checkouts of Vim and Mamba-YOLO: adopted, run on this machine's CPU, and put back.
+
+MAMBAPORT_TEST_VIM and MAMBAPORT_TEST_MAMBA_YOLO name them; they are copied, and stay as they are. They are
+run by MAMBAPORT_TEST_TORCH, which needs the wheels of profile cpu and what the repositories require.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from real import mambaport
+
+VARIABLES = {"vim": "MAMBAPORT_TEST_VIM", "mamba-yolo": "MAMBAPORT_TEST_MAMBA_YOLO"}
+MODEL = "vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
+IMAGES = """
+import sys, numpy, pathlib
+from PIL import Image
+for label in ("n00000000", "n00000001"):
+    folder = pathlib.Path(sys.argv[1], "val", label)
+    folder.mkdir(parents=True)
+    noise = numpy.random.default_rng(0).integers(0, 255, (300, 400, 3), numpy.uint8)
+    Image.fromarray(noise).save(folder / "0.jpg")
+"""
+BLOCKS = """
+import sys, torch
+if sys.argv[1] == "without":
+    sys.modules["selective_scan_cuda_core"] = None
+from ultralytics.nn.modules import portable
+from ultralytics.nn.modules.mamba_yolo import SS2D, VSSBlock
+assert (portable._module is None) == (sys.argv[1] == "without")
+torch.manual_seed(0)
+results = []
+for block in (SS2D(64), VSSBlock(64, 64), SS2D(64, d_conv=4), VSSBlock(64, 64, ssm_conv=4)):
+    x = torch.randn(2, 64, 32, 32, requires_grad=True)
+    y = block(x)
+    assert y.shape == (2, 64, 32, 32), y.shape
+    (y * torch.randn_like(y)).sum().backward()
+    results += [y.detach(), x.grad, *[p.grad for p in block.parameters()]]
+assert all(r is not None and r.isfinite().all() for r in results)
+block = VSSBlock(64, 64).eval()
+with torch.no_grad():
+    single, half = block(x), block.half()(x.half())
+assert half.dtype == torch.float16
+torch.testing.assert_close(half.float(), single, rtol=0, atol=0.02)
+if sys.argv[1] == "with":
+    torch.save(results, "results.pt")
+else:
+    for one, other in zip(torch.load("results.pt"), results):
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-4)
+"""
+DETECTOR = """
+import torch
+from ultralytics.nn.tasks import DetectionModel
+net = DetectionModel("ultralytics/cfg/models/mamba-yolo/Mamba-YOLO-T.yaml", verbose=False)
+assert next(net.parameters()).device.type == "cpu"
+assert net.stride.tolist() == [8, 16, 32]
+maps = net.train()(torch.randn(1, 3, 128, 128))
+assert [tuple(each.shape) for each in maps] == [(1, 144, 16, 16), (1, 144, 8, 8), (1, 144, 4, 4)]
+sum(each.square().mean() for each in maps).backward()
+assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+"""
+
+
+def copy_of(name: str, tmp_path: Path) -> Path:
+    named = os.environ.get(VARIABLES[name])
+    if not named:
+        pytest.skip(f"{VARIABLES[name]} names no checkout")
+    root = shutil.copytree(named, tmp_path / name, symlinks=True)
+    mambaport(tmp_path / "store", "adopt", root, "--undo").good()
+    return root
+
+
+def python(*modules: str) -> str:
+    """The interpreter with the wheels."""
+    path = os.environ.get("MAMBAPORT_TEST_TORCH", "")
+    ran = subprocess.run(
+        [path or "false", "-c", f"import mamba_ssm, {', '.join(modules)}"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if ran.returncode:
+        reason = (ran.stderr.strip().splitlines() or ["names none"])[-1]
+        pytest.skip(f"MAMBAPORT_TEST_TORCH: {reason}")
+    return path
+
+
+def run(cwd: Path, *argv: str | Path) -> str:
+    ran = subprocess.run(argv, cwd=cwd, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    return ran.stdout
+
+
+def git(root: Path) -> tuple[str, dict[str, bytes]]:
+    """What git says of the checkout, and git's own records but for its cache of file times."""
+    status = run(root, "git", "status", "--porcelain")
+    records = {
+        str(path): path.read_bytes()
+        for path in (root / ".git").rglob("*")
+        if path.is_file() and path.name != "index"
+    }
+    return status, records
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_real_checkout_is_adopted_and_put_back(name: str, tmp_path: Path) -> None:
+    root = copy_of(name, tmp_path)
+    before = git(root)
+    answer = mambaport(tmp_path / "store", "adopt", root, "-p", "rpi").good()
+    assert answer["checkout"] == name
+    assert answer["state"] == "adopted"
+    assert len(answer["written"]) == len(answer["files"])
+    status, records = git(root)
+    assert status != before[0]
+    assert records == before[1]
+    assert mambaport(tmp_path / "store", "adopt", root, "--undo").good()["state"] == "pristine"
+    assert git(root) == before
+
+
+def test_vims_evaluation_runs_a_batch_on_the_cpu(tmp_path: Path) -> None:
+    root, interpreter = copy_of("vim", tmp_path), python("timm", "torchvision")
+    mambaport(tmp_path / "store", "adopt", root).good()
+    run(tmp_path, interpreter, "-c", IMAGES, tmp_path / "images")
+    words = (
+        "--eval",
+        "--device",
+        "cpu",
+        "--model",
+        MODEL,
+        "--data-path",
+        tmp_path / "images",
+        "--no-model-ema",
+    )
+    output = run(root / "vim", interpreter, "main.py", *words)
+    assert "device cpu" in output
+    assert "Accuracy of the network on the 2 test images" in output
+
+
+def test_mamba_yolos_blocks_keep_the_shape_with_and_without_the_wheels_module(tmp_path: Path) -> None:
+    root, interpreter = copy_of("mamba-yolo", tmp_path), python("timm", "torchvision", "cv2", "pandas")
+    mambaport(tmp_path / "store", "adopt", root).good()
+    run(root, interpreter, "-W", "ignore", "-c", BLOCKS, "with")
+    run(root, interpreter, "-W", "ignore", "-c", BLOCKS, "without")
+
+
+def test_mamba_yolos_smallest_model_runs_forward_and_backward_on_the_cpu(tmp_path: Path) -> None:
+    root, interpreter = copy_of("mamba-yolo", tmp_path), python("timm", "torchvision", "cv2", "pandas")
+    mambaport(tmp_path / "store", "adopt", root).good()
+    run(root, interpreter, "-c", DETECTOR)
