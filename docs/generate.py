@@ -1,4 +1,7 @@
-"""Writes docs/reference from the code: `make docs`. A unit test holds the files against the code."""
+"""Writes docs/reference and the troubleshooting page from the code: `make docs`.
+
+A unit test holds the files against the code.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from mambaport.failures import catalogue
 from mambaport.patchset import PatchSet, all_sets, known_versions
 from mambaport.profile import profile_schema
 
-REFERENCE = Path(__file__).parent / "reference"
+DOCS = Path(__file__).parent
 
 
 def schema() -> str:
@@ -24,7 +27,7 @@ def schema() -> str:
 def commands() -> str:
     """docs/reference/commands.md"""
     parts = ["# Commands\n", "Written by `make docs` from the commands' own help.\n"]
-    context = click.Context(cli, info_name="mambaport", max_content_width=100, terminal_width=100)
+    context = click.Context(cli, info_name="mambaport", terminal_width=100, **cli.context_settings)
     parts.append(_section(cli, context))
     for name, command in sorted(cli.commands.items()):
         inner = click.Context(
@@ -86,22 +89,37 @@ def failures() -> str:
     return "\n".join(lines) + "\n"
 
 
+def troubleshooting() -> str:
+    """docs/how-to/troubleshooting.md"""
+    lines = [
+        "# Troubleshooting by symptom\n",
+        "Written by `make docs` from `failures.toml`. The same catalogue answers on the command line:\n",
+        "```console\npython train.py 2>&1 | mambaport doctor --explain -\n```",
+    ]
+    for title, kind in (("While building or installing", "B"), ("At import or run time", "R")):
+        lines.append(f"\n## {title}")
+        for row in catalogue():
+            if row.id.startswith(kind):
+                lines += [f"\n### {row.symptom}\n", f"*Cause:* {row.cause}.\n", f"*Mend:* {row.mend}."]
+    return "\n".join(lines) + "\n"
+
+
 def _section(command: click.Command, context: click.Context) -> str:
     return f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
 
 
 FILES = {
-    "profile.schema.json": schema,
-    "commands.md": commands,
-    "patches.md": patches,
-    "failures.md": failures,
+    "reference/profile.schema.json": schema,
+    "reference/commands.md": commands,
+    "reference/patches.md": patches,
+    "reference/failures.md": failures,
+    "how-to/troubleshooting.md": troubleshooting,
 }
 
 
 def main() -> None:
-    REFERENCE.mkdir(exist_ok=True)
     for name, text in FILES.items():
-        (REFERENCE / name).write_text(text(), encoding="utf-8")
+        (DOCS / name).write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

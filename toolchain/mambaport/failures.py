@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.models import Model, read_toml, validate
@@ -18,6 +21,9 @@ class Failure(Model):
     """``B1`` and so on while building, ``R1`` and so on at import or run time."""
     symptom: str
     cause: str
+    signature: str | None = None
+    """Regular expression of what people see; None where nothing is seen."""
+    mend: str
     threads: tuple[str, ...] = ()
     """Where it is reported, as ``owner/repository#number``."""
     also: tuple[str, ...] = ()
@@ -49,3 +55,30 @@ def catalogue() -> list[Failure]:
         owners = [*patches.get(row, []), *fields.get("also", [])]
         rows.append(validate(Failure, {"id": row, "owners": owners, **fields}, CATALOGUE))
     return rows
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A row of the catalogue that a text shows."""
+
+    failure: Failure
+    line: str
+    """The line of the text that shows it."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.failure.model_dump(include={"id", "symptom", "cause", "mend"}), "line": self.line}
+
+    def __str__(self) -> str:
+        return f"{self.failure.id}: {self.failure.cause}; {self.failure.mend}"
+
+
+def explain(text: str) -> list[Explanation]:
+    """The rows whose signature stands in an error text or a log, in the order in which it shows them."""
+    found: list[tuple[int, Explanation]] = []
+    for failure in catalogue():
+        match = re.search(failure.signature, text) if failure.signature is not None else None
+        if match is not None:
+            start = text.rfind("\n", 0, match.start()) + 1
+            line = text[start:].split("\n", maxsplit=1)[0].strip()
+            found.append((match.start(), Explanation(failure, line)))
+    return [explanation for _place, explanation in sorted(found, key=lambda item: item[0])]

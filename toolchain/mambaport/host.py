@@ -56,6 +56,7 @@ class Host:
     """Debian's cross g++ for aarch64: the default one first, then those of one gcc major."""
     cxx: Program | None = None
     cuda: CudaMachine = field(default_factory=CudaMachine)
+    swap_mib: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,6 +81,7 @@ def read_host() -> Host:
         cores=len(os.sched_getaffinity(0)),
         memory_mib=memory.get("MemTotal", 0),
         available_mib=memory.get("MemAvailable", 0),
+        swap_mib=memory.get("SwapTotal", 0),
         cc=_first_program(os.environ.get("CC", ""), "cc", "gcc", "clang"),
         gcc_aarch64=program("aarch64-linux-gnu-gcc"),
         qemu_aarch64=program("qemu-aarch64-static") or program("qemu-aarch64"),

@@ -14,6 +14,7 @@ from pyproject_hooks import BuildBackendHookCaller
 from mambaport import process
 from mambaport.building.provenance import external_requirements, provenance, sbom
 from mambaport.errors import BuildError, disk_full
+from mambaport.failures import explain
 from mambaport.plan import PackagePlan, Plan
 from mambaport.report import Report
 from mambaport.toolchains import Compiler
@@ -151,9 +152,10 @@ def _wheel_tool(arguments: list[str], environment: Mapping[str, str]) -> None:
 def _failed(package: PackagePlan, code: int, tail: str, log: Path) -> Exception:
     if "No space left on device" in tail:
         return disk_full(f"the build of {package.name}")
+    known = "".join(f"{row}\n" for row in explain(tail))
     return BuildError(
         f"The build of {package.name} {package.version} failed",
         found=f"exit status {code}" if code else "no wheel",
-        mend=f"the end of its log is below; the whole log is {log}",
+        mend=f"{known}the end of its log is below; the whole log is {log}",
         detail=tail,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -10,9 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mambaport.cli.options import Session, default_python, output_options, python_option
-from mambaport.doctor import Check, examine, facts
+from mambaport.doctoring import Check, examine, facts
 from mambaport.errors import HostError
+from mambaport.failures import explain as explanations
 from mambaport.host import read_host
+from mambaport.plan import choose_variant
 from mambaport.profile import find_profile
 
 MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[bad]✗[/bad]"}
@@ -21,15 +24,38 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
 @click.command()
 @click.option("-p", "--profile", "profile_name", metavar="P", help="What this profile lacks here.")
 @click.option("--variant", metavar="V", help="A variant of the profile.")
+@click.option(
+    "--explain",
+    type=click.File("r", errors="replace"),
+    metavar="FILE|-",
+    help="Look an error text or a build log up in the failure catalogue; - reads it from stdin.",
+)
 @python_option
 @output_options
-def doctor(session: Session, profile_name: str | None, variant: str | None, python: Path | None) -> None:
-    """Say what this machine is, and what a profile lacks here, with the command that mends it."""
+def doctor(
+    session: Session,
+    profile_name: str | None,
+    variant: str | None,
+    explain: TextIO | None,
+    python: Path | None,
+) -> None:
+    """Say what this machine is, and what a profile lacks here, with the command that mends it.
+
+    \b
+    Examples:
+      mambaport doctor -p rpi
+      mambaport doctor -p jetson --python ~/mamba/bin/python    also what its torch sees
+      python train.py 2>&1 | mambaport doctor --explain -       what is this error, and what mends it
+    """
+    if explain is not None:
+        _explain(session, explain.read())
+        return
     host, store, report = read_host(), session.store, session.report
     known = facts(host, store)
     checks: list[Check] = []
     if profile_name:
-        profile = find_profile(profile_name).with_variant(variant)
+        profile = find_profile(profile_name)
+        profile = profile.with_variant(choose_variant(profile, host, variant))
         checks = examine(profile, host, store, default_python(python))
     missing = [check for check in checks if check.state == "missing"]
     data = {"host": host.to_json(), "checks": [check.to_json() for check in checks], "ok": not missing}
@@ -46,6 +72,18 @@ def doctor(session: Session, profile_name: str | None, variant: str | None, pyth
         )
     if not session.emit(data) and checks:
         report.success(f"{profile_name} works here")
+
+
+def _explain(session: Session, text: str) -> None:
+    rows = explanations(text)
+    if session.emit({"explanations": [row.to_json() for row in rows]}):
+        return
+    for row in rows:
+        session.report.line(row.failure.id, row.line)
+        for label, said in (("cause", row.failure.cause), ("mend", row.failure.mend)):
+            session.report.line("", f"{label:<6} {said}")
+    if not rows:
+        session.report.line("doctor", "nothing that the catalogue knows stands in this text")
 
 
 def _facts(known: dict[str, str]) -> Table:

@@ -1,14 +1,15 @@
-"""Doctor: what this machine is, what a profile lacks here, and the mend for each."""
+"""The examination: this machine in facts, and a profile's needs held against it."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from packaging.version import Version
 
+from mambaport.doctoring.checks import Check
+from mambaport.doctoring.cuda import cuda_checks, cuda_facts, gpu_checks
 from mambaport.errors import MambaportError
 from mambaport.host import Host
 from mambaport.installing import check_target
@@ -18,22 +19,8 @@ from mambaport.profile import Profile
 from mambaport.store import Store
 from mambaport.toolchains import TOOLCHAINS, choose
 
-State = Literal["good", "optional", "missing"]
 BUILD_BYTES = 1 << 30
 EMULATION_BYTES = 3 << 29
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that a profile needs, or can use, on this machine."""
-
-    name: str
-    state: State
-    found: str
-    mend: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def facts(host: Host, store: Store) -> dict[str, str]:
@@ -44,8 +31,9 @@ def facts(host: Host, store: Store) -> dict[str, str]:
         "system": f"{host.system}, glibc {host.glibc}",
         "architecture": host.arch,
         "cores and memory": f"{host.cores} cores, {host.memory_mib / 1024:.1f} GiB "
-        f"({host.available_mib / 1024:.1f} GiB available)",
+        f"({host.available_mib / 1024:.1f} GiB available, {host.swap_mib / 1024:.1f} GiB swap)",
         "Python": f"{host.python} ({host.python_path})",
+        **cuda_facts(host),
         "C compiler": host.cc.version if host.cc else "none",
         "cross compiler": host.gcc_aarch64.version
         if host.gcc_aarch64
@@ -61,8 +49,13 @@ def examine(profile: Profile, host: Host, store: Store, python: Path) -> list[Ch
     goal = resolve_goal(profile, host)
     checks = [_python(host), _toolchain(profile, host), _disk(store), _isolation(host)]
     native = host.arch == goal.arch
+    if goal.cuda is not None:
+        checks += cuda_checks(profile, goal.cuda, host, native=native)
     if native:
         checks.append(_environment(profile, host, python))
+        checks += _editable(profile, python)
+    if native and goal.cuda is not None:
+        checks += gpu_checks(goal.cuda, host, python)
     if not native and profile.emulate:
         checks.append(_emulation(host))
     return checks
@@ -111,6 +104,25 @@ def _environment(profile: Profile, host: Host, python: Path) -> Check:
     return Check(
         "environment", "good", f"Python {target.version}, torch {target.torch.version} in {target.prefix}"
     )
+
+
+def _editable(profile: Profile, python: Path) -> list[Check]:
+    """Packages that are installed in place: they hide what the wheels bring."""
+    try:
+        target = read_interpreter(python, [item.name for item in profile.package])
+    except MambaportError:
+        return []  # said by the check of the environment
+    checks = []
+    for name, package in target.packages.items():
+        record = Path(package.path) / "direct_url.json"
+        try:
+            origin = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if origin.get("dir_info", {}).get("editable"):
+            found = f"editable install of {origin.get('url', 'a folder')}"
+            checks.append(Check(name, "optional", found, f"{python} -m pip uninstall {name}, then install"))
+    return checks
 
 
 def _emulation(host: Host) -> Check:

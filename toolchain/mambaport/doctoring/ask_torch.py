@@ -1,0 +1,60 @@
+"""Run by the target interpreter: what its torch says of the GPU, and whether the extensions load.
+
+Prints one JSON object. Each import is tried, and what the loader says is kept.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+
+EXTENSIONS = ("causal_conv1d_cuda", "selective_scan_cuda")
+
+
+def load(name):
+    """None where the module loads, else what was raised; absent modules are left out by the caller."""
+    try:
+        importlib.import_module(name)
+    except Exception as fault:
+        return f"{type(fault).__name__}: {fault}"
+    return None
+
+
+def torch_facts():
+    fault = load("torch")
+    if fault is not None:
+        return {"fault": fault}
+    import torch
+
+    facts = {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "distributed": torch.distributed.is_available(),
+        "available": torch.cuda.is_available(),
+        "architectures": torch.cuda.get_arch_list() if torch.version.cuda else [],
+    }
+    if facts["available"]:
+        major, minor = torch.cuda.get_device_capability()
+        facts.update(gpu=torch.cuda.get_device_name(), sm=f"{major}{minor}")
+        try:
+            (torch.ones(8, device="cuda") * 2).sum().item()
+        except Exception as fault:
+            facts["kernel_fault"] = f"{type(fault).__name__}: {fault}"
+    return facts
+
+
+def main():
+    there = [name for name in EXTENSIONS if importlib.util.find_spec(name) is not None]
+    alone = {name: load(name) for name in there}  # before torch: RUNPATH must find its libraries
+    for name in there:
+        sys.modules.pop(name, None)
+    facts = {
+        "alone": alone,
+        "torch": torch_facts(),
+        "triton": importlib.util.find_spec("triton") is not None,
+        "extensions": {name: load(name) for name in there},
+    }
+    print("\n" + json.dumps(facts))
+
+
+main()

@@ -1,0 +1,21 @@
+"""What an examination says: one check per thing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+State = Literal["good", "optional", "missing"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a profile needs, or can use, on this machine."""
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

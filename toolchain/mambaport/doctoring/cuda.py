@@ -1,0 +1,165 @@
+"""The CUDA side of an examination: toolkit, JetPack, memory for nvcc, torch's GPU, the extensions, power."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mambaport import process
+from mambaport.doctoring.checks import Check
+from mambaport.failures import explain
+from mambaport.host import Host
+from mambaport.profile import Profile
+from mambaport.toolchains import CudaGoal
+
+_ASK = Path(__file__).with_name("ask_torch.py")
+# CUDA's major in each JetPack; a torch with another one is not made for the Jetson.
+_JETPACK_CUDA = {5: 11, 6: 12, 7: 13}
+_FULL_POWER = "sudo nvpmodel -m 0 && sudo jetson_clocks"
+
+
+def cuda_facts(host: Host) -> dict[str, str]:
+    """CUDA on this machine, for people; empty where there is none."""
+    machine = host.cuda
+    found = {}
+    if machine.jetson is not None:
+        found["Jetson"] = f"L4T {machine.jetson.l4t} (JetPack {machine.jetson.jetpack})"
+    if machine.gpus:
+        found["GPU"] = ", ".join(f"{gpu.name} (sm_{gpu.sm})" for gpu in machine.gpus)
+    if machine.toolkits:
+        found["CUDA"] = ", ".join(f"{item.release} ({item.origin})" for item in machine.toolkits)
+    return found
+
+
+def cuda_checks(profile: Profile, goal: CudaGoal, host: Host, *, native: bool) -> list[Check]:
+    """What building the CUDA extensions needs."""
+    checks = [_toolkit(goal, host, native=native), _memory(profile, host)]
+    return [_jetpack(host), *checks, _power()] if host.cuda.jetson is not None else checks
+
+
+def gpu_checks(goal: CudaGoal, host: Host, python: Path) -> list[Check]:
+    """What running them needs: torch's GPU, and extensions that load. Starts ``python`` and imports torch."""
+    facts = _ask(python)
+    if facts is None:
+        return []  # said by the check of the environment
+    torch = facts["torch"]
+    checks = [_torch(torch, goal, host)]
+    if torch.get("available"):
+        checks.append(_kernels(torch, goal))
+    for name, fault in facts["extensions"].items():
+        checks.append(_extension(name, fault or facts["alone"].get(name), late=fault is None))
+    found = "there" if facts["triton"] else "not installed: norms and Mamba-2 run in PyTorch on the GPU"
+    checks.append(Check("triton", "good" if facts["triton"] else "optional", found))
+    return checks
+
+
+def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
+    name = "CUDA toolkit"
+    toolkit = host.cuda.toolkit(goal.version)
+    if toolkit is not None:
+        unset = "" if os.environ.get("CUDA_HOME") else "; CUDA_HOME is unset, mambaport sets it for the build"
+        return Check(name, "good", f"{toolkit.release} ({toolkit.origin}){unset if native else ''}")
+    others = ", ".join(f"{item.release} ({item.origin})" for item in host.cuda.toolkits)
+    if not native:
+        return Check(name, "good", f"CUDA {goal.version} is put together in the store when it is needed")
+    looked = "; ".join(host.cuda.looked)
+    mend = "sudo apt-get install nvidia-jetpack" if host.cuda.jetson else f"install CUDA {goal.major}"
+    found = f"CUDA {goal.major} is needed, there is {others}" if others else looked or "no nvcc"
+    return Check(name, "missing", found, f"{mend}; or name it with --cuda-home DIR")
+
+
+def _memory(profile: Profile, host: Host) -> Check:
+    each = profile.build.memory_per_job_mib
+    jobs = host.jobs(each)
+    found = (
+        f"{host.available_mib / 1024:.1f} GiB available and {host.swap_mib / 1024:.1f} GiB swap: "
+        f"{jobs} compiler job{'s' if jobs > 1 else ''} of {each / 1024:.1f} GiB"
+    )
+    if host.available_mib + host.swap_mib >= each:
+        return Check("memory for nvcc", "good", found)
+    mend = (
+        "close other programs, or add swap: sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && "
+        "sudo mkswap /swapfile && sudo swapon /swapfile"
+    )
+    return Check("memory for nvcc", "missing", found, mend)
+
+
+def _jetpack(host: Host) -> Check:
+    jetson = host.cuda.jetson
+    assert jetson is not None
+    found = f"L4T {jetson.l4t}, JetPack {jetson.jetpack}"
+    major = jetson.jetpack.split(".", maxsplit=1)[0]
+    if major in ("6", "7"):
+        return Check("JetPack", "good", found)
+    return Check("JetPack", "missing", found, "update the Jetson to JetPack 6 or 7: CUDA 11 is too old")
+
+
+def _power() -> Check:
+    program = shutil.which("nvpmodel")
+    if program is None:
+        return Check("power mode", "optional", "no nvpmodel on PATH", "")
+    said = process.run([program, "-q"], env=dict(os.environ)).output
+    mode = next((line.split(":", 1)[1].strip() for line in said.splitlines() if "Power Mode" in line), "")
+    if mode.upper().startswith("MAXN"):
+        return Check("power mode", "good", mode)
+    return Check("power mode", "optional", mode or "not said", f"for full speed: {_FULL_POWER}")
+
+
+def _torch(torch: dict[str, Any], goal: CudaGoal, host: Host) -> Check:
+    name = "torch's GPU"
+    if "fault" in torch:
+        return _explained(name, torch["fault"])
+    jetson = host.cuda.jetson
+    version, cuda = torch["version"], torch["cuda"]
+    right = "install NVIDIA's torch for this JetPack" if jetson else "install a torch with CUDA"
+    if cuda is None:
+        return Check(name, "missing", f"torch {version} is built without CUDA", right)
+    wanted = _JETPACK_CUDA.get(int(jetson.jetpack.split(".")[0])) if jetson else goal.major
+    if wanted is not None and int(cuda.split(".")[0]) != wanted:
+        what = "a build for ARM servers, from the package index" if jetson else "another CUDA"
+        return Check(name, "missing", f"torch {version} has CUDA {cuda}, not {wanted}: {what}", right)
+    if not torch["available"]:
+        mend = "check the driver, and that this user may open the GPU: sudo usermod -aG video,render $USER"
+        return Check(name, "missing", f"torch {version}, CUDA {cuda}, sees no GPU", mend)
+    return Check(name, "good", f"{torch['gpu']}, sm_{torch['sm']}, torch {version}, CUDA {cuda}")
+
+
+def _kernels(torch: dict[str, Any], goal: CudaGoal) -> Check:
+    name = "kernels for this GPU"
+    if "kernel_fault" in torch:
+        return _explained(name, torch["kernel_fault"])
+    if goal.sm and torch["sm"] not in goal.sm:
+        wanted = ", ".join(f"sm_{sm}" for sm in goal.sm)
+        mend = "build with `-p cuda`, which takes this machine's own GPU"
+        return Check(name, "missing", f"the profile is for {wanted}, this GPU is sm_{torch['sm']}", mend)
+    return Check(name, "good", f"torch runs one, of {' '.join(torch['architectures'])}")
+
+
+def _extension(name: str, fault: str | None, *, late: bool) -> Check:
+    if fault is None:
+        return Check(name, "good", "loads, before torch and after it")
+    if late:
+        return Check(
+            name, "optional", f"loads only after torch: {fault}", "import torch first, or build anew"
+        )
+    return _explained(name, fault)
+
+
+def _explained(name: str, fault: str) -> Check:
+    rows = explain(fault)
+    return Check(name, "missing", fault, rows[0].failure.mend if rows else "see the error")
+
+
+def _ask(python: Path) -> dict[str, Any] | None:
+    try:
+        finished = process.run([python, "-I", _ASK], env=dict(os.environ), cwd=Path("/"))
+    except OSError:
+        return None
+    for line in reversed(finished.output.splitlines()):
+        if line.startswith('{"alone"'):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    return {"alone": {}, "torch": {"fault": finished.tail}, "triton": False, "extensions": {}}
