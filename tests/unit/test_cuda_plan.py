@@ -160,6 +160,12 @@ def test_no_cross_compiler_is_said_with_its_package() -> None:
     made.packages[0].to_json()  # the sources can still be patched and read
 
 
+def test_without_kernels_nothing_of_cuda_is_needed() -> None:
+    made = make_plan(profile(), HOST, environ={"DEMO_FORCE_FALLBACK": "TRUE"})
+    made.require(building=True)
+    assert made.packages[0].version == "1.0+board.3.fallback"
+
+
 def test_a_cross_compiler_that_nvcc_does_not_take_is_passed_over_or_said(tmp_path: Path) -> None:
     own = headers(tmp_path, "3.10")
     newest = replace(GXX, version="aarch64-linux-gnu-g++ (Debian 14.2.0-19) 14.2.0")

@@ -91,7 +91,7 @@ class Pipeline:
         pins: list[Pin] = [archive for package in self.plan.packages for archive in package.source.archive]
         pins += [*self.plan.build_requirements, *self.plan.toolchain.pins(self.plan.host)]
         fetched = [self.fetcher.fetch(pin) for pin in dict.fromkeys(pins)]
-        if self.plan.cuda is not None:
+        if self.plan.cuda is not None and self.plan.compiles:
             cuda_parts(self.store, self.fetcher, self.plan.cuda, self.plan.host, self.report)
         return fetched
 

@@ -77,12 +77,19 @@ class Plan:
     lacks: HostError | None = None
     """What this machine lacks to build or install them; patching the sources does not need it."""
 
+    @property
+    def compiles(self) -> bool:
+        """Whether any package has its kernels built."""
+        return not all(package.fallback for package in self.packages)
+
     def require(self, *, building: bool) -> None:
         """Refuses what cannot be done on this machine, before anything is done.
 
         Raises:
             HostError: with what is missing.
         """
+        if not self.compiles:
+            return
         if self.lacks is not None:
             raise self.lacks
         if building and self.cuda is not None:

@@ -65,6 +65,7 @@ def build(
     data = {
         "profile": pipeline.plan.profile.name,
         "wheelhouse": str(output.resolve()),
+        **({"cuda": pipeline.plan.cuda.to_json()} if pipeline.plan.cuda else {}),
         "wheels": [item.to_json() for item in made],
     }
     if session.emit(data):
