@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 # This machine's own architecture, and only the smaller package: what is built again and again below.
 BOARD = """
@@ -122,3 +125,35 @@ def store_beside(shared: Path, folder: Path, *kinds: str) -> Path:
         (shared / kind).mkdir(parents=True, exist_ok=True)
         (store / kind).symlink_to(shared / kind)
     return store
+
+
+OURS = ("causal_conv1d", "mamba_ssm", "selective_scan")
+NOT_SHARED = (*OURS, "mambaport", "pip", "__editable__", "_distutils", "distutils")
+
+
+def installed_torch() -> list[Path]:
+    """The site-packages folders of a Python that has torch: MAMBAPORT_TEST_TORCH's, or this one's."""
+    named = os.environ.get("MAMBAPORT_TEST_TORCH")
+    if named is None and importlib.util.find_spec("torch") is None:
+        pytest.skip("no torch: name a Python that has it in MAMBAPORT_TEST_TORCH")
+    code = "import sys; print(*(path for path in sys.path if path.endswith('-packages')), sep='\\n')"
+    answer = subprocess.run([named or sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [Path(line) for line in answer.stdout.splitlines()]
+
+
+def environment_with_torch(folder: Path, without: tuple[str, ...] = ()) -> Path:
+    """The Python of a new environment in ``folder`` that sees a real torch and what is installed beside it.
+
+    Nothing of ours is seen, and nothing whose name begins with one of ``without``.
+    """
+    seen = folder / "seen"
+    seen.mkdir()
+    for path in (path for site in installed_torch() for path in site.iterdir()):
+        hidden = path.name.lower().startswith((*NOT_SHARED, *without))
+        if not hidden and not (seen / path.name).exists():
+            (seen / path.name).symlink_to(path)
+    base = os.environ.get("MAMBAPORT_TEST_TORCH", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    (own,) = (folder / "venv" / "lib").glob("python3*/site-packages")
+    (own / "torch-from-elsewhere.pth").write_text(f"{seen}\n")
+    return folder / "venv" / "bin" / "python"

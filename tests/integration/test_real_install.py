@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,37 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real import ended, mambaport, reach, sha256, started
+from real import OURS, ended, environment_with_torch, mambaport, reach, sha256, started
 
 pytestmark = pytest.mark.network
-OURS = ("causal_conv1d", "mamba_ssm", "selective_scan")
-NOT_SHARED = (*OURS, "mambaport", "pip", "__editable__", "_distutils", "distutils")
-
-
-def installed_torch() -> list[Path]:
-    """The site-packages folders of a Python that has torch: MAMBAPORT_TEST_TORCH's, or this one's."""
-    named = os.environ.get("MAMBAPORT_TEST_TORCH")
-    if named is None and importlib.util.find_spec("torch") is None:
-        pytest.skip("no torch: name a Python that has it in MAMBAPORT_TEST_TORCH")
-    code = "import sys; print(*(path for path in sys.path if path.endswith('-packages')), sep='\\n')"
-    answer = subprocess.run([named or sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return [Path(line) for line in answer.stdout.splitlines()]
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """A new environment that sees a real torch, and nothing of ours."""
-    sites = installed_torch()
-    seen = tmp_path / "seen"
-    seen.mkdir()
-    for path in (path for site in sites for path in site.iterdir()):
-        if not path.name.lower().startswith(NOT_SHARED) and not (seen / path.name).exists():
-            (seen / path.name).symlink_to(path)
-    base = os.environ.get("MAMBAPORT_TEST_TORCH", sys.executable)
-    subprocess.run([base, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    (own,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
-    (own / "torch-from-elsewhere.pth").write_text(f"{seen}\n")
-    return tmp_path / "venv" / "bin" / "python"
+    return environment_with_torch(tmp_path)
 
 
 def packages(python: Path) -> dict[str, str]:

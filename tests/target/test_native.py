@@ -22,6 +22,9 @@ from mambaport.verifying import prepare_emulation
 
 pytestmark = [pytest.mark.emulated, pytest.mark.network, pytest.mark.usefixtures("emulator")]
 PROJECT = Path(__file__).parents[2]
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+SITE = "lib/python3.11/site-packages"
+DRAW = "from PIL import Image; Image.radial_gradient('L').convert('RGB').save('/photo.jpg')"
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +43,9 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             emulated = prepare_emulation(
                 "bookworm", "cortex-a72", read_host(), session.store, session.fetcher, session.report
             )
-            assert (
-                run_inside(root, "/usr/bin/python3", "-m", "venv", "--without-pip", "/mamba").returncode == 0
-            )
-            (root / "mamba/lib/python3.11/site-packages/torch.pth").write_text("/torch\n")
+            for name in ("mamba", "photo"):
+                _environment(root, f"/{name}")
+                (root / name / SITE / "torch.pth").write_text("/torch\n")
             with mounted(emulated.site, root / "torch"):
                 yield root
     except (OSError, subprocess.CalledProcessError) as fault:
@@ -61,14 +63,19 @@ def _install_mambaport(root: Path) -> None:
     """mambaport and its dependencies for aarch64, put there by this machine's pip."""
     _environment(root, "/tool")
     wheels = root / "wheels"
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", wheels, PROJECT], check=True)
+    subprocess.run([*PIP, "wheel", "--no-deps", "--wheel-dir", wheels, PROJECT], check=True)
     (ours,) = wheels.glob("mambaport-*.whl")
+    _bring(root, root / "tool", ours)
+
+
+def _bring(root: Path, environment: Path, package: str | Path) -> None:
+    """A package and what it needs, for aarch64, into an environment of the root."""
+    wheels = root / "downloaded" / environment.name
     chosen = ["--only-binary=:all:", "--python-version=3.11"]
     chosen += [f"--platform=manylinux_2_{minor}_aarch64" for minor in (28, 17)]
-    subprocess.run([*pip, "download", "--dest", wheels, *chosen, ours], check=True)
+    subprocess.run([*PIP, "download", "--dest", wheels, *chosen, package], check=True)
     for wheel in wheels.glob("*.whl"):
-        unpack_wheel(wheel, root / "tool/lib/python3.11/site-packages")
+        unpack_wheel(wheel, environment / SITE)
 
 
 def _fill_mirror(mirror: Path, fetcher: Fetcher) -> None:
@@ -102,3 +109,21 @@ def test_the_device_builds_installs_and_proves_its_own_wheels(device: Path) -> N
     assert isinstance(verification, dict)
     assert verification["ok"]
     assert verification["arch"] == "aarch64"
+
+
+def test_the_device_says_what_is_in_a_photograph(device: Path, wheelhouse: Path) -> None:
+    """With the wheels built on this machine, a real JPEG, and a model of four blocks, for emulation's sake."""
+    for wheel in wheelhouse.glob("*.whl"):
+        unpack_wheel(wheel, device / "photo" / SITE)
+    _bring(device, device / "photo", "pillow")
+    drawn = run_inside(device, "/photo/bin/python", "-c", DRAW)
+    assert drawn.returncode == 0, drawn.stderr
+    options = ("--image", "/photo.jpg", "--size", "64", "--depth", "4", "--python", "/photo/bin/python")
+    code, answer = _mambaport(device, "infer", *options)
+    assert code == 0, answer
+    (image,) = answer["images"]  # type: ignore[misc]
+    assert len(image["classes"]) == 5
+    assert all(item["label"] for item in image["classes"])
+    environment = answer["environment"]
+    assert isinstance(environment, dict)
+    assert (environment["arch"], environment["kernels"]) == ("aarch64", True)

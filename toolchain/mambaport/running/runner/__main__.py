@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from answers import Refusal, tell
-from setting import require
+from setting import absent, require
 
 NEEDS = {
     "infer": ("torch", "causal_conv1d", "mamba_ssm", "PIL"),
@@ -38,6 +38,8 @@ def run(task, request):
         import vision_tasks
 
         return getattr(vision_tasks, task)(request)
+    except ModuleNotFoundError as fault:  # of what torch or mamba_ssm need themselves
+        raise absent(str(fault.name)) from None
     except (MemoryError, torch.cuda.OutOfMemoryError) as fault:
         raise out_of_memory(fault) from None
     except RuntimeError as fault:

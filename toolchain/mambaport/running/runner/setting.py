@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import sys
 from contextlib import contextmanager
 from importlib import metadata
 
@@ -24,17 +25,9 @@ def require(*modules):
     Raises:
         Refusal: names it, and how to get it.
     """
-    import sys
-
     for name in modules:
         if importlib.util.find_spec(name) is None:
-            shown = "Pillow" if name == "PIL" else name
-            raise Refusal(
-                "host",
-                f"There is no {shown} in this environment",
-                found=f"none in {sys.prefix}",
-                mend=MENDS[name],
-            )
+            raise absent(name)
     if "mamba_ssm" in modules and importlib.util.find_spec("mamba_ssm.ops.bimamba") is None:
         raise Refusal(
             "host",
@@ -42,6 +35,16 @@ def require(*modules):
             found=f"mamba_ssm {metadata.version('mamba_ssm')} without the vision patch set",
             mend=MENDS["mamba_ssm"],
         )
+
+
+def absent(name):
+    """The refusal for a module that is not installed."""
+    return Refusal(
+        "host",
+        f"There is no {'Pillow' if name == 'PIL' else name} in this environment",
+        found=f"none in {sys.prefix}",
+        mend=MENDS.get(name, f"pip install {name}, into the environment that --python names"),
+    )
 
 
 def prepare(threads, device):
