@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arm_system import aarch64_programs, debian_root, mounted, run_inside
@@ -88,7 +89,7 @@ def _fill_mirror(mirror: Path, fetcher: Fetcher) -> None:
         shutil.copy(fetcher.fetch(pin), mirror)
 
 
-def _mambaport(root: Path, *arguments: str) -> tuple[int, dict[str, object]]:
+def _mambaport(root: Path, *arguments: str) -> tuple[int, Any]:
     done = run_inside(root, "/tool/bin/python", "-m", "mambaport", *arguments, "--json")
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -99,20 +100,18 @@ def test_the_device_builds_installs_and_proves_its_own_wheels(device: Path) -> N
     code, built = _mambaport(device, "build", *options, "-o", "/wheelhouse")
     assert code == 0, built
     wheels = built["wheels"]
-    assert isinstance(wheels, list)
     assert [wheel["tag"] for wheel in wheels] == ["py3-none-linux_aarch64"] * 2
     assert all(wheel["audit"]["ok"] for wheel in wheels)
 
     code, installed = _mambaport(device, "install", *options, "--python", "/mamba/bin/python")
     assert code == 0, installed
     verification = installed["verification"]
-    assert isinstance(verification, dict)
     assert verification["ok"]
     assert verification["arch"] == "aarch64"
 
 
 def test_the_device_says_what_is_in_a_photograph(device: Path, wheelhouse: Path) -> None:
-    """With the wheels built on this machine, a real JPEG, and a model of four blocks, for emulation's sake."""
+    """With the wheels built on this machine, a real JPEG, and a model of four blocks, to be quick."""
     for wheel in wheelhouse.glob("*.whl"):
         unpack_wheel(wheel, device / "photo" / SITE)
     _bring(device, device / "photo", "pillow")
@@ -121,9 +120,8 @@ def test_the_device_says_what_is_in_a_photograph(device: Path, wheelhouse: Path)
     options = ("--image", "/photo.jpg", "--size", "64", "--depth", "4", "--python", "/photo/bin/python")
     code, answer = _mambaport(device, "infer", *options)
     assert code == 0, answer
-    (image,) = answer["images"]  # type: ignore[misc]
+    (image,) = answer["images"]
     assert len(image["classes"]) == 5
     assert all(item["label"] for item in image["classes"])
     environment = answer["environment"]
-    assert isinstance(environment, dict)
     assert (environment["arch"], environment["kernels"]) == ("aarch64", True)

@@ -6,6 +6,7 @@ import platform
 import sys
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from answers import Refusal
 
@@ -28,13 +29,18 @@ def require(*modules):
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise absent(name)
-    if "mamba_ssm" in modules and importlib.util.find_spec("mamba_ssm.ops.bimamba") is None:
+    # Looked for as a file: finding a module within the package would import all of it.
+    if "mamba_ssm" in modules and not (_folder("mamba_ssm") / "ops" / "bimamba.py").exists():
         raise Refusal(
             "host",
             "The mamba_ssm of this environment is not one that mambaport built",
             found=f"mamba_ssm {metadata.version('mamba_ssm')} without the vision patch set",
             mend=MENDS["mamba_ssm"],
         )
+
+
+def _folder(package):
+    return Path(next(iter(importlib.util.find_spec(package).submodule_search_locations)))
 
 
 def absent(name):
