@@ -29,6 +29,7 @@ from mambaport.sources.index import index_settings
 from mambaport.store import Store
 
 pytestmark = pytest.mark.network
+SHARED = Path(__file__).resolve().parents[2] / "patches" / "shared" / "cuda-build"
 
 # setup.py as it is, with a few of its extension's files: all of them take ten minutes.
 FEW = """
@@ -45,6 +46,17 @@ dist.run_commands()
 ONE_BLOCK = """
 #include "selective_scan_bwd_kernel.cuh"
 template void selective_scan_bwd_launch<32, 4, float, float>(SSMParamsBwd &params, cudaStream_t stream);
+"""
+
+# By hand, with the torch that is here. A CPU build is made to say that it is for this machine's CUDA: what it
+# is asked is how it reads TORCH_CUDA_ARCH_LIST, and whether it sees a GPU.
+BY_HAND = """
+import json, sys
+import torch
+from torch.utils import cpp_extension
+torch.version.cuda, cpp_extension.CUDA_HOME = sys.argv[1:3]
+import cuda_config
+print(json.dumps([cuda_config.cuda_version(), cuda_config.gencode(sys.argv[3:])]))
 """
 
 
@@ -161,6 +173,40 @@ def test_the_patched_backward_kernel_compiles(machine: Machine, tmp_path: Path) 
     )
     assert " -c " not in said
     assert module.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("", ["sm_80", "sm_87", "sm_90"]),
+        ("8.7", ["sm_87"]),
+        ("8.7+PTX", ["compute_87", "sm_87"]),
+        ("8.6;8.7", ["sm_86", "sm_87"]),
+    ],
+)
+def test_by_hand_there_is_one_list_and_nvcc_knows_it(
+    machine: Machine, asked: str, expected: list[str]
+) -> None:
+    python = os.environ.get("MAMBAPORT_TEST_TORCH", "")
+    if not Path(python).is_file():
+        pytest.skip("MAMBAPORT_TEST_TORCH names no interpreter with torch")
+    home = str(Path(machine.config["nvcc"]).parents[1])
+    done = subprocess.run(
+        [python, "-c", BY_HAND, "13.0", home, "53", "62", "70", "72", "80", "87", "90"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(SHARED),
+            "TORCH_CUDA_ARCH_LIST": asked,
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    version, options = json.loads(done.stdout)
+    assert version == "13.0"
+    assert sorted(option.rpartition("code=")[2] for option in options) == expected
 
 
 @pytest.mark.parametrize(
