@@ -31,6 +31,16 @@ INLINE float vec_sum(vec a) {
     return _mm_cvtss_f32(two) + _mm_cvtss_f32(_mm_movehdup_ps(two));
 }
 
+INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
+    /* The middle of the two: what moves up across the border of 128 bits. */
+    const __m256i high = _mm256_castps_si256(later), middle = _mm256_permute2x128_si256(_mm256_castps_si256(earlier), high, 0x21);
+    if (n == 1) return _mm256_castsi256_ps(_mm256_alignr_epi8(high, middle, 12));
+    if (n == 2) return _mm256_castsi256_ps(_mm256_alignr_epi8(high, middle, 8));
+    if (n == 3) return _mm256_castsi256_ps(_mm256_alignr_epi8(high, middle, 4));
+    return later;
+}
+INLINE vec vec_reversed(vec a) { return _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0)); }
+
 INLINE vec vec_load_bfloat16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }

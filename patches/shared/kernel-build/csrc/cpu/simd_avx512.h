@@ -36,6 +36,17 @@ INLINE vec vec_and(vec a, vec b) { return _mm512_and_ps(a, b); }
 INLINE vec vec_choose(mask where, vec a, vec b) { return _mm512_mask_mov_ps(b, where, a); }
 INLINE float vec_sum(vec a) { return _mm512_reduce_add_ps(a); }
 
+INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
+    const __m512i low = _mm512_castps_si512(earlier), high = _mm512_castps_si512(later);
+    if (n == 1) return _mm512_castsi512_ps(_mm512_alignr_epi32(high, low, 15));
+    if (n == 2) return _mm512_castsi512_ps(_mm512_alignr_epi32(high, low, 14));
+    if (n == 3) return _mm512_castsi512_ps(_mm512_alignr_epi32(high, low, 13));
+    return later;
+}
+INLINE vec vec_reversed(vec a) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), a);
+}
+
 INLINE vec vec_load_bfloat16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }

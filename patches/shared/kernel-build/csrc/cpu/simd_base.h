@@ -57,6 +57,15 @@ INLINE vec vec_of_mask(mask where) { return (vec)where; }
 INLINE vec vec_and(vec a, vec b) { return (vec)((mask)a & (mask)b); }
 INLINE float vec_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
+/* `later` moved up by n <= 3 lanes, with the last n of `earlier` in front. */
+INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
+    if (n == 1) return __builtin_shufflevector(earlier, later, 3, 4, 5, 6);
+    if (n == 2) return __builtin_shufflevector(earlier, later, 2, 3, 4, 5);
+    if (n == 3) return __builtin_shufflevector(earlier, later, 1, 2, 3, 4);
+    return later;
+}
+INLINE vec vec_reversed(vec a) { return __builtin_shufflevector(a, a, 3, 2, 1, 0); }
+
 INLINE vec vec_load_bfloat16(const uint16_t *p) {
     vec_halves halves;
     memcpy(&halves, p, sizeof halves);

@@ -95,50 +95,77 @@ static void load_history(float *rows, const struct conv_args *a, struct channels
     else memset(rows, 0, (size_t)((a->width - 1) * LANES) * sizeof *rows);
 }
 
-INLINE int steps_are_lanes(const struct conv_args *a) { return a->x.stride[2] == 1 && a->out.stride[2] == 1 && !a->seq_idx; }
-
-static void load_line(float *line, const struct tensor *t, int64_t offset, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vec_store(line + i, vec_load_as(element(t, offset + i), t->dtype));
-    load_floats(line + i, t, offset + i, 1, n - i);
+/* Steps next to each other, in either direction: both tensors in the same. */
+INLINE int steps_are_lanes(const struct conv_args *a) {
+    const int64_t x = a->x.stride[2], out = a->out.stride[2];
+    return x == out && (x == 1 || x == -1) && !a->seq_idx;
 }
 
-/* One channel; `line` has room for its history, STEPS steps, and a vector that reaches past them. */
-INLINE void convolve_line(const struct conv_args *a, int64_t batch, int64_t channel, float *line, const int64_t width) {
+/* LANES steps from `step` on, of which `count` exist; the others are zero. */
+INLINE vec load_line(const struct tensor *t, int64_t offset, int64_t step, int64_t count, const int backwards) {
+    if (count == LANES) {
+        if (!backwards) return vec_load_as(element(t, offset + step), t->dtype);
+        return vec_reversed(vec_load_as(element(t, offset - step - (LANES - 1)), t->dtype));
+    }
+    float values[LANES] = {0};
+    load_floats(values, t, offset + (backwards ? -step : step), backwards ? -1 : 1, count);
+    return vec_load(values);
+}
+
+INLINE void store_line(const struct tensor *t, int64_t offset, int64_t step, int64_t count, const int backwards, vec v) {
+    if (count == LANES) {
+        if (!backwards) vec_store_as(element(t, offset + step), t->dtype, v);
+        else vec_store_as(element(t, offset - step - (LANES - 1)), t->dtype, vec_reversed(v));
+        return;
+    }
+    float values[LANES];
+    vec_store(values, v);
+    store_floats(t, offset + (backwards ? -step : step), backwards ? -1 : 1, count, values);
+}
+
+/* One channel: a vector of steps at a time, each tap's own steps being made of it and of the vector before. */
+INLINE void convolve_line(const struct conv_args *a, int64_t batch, int64_t channel, const int width, const int backwards, const int silu) {
     const struct tensor *initial = &a->initial_states, *final = &a->final_states;
     const int64_t before = width - 1, x_at = batch * a->x.stride[0] + channel * a->x.stride[1];
     const int64_t out_at = batch * a->out.stride[0] + channel * a->out.stride[1];
     vec taps[MAX_WIDTH];
-    UNROLL for (int64_t w = 0; w < width; w++) taps[w] = vec_set(load_float(&a->weight, channel * a->weight.stride[0] + w * a->weight.stride[1]));
+    UNROLL for (int w = 0; w < width; w++) taps[w] = vec_set(load_float(&a->weight, channel * a->weight.stride[0] + w * a->weight.stride[1]));
     const vec bias = vec_set(a->bias.data ? load_float(&a->bias, channel * a->bias.stride[0]) : 0.0f);
-    memset(line, 0, (size_t)before * sizeof *line);
-    if (initial->data) load_floats(line, initial, batch * initial->stride[0] + channel * initial->stride[1], initial->stride[2], before);
-    for (int64_t first = 0; first < a->seqlen; first += STEPS) {
-        const int64_t steps = a->seqlen - first < STEPS ? a->seqlen - first : STEPS;
-        load_line(line + before, &a->x, x_at + first, steps);
-        for (int64_t t = 0; t < steps; t += LANES) {
-            vec sum = bias;
-            UNROLL for (int64_t w = 0; w < width; w++) sum = vec_fma(taps[w], vec_load(line + t + w), sum);
-            if (a->silu) sum = vec_silu(sum);
-            if (t + LANES <= steps) vec_store_as(element(&a->out, out_at + first + t), a->out.dtype, sum);
-            else {
-                float values[LANES];
-                vec_store(values, sum);
-                store_floats(&a->out, out_at + first + t, 1, steps - t, values);
-            }
+    float history[LANES] = {0};
+    if (initial->data) load_floats(history + LANES - before, initial, batch * initial->stride[0] + channel * initial->stride[1], initial->stride[2], before);
+    vec earlier = vec_load(history);
+    for (int64_t t = 0; t < a->seqlen; t += LANES) {
+        if (t + LANES > a->seqlen && a->seqlen >= 2 * LANES) { /* the last vector overlaps the one before */
+            t = a->seqlen - LANES;
+            earlier = load_line(&a->x, x_at, t - LANES, LANES, backwards);
         }
-        memmove(line, line + steps, (size_t)before * sizeof *line);
+        const int64_t count = a->seqlen - t < LANES ? a->seqlen - t : LANES;
+        const vec now = load_line(&a->x, x_at, t, count, backwards);
+        vec sum = bias;
+        UNROLL for (int w = 0; w < width; w++) sum = vec_fma(taps[w], vec_shift_in(earlier, now, width - 1 - w), sum);
+        store_line(&a->out, out_at, t, count, backwards, silu ? vec_silu(sum) : sum);
+        earlier = now;
     }
-    if (final->data) store_floats(final, batch * final->stride[0] + channel * final->stride[1], final->stride[2], before, line);
+    for (int64_t i = 0; final->data && i < before; i++) {
+        const int64_t step = a->seqlen - before + i;
+        const float value = step < 0 ? history[LANES + step] : load_float(&a->x, x_at + step * a->x.stride[2]);
+        store_floats(final, batch * final->stride[0] + channel * final->stride[1] + i * final->stride[2], 1, 1, &value);
+    }
 }
 
-static void convolve_lines(const struct conv_args *a, struct channels c, float *line) {
-    memset(line, 0, (HISTORY + STEPS + LANES) * sizeof *line);
+static void convolve_lines(const struct conv_args *a, struct channels c) {
+    const int backwards = a->x.stride[2] < 0, silu = a->silu != 0;
+#define CASE(width)                                                                                   \
+    if (backwards && silu) convolve_line(a, c.batch, c.first + i, width, 1, 1);                       \
+    else if (backwards) convolve_line(a, c.batch, c.first + i, width, 1, 0);                          \
+    else if (silu) convolve_line(a, c.batch, c.first + i, width, 0, 1);                               \
+    else convolve_line(a, c.batch, c.first + i, width, 0, 0)
     for (int64_t i = 0; i < c.count; i++) {
-        if (a->width == 2) convolve_line(a, c.batch, c.first + i, line, 2);
-        else if (a->width == 3) convolve_line(a, c.batch, c.first + i, line, 3);
-        else convolve_line(a, c.batch, c.first + i, line, 4);
+        if (a->width == 2) { CASE(2); }
+        else if (a->width == 3) { CASE(3); }
+        else { CASE(4); }
     }
+#undef CASE
 }
 
 static void forward_task(const void *context, int64_t index, void *scratch) {
@@ -146,7 +173,7 @@ static void forward_task(const void *context, int64_t index, void *scratch) {
     const int64_t tiles = (a->dim + LANES - 1) / LANES, before = a->width - 1;
     const struct channels c = channels_of(a->dim, index / tiles, index % tiles);
     if (steps_are_lanes(a)) {
-        convolve_lines(a, c, scratch);
+        convolve_lines(a, c);
         return;
     }
     const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
