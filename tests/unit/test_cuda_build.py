@@ -208,7 +208,23 @@ class TestObjectCache:
         assert compiled(project.build()) == {"two.cpp"}
 
     def test_a_killed_build_goes_on_where_it_stopped(self, project: Project) -> None:
-        # The second of three never ends; by then the first is in the cache.
+        child = self.waiting(project)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        project.config["cxx"] = "g++"
+        assert compiled(project.build()) == {"one.cpp", "two.cpp"}
+        assert all(path.suffix == ".o" for path in project.cache.rglob("*") if path.is_file())
+
+    def test_ctrl_c_starts_nothing_more(self, project: Project) -> None:
+        child = self.waiting(project)
+        os.killpg(child.pid, signal.SIGINT)
+        out, _ = child.communicate(timeout=60)
+        assert child.returncode != 0
+        assert compiled(out) == {"slow.cpp", "one.cpp"}
+
+    @staticmethod
+    def waiting(project: Project) -> subprocess.Popen[str]:
+        """A build whose second file of three never ends; by then the first is in the cache."""
         project.config["jobs"] = 1
         wrapper = project.tree / "waiting-g++"
         wrapper.write_text(
@@ -218,18 +234,22 @@ class TestObjectCache:
         project.config["cxx"] = str(wrapper)
         command, environment = project.command("build_ext", "--build-lib", "out")
         child = subprocess.Popen(
-            command, cwd=project.tree, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=project.tree,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # A background job's children ignore SIGINT; ctrl-C must reach these.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
         )
         deadline = time.monotonic() + 60
         while not (project.tree / "waiting").exists():
             assert child.poll() is None, "the build ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        project.config["cxx"] = "g++"
-        assert compiled(project.build()) == {"one.cpp", "two.cpp"}
-        assert all(path.suffix == ".o" for path in project.cache.rglob("*") if path.is_file())
+        return child
 
 
 class TestConfiguration:

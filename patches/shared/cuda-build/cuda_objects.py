@@ -66,10 +66,13 @@ def compile_objects(units: list[Unit], folder: Path, config: CudaConfig) -> list
         for unit, made in zip(units, objects):
             key = unit.key(config.toolchain)
             tasks[pool.submit(_make, unit, made, cache / key[:2] / f"{key}.o")] = unit
-        for task in as_completed(tasks):
-            if not task.result():
-                pool.shutdown(cancel_futures=True)
-                raise SystemExit(f"{tasks[task].source} did not compile; the compiler's message is above")
+        try:
+            for task in as_completed(tasks):
+                if not task.result():
+                    raise SystemExit(f"{tasks[task].source} did not compile; the compiler's message is above")
+        except BaseException:  # ctrl-C too: what has not been started is not to be
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return objects
 
 
