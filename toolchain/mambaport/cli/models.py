@@ -81,6 +81,10 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
             expected=f"--threads 1 to {cores}",
         )
     size, shape = rest.get("size"), VISION.get(model)
+    if size is not None and shape is None:
+        raise UsageError(
+            f"{model} reads no images, so --size says nothing", mend="leave it out, or --prompt N"
+        )
     if size is not None and shape is not None and not shape.takes(size):
         raise UsageError(
             f"{model} takes no image of {size} pixels",

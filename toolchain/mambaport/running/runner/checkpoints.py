@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def _pickled(path):
     try:
         # The released checkpoints hold their training's arguments in a Namespace, which only keeps values.
         torch.serialization.add_safe_globals([argparse.Namespace])
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, what a training has left beside the weights is never read.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as fault:
         names = re.findall(r"GLOBAL ([\w.]+)", str(fault))
         if not names:
