@@ -18,6 +18,9 @@ from mambaport.running.plot import plot
 from mambaport.running.runner.models import LANGUAGE, VISION
 from mambaport.running.tables import benchmark_table, facts_lines
 
+BUSY = 0.5
+"""The load, for each core, from which on a time is not to be trusted."""
+
 
 @click.command()
 @click.option(
@@ -100,6 +103,11 @@ def bench(
     result = result.model_copy(update={"machine": machine, "mambaport": __version__})
     for other in others:
         _same_work(result, other)
+    if result.before.load > BUSY * host.cores:
+        session.report.warn(
+            f"other programs were running (load {result.before.load:.1f} on {host.cores} cores): "
+            "alone, this would have been faster"
+        )
     if output is not None:
         output.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     if plot_file is not None:

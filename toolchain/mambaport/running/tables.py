@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mambaport.running.results import Benchmark, Classified, Environment, Evaluation, Measure, State
 
-BAR = 24
+BAR = 20
 BENCH_BAR = 10
 
 
