@@ -311,6 +311,15 @@ def likeliest(photo, tmp_path):
     return [item["index"] for item in image["classes"]]
 
 
+def test_weights_that_are_no_numbers_are_found_out(photo, tmp_path):
+    state = build(replace(VISION["vim-tiny"], size=32, depth=1)).state_dict()
+    state["head.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    photo.save(tmp_path / "one.png")
+    with pytest.raises(Refusal, match="gave no numbers"):
+        infer(asked(images=[str(tmp_path / "one.png")], checkpoint=str(tmp_path / "nan.pth"), top=5))
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_class_is_right_when_its_folder_says_so(batch, photo, tmp_path):
     first, second, _ = likeliest(photo, tmp_path)

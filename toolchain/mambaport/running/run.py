@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,35 +36,28 @@ def run_task(python: Path, request: dict[str, Any], result: type[M], report: Rep
             expected="the Python of the environment that has torch and the wheels",
             mend="name it, for example --python .venv/bin/python",
         )
-    answers: list[dict[str, Any]] = []
+    last: dict[str, Any] = {}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    with tempfile.TemporaryDirectory(prefix="mambaport-") as scratch, _steps(report, request) as step:
+    steps = report.steps(request["task"], request["model"])
+    with tempfile.TemporaryDirectory(prefix="mambaport-") as scratch, steps as step:
         path = Path(scratch, "request.json")
         path.write_text(json.dumps(request), encoding="utf-8")
 
         def on_line(line: str) -> None:
             if not line.startswith(MARK):
                 return
-            answer: dict[str, Any] = json.loads(line.removeprefix(MARK))
-            answers.append(answer)
-            if "stage" in answer:
-                step(answer)
+            nonlocal last
+            last = json.loads(line.removeprefix(MARK))
+            if "stage" in last:
+                step(last["stage"], last.get("done"), last.get("total"))
 
         finished = process.run([python, "-I", RUNNER, path], env=environment, on_line=on_line, keep_lines=200)
-    last = answers[-1] if answers else {}
     if "error" in last:
         fields = dict(last["error"])
         raise KINDS[fields.pop("kind")](fields.pop("what"), **fields)
     if "result" not in last:
         raise _died(python, finished)
     return validate(result, last["result"], RUNNER)
-
-
-@contextmanager
-def _steps(report: Report, request: dict[str, Any]) -> Any:
-    """Progress: a bar where the runner gives a total, a spinner before."""
-    with report.steps(request["task"], request["model"]) as step:
-        yield lambda answer: step(answer["stage"], answer.get("done"), answer.get("total"))
 
 
 def _died(python: Path, finished: process.Finished) -> MambaportError:

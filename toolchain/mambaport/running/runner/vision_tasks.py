@@ -44,6 +44,13 @@ def infer(request):
         ready = time.perf_counter()
         chances = logits(model, image).softmax(dim=-1)[0]
         finished = time.perf_counter()
+        if not chances.isfinite().all():
+            raise Refusal(
+                "run",
+                f"The model gave no numbers for {path}",
+                found="NaN",
+                mend="the checkpoint holds values that are none; take it from its source again",
+            )
         top = chances.topk(min(request["top"], len(chances)))
         classes = [
             {"index": index, "probability": chance}
