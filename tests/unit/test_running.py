@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from mambaport import host
+from mambaport.cli.infer import _named
 from mambaport.cli.models import request
 from mambaport.errors import HostError, MambaportError, RunError, UsageError
 from mambaport.report import THEME, Report
@@ -29,7 +30,7 @@ from mambaport.running import (
 from mambaport.running.plot import plot
 from mambaport.running.run import RUNNER
 from mambaport.running.runner.models import LANGUAGE, VISION
-from mambaport.running.tables import benchmark_table, facts_lines
+from mambaport.running.tables import benchmark_table, classes_table, facts_lines
 
 ASK = {"task": "infer", "model": "vim-tiny"}
 
@@ -179,6 +180,42 @@ def test_labels_that_are_none_are_refused(tmp_path: Path, content: bytes | None,
         path.write_bytes(content)
     with pytest.raises(UsageError, match=what):
         read_labels(path)
+
+
+def classified(result: dict[str, Any], count: int) -> Inference:
+    """An image of class 2 in a model of so many classes."""
+    image = {
+        "path": "x.jpg",
+        "classes": [{"index": 2, "probability": 0.9}],
+        "read_seconds": 0.1,
+        "seconds": 0.2,
+    }
+    return Inference.model_validate(
+        {
+            "model": "vim-tiny",
+            "checkpoint": None,
+            "class_count": count,
+            "size": 224,
+            "load_seconds": 1.0,
+            "images": [image],
+            "peak_bytes": None,
+            "environment": result["environment"],
+        }
+    )
+
+
+def test_classes_get_their_names_or_keep_their_numbers(result: dict[str, Any]) -> None:
+    def label(count: int, names: list[str] | None) -> str | None:
+        named = _named(classified(result, count), names, Path("labels"))
+        return named.images[0].classes[0].label
+
+    assert label(3, ["ant", "bee", "cat"]) == "cat"
+    assert (label(1000, None) or "").startswith("great white shark")
+    assert label(3, None) is None
+    assert "class 2" in shown(classes_table(classified(result, 3).images[0]))
+    with pytest.raises(UsageError, match="does not name this model's classes") as error:
+        label(3, ["ant", "bee"])
+    assert error.value.found == "2 names"
 
 
 # The device -----------------------------------------------------------------------------------------------
