@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks import models, native, operators, report
+from benchmarks import memory, models, native, operators, report
+from benchmarks.timing import Figure, Row
+
+PARTS = ("scan", "backward", "memory", "conv", "step", "vim", "mamba")
 
 
 def main() -> None:
@@ -16,43 +20,61 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="counts of threads to run with"
     )
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to run")
+    parser.add_argument("--no-llama", action="store_true", help="do not fetch and build llama.cpp")
     parser.add_argument(
-        "--only", choices=["scan", "conv", "step", "vim", "mamba"], nargs="+", help="parts to run"
+        "--add", action="store_true", help="keep what the folder has of other parts and threads"
     )
-    parser.add_argument("--no-ggml", action="store_true", help="do not fetch and build llama.cpp's scan")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("build/benchmarks"), help="folder of the results"
     )
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-
-    externals = {}
-    if options.only is None or "scan" in options.only:
-        builders = {"roofline": native.roofline} if options.no_ggml else {
-            "roofline": native.roofline, "ggml_ssm_scan": native.ggml_scan,
-        }  # fmt: skip
-        for name, build in builders.items():
-            try:
-                externals[name] = build(options.output.resolve())
-            except RuntimeError as error:
-                print(f"{name} is left out: {error}", file=sys.stderr)
+    folder = options.output.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    built = build(folder, options.only, not options.no_llama)
+    scans = {name: built[name] for name in ("roofline", "ggml_ssm_scan") if name in built}
 
     parts = {
-        "scan": [lambda n: operators.scan_forward(n, externals), operators.scan_backward],
-        "conv": [operators.convolution],
-        "step": [operators.steps],
-        "vim": [models.vim],
-        "mamba": [models.mamba_130m],
+        "scan": lambda n: operators.scan_forward(n, scans),
+        "backward": operators.scan_backward,
+        "memory": memory.scan_memory,
+        "conv": operators.convolution,
+        "step": operators.steps,
+        "vim": models.vim,
+        "mamba": lambda n: models.mamba_130m(n, built.get("llama.cpp"), folder),
     }
-    rows = []
+    rows = {}
+    if options.add and (folder / "results.json").exists():
+        for row in json.loads((folder / "results.json").read_text())["rows"]:
+            row.pop("met")
+            figures = {name: Figure(**figure) for name, figure in row.pop("figures").items()}
+            rows[row["work"], row["threads"]] = Row(figures=figures, **row)
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for name, functions in parts.items():
-            for function in functions if options.only is None or name in options.only else ():
-                for row in function(threads):
-                    rows.append(row)
-                    print(report.table([row]).splitlines()[-1], file=sys.stderr, flush=True)
-    print(report.write(rows, options.output))
+        for name in options.only:
+            for row in parts[name](threads):
+                rows[row.work, row.threads] = row
+                print(report.table([row]).splitlines()[-1], file=sys.stderr, flush=True)
+                report.write(list(rows.values()), folder)
+    print(report.write(list(rows.values()), folder))
+
+
+def build(folder: Path, parts: list[str], with_llama: bool) -> dict:
+    """The candidates that are C programs; one that cannot be built is left out, and said so."""
+    wanted = {}
+    if "scan" in parts:
+        wanted["roofline"] = native.roofline
+    if with_llama and "scan" in parts:
+        wanted["ggml_ssm_scan"] = native.ggml_scan
+    if with_llama and "mamba" in parts:
+        wanted["llama.cpp"] = native.llama
+    built = {}
+    for name, make in wanted.items():
+        try:
+            built[name] = make(folder)
+        except RuntimeError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return built
 
 
 if __name__ == "__main__":

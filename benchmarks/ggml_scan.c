@@ -1,4 +1,4 @@
-/* ggml_ssm_scan on random inputs. Prints the median milliseconds.
+/* ggml_ssm_scan on random inputs. Each line on stdin is a run, whose milliseconds are printed.
 
    usage: ggml_scan DIM SEQLEN THREADS */
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include "ggml-cpu.h"
 #include "ggml.h"
 
-enum { STATES = 16, RUNS = 15 };
+enum { STATES = 16 };
 
 static struct ggml_tensor *tensor(struct ggml_context *context, int64_t a, int64_t b, int64_t c, int64_t d, float low, float high) {
     struct ggml_tensor *t = ggml_new_tensor_4d(context, GGML_TYPE_F32, a, b, c, d);
@@ -22,11 +22,6 @@ static double now(int threads) {
     struct timespec t;
     clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-static int compare(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 int main(int argc, char **argv) {
@@ -43,13 +38,13 @@ int main(int argc, char **argv) {
     *(int32_t *)ids->data = 0;
     struct ggml_cgraph *graph = ggml_new_graph(context);
     ggml_build_forward_expand(graph, ggml_ssm_scan(context, state, x, dt, A, B, C, ids, 1));
-    double times[RUNS];
-    for (int run = 0; run < RUNS; run++) {
+    struct ggml_cplan plan = ggml_graph_plan(graph, threads, NULL);
+    plan.work_data = malloc(plan.work_size + 1);
+    while (getchar() != EOF) {
         const double start = now(threads);
-        ggml_graph_compute_with_ctx(context, graph, threads);
-        times[run] = now(threads) - start;
+        ggml_graph_compute(graph, &plan);
+        printf("%f\n", now(threads) - start);
+        fflush(stdout);
     }
-    qsort(times, RUNS, sizeof *times, compare);
-    printf("%f\n", times[RUNS / 2]);
     return 0;
 }

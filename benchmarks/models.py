@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks import peers
+from benchmarks.native import Program
 from benchmarks.timing import Row, measure
 
 PROMPT = 512
@@ -54,12 +57,17 @@ def vim(threads: int) -> Iterator[Row]:
         return model(image)
 
     with torch.no_grad():
-        times = measure({"kernel": run, "pure PyTorch": peers.forced(run)}, seconds=4.0)
-    goals = {"pure PyTorch": 14.0} if threads == 1 else {}
+        candidates = {
+            "kernel": run,
+            "pure PyTorch": peers.forced(run),
+            "reference scan": peers.forced(run, peers.reference_scan),
+        }
+        times = measure(candidates, seconds=4.0, most=40)
+    goals = {"reference scan": 14.0} if threads == 1 else {}
     yield Row("Vim-Tiny 224, one image", threads, times, goals=goals)
 
 
-def mamba_130m(threads: int) -> Iterator[Row]:
+def mamba_130m(threads: int, llama: tuple[Path, Path] | None, folder: Path) -> Iterator[Row]:
     from mamba_ssm.models.config_mamba import MambaConfig
     from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
     from mamba_ssm.utils.generation import InferenceParams
@@ -67,14 +75,15 @@ def mamba_130m(threads: int) -> Iterator[Row]:
     torch.manual_seed(0)
     config = MambaConfig(d_model=768, n_layer=24, vocab_size=50280)
     model = MambaLMHeadModel(config).eval()
-    prompt, token = torch.randint(0, 50280, (1, PROMPT)), torch.randint(0, 50280, (1, 1))
+    prompt = ((torch.arange(PROMPT) * 7919 + 13) % 50000)[None]  # what llama.c takes
+    token = prompt[:, :1]
 
     def prefill():
         return model(prompt, num_last_tokens=1).logits
 
     states = InferenceParams(max_seqlen=PROMPT + 1, max_batch_size=1)
     with torch.no_grad():
-        model(prompt, inference_params=states, num_last_tokens=1)
+        logits = model(prompt, inference_params=states, num_last_tokens=1).logits.flatten()
     states.seqlen_offset = PROMPT
 
     def decode():
@@ -85,9 +94,54 @@ def mamba_130m(threads: int) -> Iterator[Row]:
         functions["pure PyTorch"] = peers.forced(functions["kernel"])
     for name, function in transformers_130m(prompt, token).items():
         candidates[name]["transformers"] = function
+    if llama:
+        program = llama_130m(model, threads, *llama, folder)
+        shown = torch.tensor(program(str(PROMPT))[1:])
+        assert torch.allclose(shown, logits[: len(shown)], atol=1e-3), "llama.cpp computes another model"
+        candidates["prefill"]["llama.cpp"] = program.candidate(str(PROMPT))
+        candidates["decode"]["llama.cpp"] = program.candidate("1")
+    goals = {"prefill": {"llama.cpp": 2.0}, "decode": {"llama.cpp": 1.0}} if llama and threads == 1 else {}
     with torch.no_grad():
-        yield Row(f"Mamba-130M, prefill of {PROMPT}", threads, measure(candidates["prefill"], 6.0, 20))
-        yield Row("Mamba-130M, decode of one token", threads, measure(candidates["decode"], 4.0, 50))
+        for name, work, seconds, most in (
+            ("prefill", f"Mamba-130M, prefill of {PROMPT}", 12.0, 8),
+            ("decode", "Mamba-130M, decode of one token", 4.0, 40),
+        ):
+            figures = measure(candidates[name], seconds, most)
+            yield Row(work, threads, figures, goals=goals.get(name, {}))
+
+
+def llama_130m(model, threads: int, program: Path, gguf_package: Path, folder: Path) -> Program:
+    """llama.cpp with this very model, written as GGUF."""
+    sys.path.insert(0, str(gguf_package))
+    import gguf
+
+    config, layers = model.config, len(model.backbone.layers)
+    mixer = model.backbone.layers[0].mixer
+    path = folder / "mamba-130m.gguf"
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_context_length(1 << 20)
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(layers)
+    writer.add_ssm_conv_kernel(mixer.d_conv)
+    writer.add_ssm_inner_size(mixer.d_inner)
+    writer.add_ssm_state_size(mixer.d_state)
+    writer.add_ssm_time_step_rank(mixer.dt_rank)
+    writer.add_layer_norm_rms_eps(model.backbone.norm_f.eps)
+    writer.add_vocab_size(len(model.backbone.embedding.weight))
+    writer.add_tokenizer_model("no_vocab")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MAMBA, layers)
+    for name, tensor in model.state_dict().items():
+        if name != "lm_head.weight":  # tied to the embedding
+            values = -tensor.exp() if name.endswith("A_log") else tensor
+            to = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            writer.add_tensor(to, values.squeeze().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Program(program, path, threads)
 
 
 def transformers_130m(prompt, token):

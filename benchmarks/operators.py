@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional
 
 from benchmarks import peers
+from benchmarks.native import Scan
 from benchmarks.timing import Row, measure
 
 DSTATE = 16
 SCANS = ((384, 197), (1536, 512), (1536, 2048))
 REFERENCE_GOALS = {(384, 197): 60.0, (1536, 2048): 100.0}
-External = Callable[[int, int, int], float]
 
 
 def scan_inputs(dim: int, seqlen: int, requires_grad: bool = False) -> list[torch.Tensor]:
@@ -29,12 +29,13 @@ def scan_inputs(dim: int, seqlen: int, requires_grad: bool = False) -> list[torc
     return [t.requires_grad_(requires_grad) for t in (u, delta, A, B, C, randn(dim), z, randn(dim))]
 
 
-def scan_forward(threads: int, externals: dict[str, External]) -> Iterator[Row]:
+def scan_forward(threads: int, externals: dict[str, Scan]) -> Iterator[Row]:
     for dim, seqlen in SCANS:
         inputs = scan_inputs(dim, seqlen)
+        candidates = {name: _call(scan, *inputs, True) for name, scan in peers.scans().items()}
+        candidates |= {name: scan(dim, seqlen, threads).candidate() for name, scan in externals.items()}
         with torch.no_grad():
-            times = measure({name: _call(scan, *inputs, True) for name, scan in peers.scans().items()})
-        times |= {name: external(dim, seqlen, threads) for name, external in externals.items()}
+            times = measure(candidates, most=30)
         goals = {"ggml_ssm_scan": 25.0, "roofline": 0.5}
         if (dim, seqlen) in REFERENCE_GOALS:
             goals["reference"] = REFERENCE_GOALS[dim, seqlen]
@@ -53,7 +54,8 @@ def scan_backward(threads: int) -> Iterator[Row]:
             weight = grad if out.shape == grad.shape else grad.mT
             candidates[name] = _call(torch.autograd.grad, out, inputs, weight, retain_graph=True)
         goals = {"reference": 40.0} if (dim, threads) == (1536, 1) else {}
-        yield Row(f"selective scan, backward, d {dim}, L {seqlen}", threads, measure(candidates), goals=goals)
+        figures = measure(candidates, most=30)
+        yield Row(f"selective scan, backward, d {dim}, L {seqlen}", threads, figures, goals=goals)
 
 
 def convolution(threads: int) -> Iterator[Row]:
@@ -87,7 +89,7 @@ def steps(threads: int) -> Iterator[Row]:
     conv = _call(causal_conv1d_update, x, torch.randn(1, dim, 4), torch.randn(dim, 4), D, "silu")
     with torch.no_grad():
         for work, step in (("selective state update", update), ("causal conv1d update", conv)):
-            times = measure({"kernel": step, "pure PyTorch": peers.forced(step)}, 0.5, 2000)
+            times = measure({"kernel": step, "pure PyTorch": peers.forced(step)}, 0.5, 500)
             yield Row(f"{work}, d {dim}", threads, times)
 
 

@@ -24,9 +24,23 @@ def pure_pytorch():
             del os.environ[switch]
 
 
-def forced(function: Callable[..., object]) -> Callable[..., object]:
-    def run(*args, **kwargs):
+@contextmanager
+def reference_scan():
+    """Within it the packages run as without kernels, and the scan is upstream's reference."""
+    from mamba_ssm.ops import fallback
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_ref
+
+    ours, fallback.selective_scan = fallback.selective_scan, selective_scan_ref
+    try:
         with pure_pytorch():
+            yield
+    finally:
+        fallback.selective_scan = ours
+
+
+def forced(function: Callable[..., object], within=pure_pytorch) -> Callable[..., object]:
+    def run(*args, **kwargs):
+        with within():
             return function(*args, **kwargs)
 
     return run

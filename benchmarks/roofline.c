@@ -1,5 +1,5 @@
 /* As many exponentials, multiply-adds and loads as a selective scan of these sizes has, and nothing else: no
-   recurrence to wait for, all data in the first cache. Prints the median milliseconds.
+   recurrence to wait for, all data in the first cache. Each line on stdin is a run, whose milliseconds are printed.
 
    usage: roofline DIM SEQLEN THREADS */
 #include <pthread.h>
@@ -16,7 +16,7 @@
 #endif
 #include "simd_math.h"
 
-enum { STATES = 16, STEPS = 64, RUNS = 15 };
+enum { STATES = 16, STEPS = 64 };
 
 static int64_t vectors_of_steps; /* per thread: steps times vectors of channels */
 
@@ -57,27 +57,20 @@ static double now(int threads) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-static int compare(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int main(int argc, char **argv) {
     if (argc != 4) return 2;
     const int64_t dim = atoi(argv[1]), seqlen = atoi(argv[2]);
     const int threads = atoi(argv[3]);
     vectors_of_steps = dim * seqlen / LANES / threads;
-    double times[RUNS];
-    for (int run = 0; run < RUNS; run++) {
+    while (getchar() != EOF) {
         pthread_t others[64];
         const double start = now(threads);
         for (int i = 1; i < threads; i++) pthread_create(&others[i], NULL, work, NULL);
         work(NULL);
         for (int i = 1; i < threads; i++) pthread_join(others[i], NULL);
-        times[run] = now(threads) - start;
+        printf("%f\n", now(threads) - start);
+        fflush(stdout);
     }
-    qsort(times, RUNS, sizeof *times, compare);
-    printf("%f\n", times[RUNS / 2]);
     return 0;
 }
 #include "simd_end.h"
