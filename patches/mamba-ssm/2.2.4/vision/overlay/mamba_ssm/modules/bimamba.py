@@ -82,7 +82,7 @@ def forward(mamba, xz):
         delta_bias=mamba.dt_proj_b.bias.float(),
         reverse=True,
     )
-    out = (there + back).transpose(1, 2)
+    out = there + back
     if mamba.if_divide_out:
         out = out / 2
-    return F.linear(out, mamba.out_proj.weight, mamba.out_proj.bias)
+    return F.linear(out.transpose(1, 2), mamba.out_proj.weight, mamba.out_proj.bias)
