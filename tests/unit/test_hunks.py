@@ -70,7 +70,7 @@ def test_each_hunk_of_a_patch_is_found_at_its_place(tmp_path: Path) -> None:
     assert len(file.hunks) == 2
     places, result = place_all([*LINES, ""], file)
     assert [place.state for place in places] == ["exact", "exact"]
-    assert [place.line for place in places] == [2, 18]  # the second is shifted by the line the first adds
+    assert [place.line for place in places] == [2, 17]  # in the file as it is, without what the first adds
     assert result == [*CHANGED, ""]
 
 
@@ -89,7 +89,7 @@ def test_moved_lines_are_found_where_they_are(tmp_path: Path) -> None:
     file = read(tmp_path, LINES, CHANGED)
     places, result = place_all(["# a new first line", *LINES, ""], file)
     # The second hunk stands where the first one's move says.
-    assert [(place.state, place.line) for place in places] == [("moved", 3), ("exact", 19)]
+    assert [(place.state, place.line) for place in places] == [("moved", 3), ("exact", 18)]
     assert result == ["# a new first line", *CHANGED, ""]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from typing import Literal
 
@@ -19,7 +19,7 @@ class Place:
     hunk: Hunk
     state: State
     line: int
-    """Where it stands, from 1: the hunk's own place unless it moved."""
+    """Where it stands in the file as it is, from 1: the hunk's own place unless it moved."""
 
 
 def locate(lines: Sequence[str], hunk: Hunk, shift: int = 0) -> Place:
@@ -45,14 +45,15 @@ def place_all(lines: Sequence[str], diff: FileDiff) -> tuple[list[Place], list[s
     """Every hunk's place, and the lines with all exact and moved hunks applied."""
     result = list(lines)
     places: list[Place] = []
-    shift = 0
+    shift = grown = 0
     for hunk in diff.hunks:
         place = locate(result, hunk, shift)
-        places.append(place)
+        places.append(replace(place, line=place.line - grown))
         if place.state in ("exact", "moved"):
             at = place.line - 1
             result[at : at + len(hunk.before)] = hunk.after
             shift = at - (hunk.start - 1) + len(hunk.after) - len(hunk.before)
+            grown += len(hunk.after) - len(hunk.before)
         elif place.state == "applied":
             shift = place.line - hunk.start + len(hunk.after) - len(hunk.before)
     return places, result
