@@ -266,10 +266,22 @@ def mamba2(
     return linear(out, p, "out_proj")
 
 
-def attention(x, p, num_heads, num_heads_kv=None, causal=True, rotary_dim=0, interleaved=False):
-    """MHA without its MLP."""
+def attention(
+    x,
+    p,
+    num_heads,
+    num_heads_kv=None,
+    causal=True,
+    rotary_dim=0,
+    interleaved=False,
+    scale=None,
+    mlp_dim=0,
+):
+    """MHA, with its gated MLP beside it."""
     kv_heads = num_heads_kv or num_heads
     qkv = linear(x, p, "in_proj")
+    up, gate = qkv[..., qkv.shape[-1] - mlp_dim :].chunk(2, dim=-1)
+    qkv = qkv[..., : qkv.shape[-1] - mlp_dim]
     if "conv1d.weight" in p:
         qkv = causal_conv1d(qkv.transpose(1, 2), p["conv1d.weight"][:, 0], p["conv1d.bias"])[0].transpose(
             1, 2
@@ -280,11 +292,11 @@ def attention(x, p, num_heads, num_heads_kv=None, causal=True, rotary_dim=0, int
     if rotary_dim:
         q, k = (rotate(t, rotary_dim, interleaved) for t in (q, k))
     k, v = (t[:, :, [h // (num_heads // kv_heads) for h in range(num_heads)]] for t in (k, v))
-    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(head_dim)
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * (scale or 1 / math.sqrt(head_dim))
     if causal:
         scores = scores.masked_fill(~torch.ones(seqlen, seqlen, dtype=torch.bool).tril(), -math.inf)
     out = torch.einsum("bhqk,bkhd->bqhd", torch.softmax(scores, dim=-1), v)
-    return linear(out.flatten(2), p, "out_proj")
+    return linear(torch.cat([out.flatten(2), up * silu(gate)], dim=-1), p, "out_proj")
 
 
 def rotate(x, dim, interleaved, base=10000.0):

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import pytest
 import reference
+import selective_scan_cuda_core
+import selective_scan_cuda_oflex
 import torch
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
 from mamba_ssm import Mamba, Mamba2, MambaLMHeadModel
 from mamba_ssm.models.config_mamba import MambaConfig
+from mamba_ssm.modules.block import Block
 from mamba_ssm.modules.mamba2_simple import Mamba2Simple
 from mamba_ssm.modules.mha import MHA
-from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-from mamba_ssm.ops.triton.layer_norm import layer_norm_fn, rms_norm_fn
+from mamba_ssm.modules.mlp import GatedMLP
+from mamba_ssm.ops.selective_scan_interface import (
+    bimamba_inner_fn,
+    bimamba_inner_ref,
+    mamba_inner_fn,
+    mamba_inner_fn_no_out_proj,
+    mamba_inner_ref,
+    selective_scan_fn,
+)
+from mamba_ssm.ops.triton.k_activations import swiglu
+from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, layer_norm_linear_fn, rms_norm_fn
 from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
 from reference import assert_close, compare_gradients, double
 
 pytestmark = pytest.mark.usefixtures("path")
@@ -52,6 +64,36 @@ def test_causal_conv1d(dtype):
     assert torch.equal(states[1], x[0, :, -3:])
 
 
+def test_convolution_of_packed_sequences_and_states():
+    x, weight, bias, initial = leaves(torch.float32, (2, 19, 12), (19, 3), (19,), (2, 19, 2))
+    seq_idx = torch.tensor([[0] * 5 + [1] * 7, [0] * 10 + [-1] * 2], dtype=torch.int32)
+    check(
+        lambda *a: causal_conv1d_fn(*a, seq_idx=seq_idx),
+        lambda *a: reference.causal_conv1d(*a, seq_idx=seq_idx)[0],
+        [x, weight, bias],
+    )
+    given = [t.detach().requires_grad_() for t in (x, weight, bias, initial)]
+    check(
+        lambda x, w, b, i: torch.cat(
+            causal_conv1d_fn(x, w, b, initial_states=i, return_final_states=True), dim=2
+        ),
+        lambda x, w, b, i: torch.cat(reference.causal_conv1d(x, w, b, initial_states=i), dim=2),
+        given,
+    )
+
+
+def test_convolution_step_by_step_in_a_ring():
+    x, weight = torch.randn(2, 19, 9), torch.randn(19, 4)
+    ring, rows = torch.zeros(5, 19, 6), torch.tensor([3, 0], dtype=torch.int32)
+    steps = []
+    for t in range(9):
+        written = torch.full((2,), t, dtype=torch.int32)
+        steps.append(causal_conv1d_update(x[:, :, t], ring, weight, None, None, written, rows))
+    assert_close(torch.stack(steps, dim=2), reference.causal_conv1d(x.double(), weight.double())[0], 2)
+    assert torch.equal(ring[3, :, 8 % 6], x[0, :, 8])
+    assert not ring[[1, 2, 4]].any()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_selective_scan(dtype):
     u, delta, B, C, z = leaves(dtype, (2, 18, 21), (2, 18, 21), (2, 3, 16, 21), (2, 3, 16, 21), (2, 18, 21))
@@ -84,6 +126,48 @@ def test_selective_scan(dtype):
         )
     assert_close(torch.stack(columns, dim=2), expected, 2)
     assert_close(state, last, 2)
+
+
+def test_complex_scan_with_constant_b_and_variable_c():
+    u, delta, C = leaves(torch.float32, (2, 6, 9), (2, 6, 9), (2, 4, 18))
+    A = torch.complex(-0.5 - torch.rand(6, 4), torch.randn(6, 4)).requires_grad_()
+    B = torch.randn(6, 4, dtype=torch.complex64).requires_grad_()
+    check(
+        lambda *a: selective_scan_fn(*a, delta_softplus=True),
+        lambda *a: reference.selective_scan(*a, delta_softplus=True)[0],
+        [u, delta, A, B, C],
+    )
+
+
+@pytest.mark.parametrize("module", [selective_scan_cuda_core, selective_scan_cuda_oflex])
+def test_vmambas_extension_modules(module):
+    u, delta, B, C = leaves(torch.float32, (2, 16, 9), (2, 16, 9), (2, 4, 3, 9), (2, 4, 3, 9))
+    A, (D, bias) = (-torch.rand(16, 3)).requires_grad_(), leaves(torch.float32, (16,), (16,))
+    given = [u, delta, A, B, C, D, bias]
+    wide = double(*given)
+    expected, state = reference.selective_scan(*wide[:6], None, wide[6], True)
+    out, x, *_ = module.fwd(*given, True, 1)
+    assert_close(out, expected, 2)
+    assert_close(x[:, :, -1, 1::2], state, 2)
+    expected.sum().backward()
+    for grad, tensor in zip(module.bwd(*given, torch.ones_like(out), x, True, 1), wide, strict=True):
+        assert_close(grad, tensor.grad, 4)
+
+
+def test_inner_functions():
+    xz, conv, conv_bias, x_proj, dt_proj, out_proj, out_bias, D, bias = leaves(
+        torch.float32, (1, 12, 7), (6, 1, 4), (6,), (2 + 2 * 3, 6), (6, 2), (5, 6), (5,), (6,), (6,)
+    )
+    A, A_b = -torch.rand(6, 3), -torch.rand(6, 3)
+    first, last = (xz, conv, conv_bias, x_proj, dt_proj), (None, None, D, bias)
+    there = mamba_inner_fn(*first, out_proj, out_bias, A, *last)
+    assert_close(there, mamba_inner_ref(*first, out_proj, out_bias, A, *last).double(), 10)
+    bare = mamba_inner_fn_no_out_proj(*first, A, *last)
+    assert_close(bare.transpose(1, 2) @ out_proj.t() + out_bias, there.double(), 10)
+    both = bimamba_inner_fn(*first, out_proj, out_bias, A, A_b, *last)
+    assert_close(both, bimamba_inner_ref(*first, out_proj, out_bias, A, A_b, *last).double(), 10)
+    (there.sum() + bare.sum() + both.sum()).backward()
+    assert all(t.grad.isfinite().all() for t in (*first, out_proj, out_bias, D, bias))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -123,6 +207,61 @@ def test_norms(dtype):
     )
 
 
+def test_split_conv1d_scan():
+    heads, headdim, ngroups, dstate = 4, 6, 2, 5
+    dim = heads * headdim
+    wide_dim = dim + 2 * ngroups * dstate
+    zxbcdt, conv, conv_bias, weight, out_proj = leaves(
+        torch.float32, (1, 19, dim + wide_dim + heads), (wide_dim, 4), (wide_dim,), (dim,), (7, dim)
+    )
+    dt_bias, D = leaves(torch.float32, (heads,), (heads,))
+    A = -0.2 - torch.rand(heads)
+    out, state = mamba_split_conv1d_scan_combined(
+        zxbcdt, conv, conv_bias, dt_bias, A, D, 8, return_final_states=True, rmsnorm_weight=weight,
+        rmsnorm_eps=1e-5, outproj_weight=out_proj, headdim=headdim, ngroups=ngroups, norm_before_gate=False,
+    )  # fmt: skip
+    p = {
+        "in_proj.weight": torch.eye(zxbcdt.shape[-1]),
+        "conv1d.weight": conv.unsqueeze(1),
+        "conv1d.bias": conv_bias,
+        "dt_bias": dt_bias,
+        "A_log": torch.log(-A),
+        "D": D,
+        "norm.weight": weight,
+        "out_proj.weight": out_proj,
+    }
+    p = {name: value.detach().double() for name, value in p.items()}
+    assert_close(out, reference.mamba2(zxbcdt.detach().double(), p, headdim, ngroups), 10)
+    assert state.shape == (1, heads, headdim, dstate)
+    out.sum().backward()
+    assert all(t.grad.isfinite().all() for t in (zxbcdt, conv, conv_bias, dt_bias, D, weight, out_proj))
+
+
+def test_norm_with_projection_and_swiglu():
+    x, weight, projection = leaves(torch.float32, (3, 22), (22,), (8, 22))
+    check(
+        lambda x, w, p: layer_norm_linear_fn(x, w, None, p, None, is_rms_norm=True),
+        lambda x, w, p: reference.norm(x, w) @ p.t(),
+        [x, weight, projection],
+    )
+    a, b = leaves(torch.float32, (3, 11), (3, 11))
+    check(lambda a, b: swiglu(torch.cat([a, b], dim=1)), lambda a, b: reference.silu(a) * b, [a, b])
+
+
+def test_block_with_its_mlp():
+    block = Block(16, lambda d: Mamba(d, d_state=8), lambda d: GatedMLP(d, 24), RMSNorm, fused_add_norm=True)
+    x = torch.randn(1, 9, 16)
+    p = reference.parameters(block)
+    y = reference.norm(x.double(), p["norm.weight"], eps=1e-5)
+    total = x.double() + reference.mamba(y, reference.inside(p, "mixer."))
+    y = reference.norm(total, p["norm2.weight"], eps=1e-5)
+    y, gate = reference.linear(y, p, "mlp.fc1").chunk(2, dim=-1)
+    hidden, residual = block(x)
+    assert_close(residual, total, 10)
+    assert_close(hidden, reference.linear(y * reference.silu(gate), p, "mlp.fc2"), 10)
+    hidden.sum().backward()
+
+
 MODULES = {
     "mamba": (lambda: Mamba(16, d_state=8), reference.mamba),
     "vim v1": (lambda: Mamba(16, d_state=8, bimamba_type="v1"), reference.bimamba_v1),
@@ -157,3 +296,20 @@ def test_generation():
     full = reference.lm_logits(out.sequences, model, lambda x, p, _: reference.mamba2(x, p, 8))
     for i, score in enumerate(out.scores):
         assert_close(score, full[:, 3 + i], 40)
+
+
+def test_a_hybrid_model_from_a_folder(tmp_path):
+    attention = {"causal": True, "num_heads": 2, "d_conv": 4, "rotary_emb_dim": 8}
+    config = MambaConfig(d_model=16, n_layer=2, vocab_size=24, attn_layer_idx=[1], attn_cfg=attention)
+    MambaLMHeadModel(config).save_pretrained(tmp_path)
+    model = MambaLMHeadModel.from_pretrained(str(tmp_path)).eval()
+    ids = torch.randint(24, (2, 5))
+    full = reference.lm_logits(
+        ids,
+        model,
+        lambda x, p, i: reference.attention(x, p, 2, None, True, 8) if i else reference.mamba(x, p),
+    )
+    assert_close(model(ids).logits, full, 40)
+    sampled = model.generate(ids, max_length=9, top_k=3, temperature=0.8)
+    assert sampled.shape == (2, 9)
+    assert torch.equal(sampled[:, :5], ids)

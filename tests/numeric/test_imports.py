@@ -28,7 +28,7 @@ import importlib, pkgutil, causal_conv1d, mamba_ssm
 for package in (causal_conv1d, mamba_ssm):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-import selective_scan_cuda_core
+import selective_scan_cuda_core, selective_scan_cuda_oflex
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
 from mamba_ssm.ops.triton.layernorm_gated import RMSNorm as Gated
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
@@ -126,6 +126,40 @@ def test_launching_a_kernel_says_why_it_cannot():
 
     with pytest.raises(RuntimeError, match="needs triton and a GPU"):
         _layer_norm_fwd_1pass_kernel[(1,)](None)
+
+
+def test_functions_of_triton_only_name_the_one_to_call():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("triton runs here")
+    from mamba_ssm.ops.triton import (
+        k_activations,
+        layer_norm,
+        layernorm_gated,
+        ssd_chunk_scan,
+        ssd_chunk_state,
+        ssd_combined,
+        ssd_state_passing,
+    )
+
+    x, w = torch.randn(1, 8, 2, 4), torch.randn(4)
+    calls = {
+        "swiglu": lambda: k_activations.SwiGLU.apply(x),
+        "layer_norm_fn": lambda: layer_norm.LayerNormFn.apply(x, w, w),
+        "layer_norm_linear_fn": lambda: layer_norm.LayerNormLinearFn.apply(x, w, w, torch.randn(4, 4), w),
+        "layernorm_fn": lambda: layernorm_gated.LayerNormFn.apply(x, w, w),
+        "chunk_scan": lambda: ssd_chunk_scan.ChunkScanFn.apply(x, x, x, x, x, x),
+        "chunk_state": lambda: ssd_chunk_state.ChunkStateFn.apply(x, x, x, x),
+        "state_passing": lambda: ssd_state_passing.StatePassingFn.apply(x, x),
+        "mamba_chunk_scan_combined": lambda: ssd_combined.MambaChunkScanCombinedFn.apply(x, x, w, x, x, 4),
+        "mamba_split_conv1d_scan_combined": lambda: ssd_combined.MambaSplitConv1dScanCombinedFn.apply(
+            x, w, w, w, w, w, 4
+        ),
+    }
+    for name, call in calls.items():
+        with pytest.raises(RuntimeError, match=f"on a GPU with triton; {name} takes any"):
+            call()
 
 
 @pytest.mark.parametrize("value", ["TRUE", "1", "yes", "On"])

@@ -204,12 +204,14 @@ ATTENTION = [
     {"num_heads": 2, "causal": True, "rotary_emb_dim": 16},
     {"num_heads": 2, "causal": True, "rotary_emb_dim": 10, "rotary_emb_interleaved": True},
     {"num_heads": 2, "num_heads_kv": 1, "causal": True, "d_conv": 4, "rotary_emb_dim": 16, "head_dim": 24},
+    {"num_heads": 4, "causal": True, "softmax_scale": 0.1, "mlp_dim": 256},
 ]
 
 
 def attention_reference(options):
     names = {"num_heads": "num_heads", "num_heads_kv": "num_heads_kv", "causal": "causal",
-             "rotary_emb_dim": "rotary_dim", "rotary_emb_interleaved": "interleaved"}  # fmt: skip
+             "rotary_emb_dim": "rotary_dim", "rotary_emb_interleaved": "interleaved",
+             "softmax_scale": "scale", "mlp_dim": "mlp_dim"}  # fmt: skip
     kwargs = {names[k]: v for k, v in options.items() if k in names}
     return lambda x, p: reference.attention(x, p, **kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
+from mamba_ssm.ops.selective_scan_interface import rms_norm_forward
 from mamba_ssm.ops.triton import layer_norm, layernorm_gated
 from mamba_ssm.ops.triton.k_activations import swiglu
 from reference import assert_close, compare_gradients, double
@@ -101,6 +102,15 @@ def test_rms_norm_module():
     dropping = layer_norm.RMSNorm(24, dropout_p=0.5)
     assert not torch.equal(dropping(x), norm(x))
     assert torch.equal(dropping.eval()(x), norm(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rms", [True, False])
+def test_rms_norm_forward(dtype, rms):
+    """The norm of mamba_inner_fn's coefficients, by itself."""
+    x, weight, bias = torch.randn(5, 9).to(dtype).t(), torch.randn(5), torch.randn(5)
+    expected = reference.norm(x.double(), weight.double(), bias.double(), 1e-5, rms)
+    assert_close(rms_norm_forward(x, weight, bias, 1e-5, rms), expected)
 
 
 @pytest.mark.parametrize("prenorm", [False, True])

@@ -1,10 +1,11 @@
-"""selective_scan_cuda_core, the module that VMamba and Mamba-YOLO import."""
+"""selective_scan_cuda_core and selective_scan_cuda_oflex, the modules that VMamba and Mamba-YOLO import."""
 
 from __future__ import annotations
 
 import pytest
 import reference
 import selective_scan_cuda_core
+import selective_scan_cuda_oflex
 import torch
 from reference import assert_close, double
 
@@ -39,6 +40,24 @@ def test_forward_and_backward(dtype, rest):
         else:
             assert grad.dtype == tensor.dtype
             assert_close(grad, reference_tensor.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("out_float", [True, False])
+def test_output_in_float32(dtype, out_float):
+    given = arguments(dtype)
+    wide = double(*given)
+    expected, state = reference.selective_scan(*wide[:6], None, wide[6], delta_softplus=True)
+    out, x, *_ = selective_scan_cuda_oflex.fwd(*given, True, 1, out_float)
+    assert out.dtype == (torch.float32 if out_float else dtype)
+    assert_close(out, expected)
+    assert_close(x[:, :, -1, 1::2], state)
+    dout = torch.randn(out.shape).to(out.dtype)
+    expected.backward(dout.double())
+    grads = selective_scan_cuda_oflex.bwd(*given, dout, x, True, 1)
+    for tensor, grad, reference_tensor in zip(given, grads, wide, strict=True):
+        assert grad.dtype == tensor.dtype
+        assert_close(grad, reference_tensor.grad)
 
 
 def test_behind_an_autograd_function():

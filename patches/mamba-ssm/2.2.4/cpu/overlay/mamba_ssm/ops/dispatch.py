@@ -33,6 +33,12 @@ def use_triton(x):
     return x.is_cuda and HAS_TRITON and not force_fallback()
 
 
+def check_triton(x, instead):
+    """Raise RuntimeError for a tensor that no triton kernel takes; `instead` names the function that takes any."""
+    if not (x.is_cuda and HAS_TRITON):
+        raise RuntimeError(f"this launches triton kernels, for tensors on a GPU with triton; {instead} takes any")
+
+
 def use_cpu_kernel(x):
     """True where the compiled kernels may be asked whether they support a call with x."""
     return x.device.type == "cpu" and selective_scan_cpu is not None and not force_fallback()
