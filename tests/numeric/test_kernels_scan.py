@@ -114,8 +114,11 @@ def test_accuracy(shape, delta_scale, spread, A_scale, seed):
     inputs[2] = -A_scale * torch.rand(dim, dstate, generator=rng)
     out, last_state = selective_scan(*inputs, False, True)
     want, want_state = expected(inputs, False)
-    assert error(out, want) < ACCURACY[torch.float32]
-    assert error(last_state, want_state) < ACCURACY[torch.float32]
+    # A single number may come out small because its terms cancel; with positive terms none does.
+    u, delta, A, B, C, *absent = inputs
+    size, state_size = expected([u.abs(), delta, A, B.abs(), C.abs(), *absent], False)
+    assert error(out, want, size) < ACCURACY[torch.float32]
+    assert error(last_state, want_state, state_size) < ACCURACY[torch.float32]
 
 
 @pytest.mark.parametrize("delta", [1e-5, 1e-3, 0.3])
