@@ -8,6 +8,7 @@ import os
 import warnings
 
 import torch
+from torch.autograd import forward_ad
 
 from causal_conv1d import fallback
 
@@ -37,7 +38,12 @@ def use_cuda(x):
 
 def use_cpu_kernel(x):
     """True where the compiled kernel may be asked whether it supports a call with x."""
-    return x.device.type == "cpu" and causal_conv1d_cpu is not None and not force_fallback()
+    return x.device.type == "cpu" and causal_conv1d_cpu is not None and not (force_fallback() or _transformed())
+
+
+def _transformed():
+    """True within torch.func's transforms and forward-mode gradients: they follow PyTorch, not a kernel."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def causal_conv1d_fn(

@@ -176,7 +176,10 @@ def _convolve(window, weight, bias, seq_idx=None):
     window, weight = window.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     if seq_idx is None and seqlen > 0:
-        with torch.autocast(window.device.type, enabled=False):
+        device = window.device.type
+        if not torch.amp.is_autocast_available(device):  # meta, for one
+            return F.conv1d(window, weight.unsqueeze(1), bias, groups=dim)
+        with torch.autocast(device, enabled=False):
             return F.conv1d(window, weight.unsqueeze(1), bias, groups=dim)
     out = window.new_zeros(()) if bias is None else bias[:, None]
     for tap in range(width):

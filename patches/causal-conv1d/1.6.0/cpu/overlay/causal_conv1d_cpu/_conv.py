@@ -259,6 +259,10 @@ def _autograd(ctx, grad_out, grad_final_states):
     return grads[0], grads[1], grad_bias, None, grad_initial, None, None, None
 
 
+def _not_twice(ctx, *grads):
+    raise RuntimeError("the compiled convolution differentiates once; twice, with CAUSAL_CONV1D_FORCE_FALLBACK=TRUE")
+
+
 _ops.impl("conv", _forward, "CPU")
 _ops.impl("conv_backward", _backward, "CPU")
 _ops.impl("update", _update, "CPU")
@@ -266,3 +270,4 @@ torch.library.register_fake("causal_conv1d_cpu::conv", _fake_forward, lib=_ops)
 torch.library.register_fake("causal_conv1d_cpu::conv_backward", _fake_backward, lib=_ops)
 torch.library.register_fake("causal_conv1d_cpu::update", _fake_update, lib=_ops)
 torch.library.register_autograd("causal_conv1d_cpu::conv", _autograd, setup_context=_setup_context, lib=_ops)
+torch.library.register_autograd("causal_conv1d_cpu::conv_backward", _not_twice, lib=_ops)

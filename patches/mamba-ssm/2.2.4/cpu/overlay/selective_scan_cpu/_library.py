@@ -49,7 +49,7 @@ def is_plain_call(*tensors: torch.Tensor | None) -> bool:
 
     A direct call saves the dispatcher's time, which at one token a step is longer than the kernel's.
     """
-    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
         return False
     grad = torch.is_grad_enabled()
     for tensor in tensors:

@@ -254,8 +254,13 @@ def _autograd(ctx, grad_out, _):
     return u, delta, A, B, C, D, z, bias, None, None, None
 
 
+def _not_twice(ctx, *grads):
+    raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
+
+
 _ops.impl("scan", _forward, "CPU")
 _ops.impl("scan_backward", _backward, "CPU")
 torch.library.register_fake("selective_scan_cpu::scan", _fake_forward, lib=_ops)
 torch.library.register_fake("selective_scan_cpu::scan_backward", _fake_backward, lib=_ops)
 torch.library.register_autograd("selective_scan_cpu::scan", _autograd, setup_context=_setup_context, lib=_ops)
+torch.library.register_autograd("selective_scan_cpu::scan_backward", _not_twice, lib=_ops)

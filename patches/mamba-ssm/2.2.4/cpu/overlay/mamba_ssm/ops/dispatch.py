@@ -7,6 +7,7 @@ all else, and for everything where SELECTIVE_SCAN_FORCE_FALLBACK is set.
 import os
 
 import torch
+from torch.autograd import forward_ad
 
 from mamba_ssm.ops import fallback
 from mamba_ssm.ops.cuda_extension import selective_scan_cuda
@@ -41,7 +42,12 @@ def check_triton(x, instead):
 
 def use_cpu_kernel(x):
     """True where the compiled kernels may be asked whether they support a call with x."""
-    return x.device.type == "cpu" and selective_scan_cpu is not None and not force_fallback()
+    return x.device.type == "cpu" and selective_scan_cpu is not None and not (force_fallback() or _transformed())
+
+
+def _transformed():
+    """True within torch.func's transforms and forward-mode gradients: they follow PyTorch, not a kernel."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def selective_scan(

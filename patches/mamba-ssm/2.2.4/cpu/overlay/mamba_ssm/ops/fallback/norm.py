@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from mamba_ssm.ops.fallback.precision import working_dtype
+from mamba_ssm.ops.fallback.precision import autocast_enabled, working_dtype
 
 
 def layer_norm(
@@ -80,7 +80,7 @@ def layer_norm_linear(
         residual_in_fp32=residual_in_fp32,
         is_rms_norm=is_rms_norm,
     )
-    if not torch.is_autocast_enabled(x.device.type):
+    if not autocast_enabled(x.device.type):
         linear_weight = linear_weight.to(y.dtype)
         linear_bias = None if linear_bias is None else linear_bias.to(y.dtype)
     out = F.linear(y, linear_weight, linear_bias)

@@ -21,13 +21,18 @@ def cast(dtype, *tensors):
     return [None if t is None else t.to(dtype) for t in tensors]
 
 
+def autocast_enabled(device):
+    """torch.is_autocast_enabled, which raises for a device that has no autocast, such as meta."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def outside_autocast(function):
     """Run with autocast off: it would round the products of what we have just widened."""
 
     @functools.wraps(function)
     def wrapper(tensor, *args, **kwargs):
         device = tensor.device.type
-        if not torch.is_autocast_enabled(device):
+        if not autocast_enabled(device):
             return function(tensor, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(tensor, *args, **kwargs)
