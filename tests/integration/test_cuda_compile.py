@@ -48,6 +48,15 @@ ONE_BLOCK = """
 template void selective_scan_bwd_launch<32, 4, float, float>(SSMParamsBwd &params, cudaStream_t stream);
 """
 
+# Nothing here has a name outside of this file, so nvcc makes one up for each.
+LOCAL_NAMES = """
+namespace {
+__device__ int variable = 3;
+template <typename T> __global__ void kernel(T *x) { x[0] = variable; }
+}
+template <typename T> void launch(T *x) { kernel<<<1, 1>>>(x); }
+template void launch<int>(int *x);
+"""
 # By hand, with the torch that is here. A CPU build is made to say that it is for this machine's CUDA: what it
 # is asked is how it reads TORCH_CUDA_ARCH_LIST, and whether it sees a GPU.
 BY_HAND = """
@@ -149,10 +158,13 @@ def test_the_smallest_file_is_the_same_module_wherever_it_is_built(machine: Mach
     moved = tmp_path / "moved"
     shutil.copytree(machine.config["include_dirs"][0], moved)
     elsewhere = [str(moved), f"{moved}/torch/csrc/api/include", machine.config["include_dirs"][-1]]
-    said, first = machine.build(one, "csrc/causal_conv1d_update.cu")
-    _, second = machine.build(two, "csrc/causal_conv1d_update.cu", include_dirs=elsewhere)
+    for tree in (one, two):
+        (tree / "csrc" / "local.cu").write_text(LOCAL_NAMES)
+    sources = ("csrc/causal_conv1d_update.cu", "csrc/local.cu")
+    said, first = machine.build(one, *sources)
+    _, second = machine.build(two, *sources, include_dirs=elsewhere, jobs=2)
     assert first.read_bytes() == second.read_bytes()
-    assert said.count("-gencode=") == said.count("-gencode=arch=compute_87,code=sm_87") == 1
+    assert said.count("-gencode=") == said.count("-gencode=arch=compute_87,code=sm_87") == 2
     assert "-lineinfo" not in said
     assert b"sm_87" in fatbin(first)
     assert not any(b"sm_" + other in fatbin(first) for other in (b"75", b"80", b"90", b"100"))

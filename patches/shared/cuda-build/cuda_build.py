@@ -8,6 +8,7 @@ made on any machine. Built by hand, the same facts are read from the torch that 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ class build_ext(kernel_build.build_ext):
         print(f"{ext.name}: CUDA {config.cuda_version}, {config.jobs} files at once", flush=True)
         # Relative, like every path that a compiler sees of the tree, so that none of this machine gets into an object.
         folder = Path(os.path.relpath(self.build_temp), ext.name)
-        objects = cuda_objects.compile_objects(_units(ext), folder, config)
+        objects = cuda_objects.compile_objects(_units(ext, folder), folder, config)
         library = Path(os.path.relpath(self.get_ext_fullpath(ext.name)))
         library.parent.mkdir(parents=True, exist_ok=True)
         command = [
@@ -99,7 +100,7 @@ class bdist_wheel(kernel_build.bdist_wheel):
         return super().get_tag()
 
 
-def _units(ext: CudaExtension) -> list[cuda_objects.Unit]:
+def _units(ext: CudaExtension, folder: Path) -> list[cuda_objects.Unit]:
     config = ext.config
     outside = [word for folder in config.include_dirs for word in ("-isystem", folder)]
     mapping = cuda_objects.prefix_maps(config)
@@ -115,11 +116,27 @@ def _units(ext: CudaExtension) -> list[cuda_objects.Unit]:
     units = []
     for source in ext.sources:
         if source.endswith(".cu"):
-            flags = [*common, "-Xcompiler", "-fPIC", *ext.flags["nvcc"]]
-            here = [*outside, *(word for flag in mapping for word in ("-Xcompiler", flag)), *threads]
+            name, anchor = _names(source, folder, config)
+            flags = [*common, "-Xcompiler", "-fPIC", *ext.flags["nvcc"], *name]
+            here = [*outside, *(word for flag in mapping for word in ("-Xcompiler", flag)), *threads, *anchor]
         else:
             flags = [*common, "-fPIC", *ext.flags["cxx"]]
             here = [*outside, *mapping]
         tool = nvcc if source.endswith(".cu") else cxx
         units.append(cuda_objects.Unit(Path(source), tuple(tool), tuple(flags), tuple(here), tuple(ext.include_dirs)))
     return units
+
+
+def _names(source: str, folder: Path, config: CudaConfig) -> tuple[list[str], list[str]]:
+    """Options that make nvcc name what is local to a file by the file, wherever and whenever it is compiled.
+
+    Left alone, it makes such names of the source's absolute path, and, where the file defines no function of its
+    own, of a process id and a random number.
+    """
+    if int(config.cuda_version.partition(".")[0]) < 12:  # not known to take these options
+        return [], []
+    header = folder / f"{Path(source).stem}.name.h"
+    header.parent.mkdir(parents=True, exist_ok=True)
+    function = re.sub(r"\W", "_", source)
+    header.write_text(f'__attribute__((visibility("hidden"))) void cuda_object_{function}() {{}}\n', encoding="ascii")
+    return ["-Xcudafe", f"--orig_src_path_name={source}"], ["-include", str(header)]
