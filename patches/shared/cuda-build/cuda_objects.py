@@ -61,16 +61,18 @@ def compile_objects(units: list[Unit], folder: Path, config: CudaConfig) -> list
     # Where nothing keeps objects for us, a second build in the same tree still finds the first one's.
     cache = Path(config.object_cache) if config.object_cache else folder / "kept"
     objects = [folder / f"{unit.source.stem}.o" for unit in units]
+    stopped = threading.Event()  # set by the thread whose compiler failed, before it could take the next file
     with ThreadPoolExecutor(config.jobs) as pool:
         tasks = {}
         for unit, made in zip(units, objects):
             key = unit.key(config.toolchain)
-            tasks[pool.submit(_make, unit, made, cache / key[:2] / f"{key}.o")] = unit
+            tasks[pool.submit(_make, unit, made, cache / key[:2] / f"{key}.o", stopped)] = unit
         try:
             for task in as_completed(tasks):
-                if not task.result():
+                if task.result() is False:
                     raise SystemExit(f"{tasks[task].source} did not compile; the compiler's message is above")
         except BaseException:  # ctrl-C too: what has not been started is not to be
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return objects
@@ -86,7 +88,10 @@ def prefix_maps(config: CudaConfig) -> list[str]:
     return ["-fno-canonical-system-headers", *(f"-ffile-prefix-map={path}=/{index}" for path, index in numbers.items())]
 
 
-def _make(unit: Unit, made: Path, kept: Path) -> bool:
+def _make(unit: Unit, made: Path, kept: Path, stopped: threading.Event) -> bool | None:
+    """True: made. False: its compiler failed. None: not begun, since another has."""
+    if stopped.is_set():
+        return None
     if kept.is_file():
         _say(f"kept: {unit.source}")
         shutil.copyfile(kept, made)
@@ -97,6 +102,8 @@ def _make(unit: Unit, made: Path, kept: Path) -> bool:
     _say(done.stdout.rstrip())
     if done.returncode == 0:
         _keep(made, kept)
+    else:
+        stopped.set()
     return done.returncode == 0
 
 
