@@ -114,12 +114,14 @@ def test_an_image_s_projections_are_what_torch_counts(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
-def test_a_prompt_s_and_a_token_s_projections_are_what_torch_counts(name):
+def test_a_prompt_s_and_a_token_s_projections_are_what_torch_counts(name, monkeypatch):
     pytest.importorskip("selective_scan_cpu")
     shape = replace(LANGUAGE[name], depth=2, vocabulary=100)
     with torch.no_grad():
         model, tokens = build_language(shape, "cpu"), torch.randint(0, 100, (1, 12))
         assert language(shape, 12)["projections"] == counted(prefill(model, tokens))
+        # torch does not see into a compiled step; in PyTorch the same step's products are its own.
+        monkeypatch.setenv("SELECTIVE_SCAN_FORCE_FALLBACK", "TRUE")
         assert language(shape, 1)["projections"] == counted(decode(model, tokens))
 
 
