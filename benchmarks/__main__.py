@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,9 +32,24 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    built = build(folder, options.only, not options.no_llama)
-    scans = {name: built[name] for name in ("roofline", "ggml_ssm_scan") if name in built}
+    pieces = [(threads, name) for threads in options.threads for name in options.only]
+    if not options.add:
+        (folder / "results.json").unlink(missing_ok=True)
+    if len(pieces) == 1:
+        run(*pieces[0], folder, not options.no_llama)
+        return
+    same = ["--add", "-o", str(folder), *(["--no-llama"] if options.no_llama else [])]
+    for threads, name in pieces:
+        # In a process of its own: the threads and the memory that one leaves behind slow the next.
+        piece = [sys.executable, "-m", "benchmarks", "--only", name, "--threads", str(threads), *same]
+        subprocess.run(piece, check=True, stdout=subprocess.DEVNULL)
+    print((folder / "results.md").read_text())
 
+
+def run(threads: int, part: str, folder: Path, with_llama: bool) -> None:
+    """Run one part and add its rows to the folder's results."""
+    built = build(folder, part, with_llama)
+    scans = {name: built[name] for name in ("roofline", "ggml_ssm_scan") if name in built}
     parts = {
         "scan": lambda n: operators.scan_forward(n, scans),
         "backward": operators.scan_backward,
@@ -44,29 +60,27 @@ def main() -> None:
         "mamba": lambda n: models.mamba_130m(n, built.get("llama.cpp"), folder),
     }
     rows = {}
-    if options.add and (folder / "results.json").exists():
+    if (folder / "results.json").exists():
         for row in json.loads((folder / "results.json").read_text())["rows"]:
             row.pop("met")
             figures = {name: Figure(**figure) for name, figure in row.pop("figures").items()}
             rows[row["work"], row["threads"]] = Row(figures=figures, **row)
-    for threads in options.threads:
-        torch.set_num_threads(threads)
-        for name in options.only:
-            for row in parts[name](threads):
-                rows[row.work, row.threads] = row
-                print(report.table([row]).splitlines()[-1], file=sys.stderr, flush=True)
-                report.write(list(rows.values()), folder)
+    torch.set_num_threads(threads)
+    for row in parts[part](threads):
+        rows[row.work, row.threads] = row
+        print(report.table([row]).splitlines()[-1], file=sys.stderr, flush=True)
+        report.write(list(rows.values()), folder)
     print(report.write(list(rows.values()), folder))
 
 
-def build(folder: Path, parts: list[str], with_llama: bool) -> dict:
+def build(folder: Path, part: str, with_llama: bool) -> dict:
     """The candidates that are C programs; one that cannot be built is left out, and said so."""
     wanted = {}
-    if "scan" in parts:
+    if part == "scan":
         wanted["roofline"] = native.roofline
-    if with_llama and "scan" in parts:
+    if with_llama and part == "scan":
         wanted["ggml_ssm_scan"] = native.ggml_scan
-    if with_llama and "mamba" in parts:
+    if with_llama and part == "mamba":
         wanted["llama.cpp"] = native.llama
     built = {}
     for name, make in wanted.items():

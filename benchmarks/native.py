@@ -46,9 +46,9 @@ Scan = Callable[[int, int, int], Program]
 
 
 def roofline(folder: Path) -> Scan:
-    """A scan's exponentials, multiply-adds and loads, and no more, for (dim, seqlen, threads)."""
-    program = _compile(folder, "roofline", "-march=native", f"-I{KERNEL_HEADERS}", "-pthread", "-lm")
-    return lambda *sizes: Program(program, *sizes)
+    """A scan's exponentials, multiply-adds and loads, and no more, for (dim, seqlen) on one core."""
+    program = _compile(folder, "roofline", "-march=native", f"-I{KERNEL_HEADERS}", "-lm")
+    return lambda dim, seqlen, _threads: Program(program, dim, seqlen)
 
 
 def ggml_scan(folder: Path) -> Scan:

@@ -1,8 +1,8 @@
 /* As many exponentials, multiply-adds and loads as a selective scan of these sizes has, and nothing else: no
-   recurrence to wait for, all data in the first cache. Each line on stdin is a run, whose milliseconds are printed.
+   recurrence to wait for, all data in the first cache, on one core. Each line on stdin is a run, whose milliseconds
+   are printed.
 
-   usage: roofline DIM SEQLEN THREADS */
-#include <pthread.h>
+   usage: roofline DIM SEQLEN */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -18,13 +18,10 @@
 
 enum { STATES = 16, STEPS = 64 };
 
-static int64_t vectors_of_steps; /* per thread: steps times vectors of channels */
-
 /* Per vector and step, as in the scan: softplus and silu once; for each state one exponential, the products
    delta A and delta u B, and the multiply-adds into the state and into the output, with B and C loaded. */
-static void *work(void *unused) {
-    (void)unused;
-    static _Thread_local float data[4][STEPS * STATES * LANES / 4], projections[2][STEPS * STATES];
+static void work(int64_t vectors_of_steps) {
+    static float data[4][STEPS * STATES * LANES / 4], projections[2][STEPS * STATES];
     for (int i = 0; i < STEPS * STATES; i++) projections[0][i] = projections[1][i] = 0.001f * (float)i;
     vec rates[4], states[4];
     for (int i = 0; i < 4; i++) rates[i] = vec_set(-0.01f * (float)i), states[i] = vec_set(0.0f);
@@ -47,28 +44,22 @@ static void *work(void *unused) {
     }
     volatile float keep = vec_sum(total);
     (void)keep;
-    return NULL;
 }
 
-/* One thread is timed by its own clock, which a busy machine hardly stretches. */
-static double now(int threads) {
+/* The thread's own clock, which a busy machine hardly stretches. */
+static double now(void) {
     struct timespec t;
-    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return 2;
+    if (argc != 3) return 2;
     const int64_t dim = atoi(argv[1]), seqlen = atoi(argv[2]);
-    const int threads = atoi(argv[3]);
-    vectors_of_steps = dim * seqlen / LANES / threads;
     while (getchar() != EOF) {
-        pthread_t others[64];
-        const double start = now(threads);
-        for (int i = 1; i < threads; i++) pthread_create(&others[i], NULL, work, NULL);
-        work(NULL);
-        for (int i = 1; i < threads; i++) pthread_join(others[i], NULL);
-        printf("%f\n", now(threads) - start);
+        const double start = now();
+        work(dim * seqlen / LANES);
+        printf("%f\n", now() - start);
         fflush(stdout);
     }
     return 0;

@@ -14,6 +14,8 @@ import torch
 
 SLOW = 2.0
 """Seconds from which on a call is neither warmed up nor repeated more than once."""
+AROUND = 9
+"""Of how many of ours a candidate's time is set against the median."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Figure:
     median: float
     least: float
     ratio: float = 1.0
-    """The median, over the turns, of how many times as much as ours in the same turn."""
+    """The median, over the turns, of how many times as much as ours took around the same turn."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,16 @@ def measure(
             if turn * rounds[name] // turns >= len(spent[name]):
                 spent[name][turn] = timed(candidate, warm=first[name] < SLOW)
 
-    def nearest(turn: int) -> float:
-        return spent[ours][min(spent[ours], key=lambda other: abs(other - turn))]
+    def around(turn: int) -> float:
+        """Ours by the nearest turns: a slow candidate has few, and one of ours alone may be off."""
+        nearest = sorted(spent[ours], key=lambda other: abs(other - turn))[:AROUND]
+        return statistics.median(spent[ours][other] for other in nearest)
 
     return {
         name: Figure(
             statistics.median(times.values()),
             min(times.values()),
-            statistics.median(taken / nearest(turn) for turn, taken in times.items()),
+            statistics.median(taken / around(turn) for turn, taken in times.items()),
         )
         for name, times in spent.items()
     }
