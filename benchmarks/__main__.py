@@ -48,7 +48,7 @@ def main() -> None:
 
 def run(threads: int, part: str, folder: Path, with_llama: bool) -> None:
     """Run one part and add its rows to the folder's results."""
-    built = build(folder, part, with_llama)
+    built = build(folder, part, threads, with_llama)
     scans = {name: built[name] for name in ("roofline", "ggml_ssm_scan") if name in built}
     parts = {
         "scan": lambda n: operators.scan_forward(n, scans),
@@ -73,10 +73,10 @@ def run(threads: int, part: str, folder: Path, with_llama: bool) -> None:
     print(report.write(list(rows.values()), folder))
 
 
-def build(folder: Path, part: str, with_llama: bool) -> dict:
+def build(folder: Path, part: str, threads: int, with_llama: bool) -> dict:
     """The candidates that are C programs; one that cannot be built is left out, and said so."""
     wanted = {}
-    if part == "scan":
+    if part == "scan" and threads == 1:  # one core's
         wanted["roofline"] = native.roofline
     if with_llama and part == "scan":
         wanted["ggml_ssm_scan"] = native.ggml_scan

@@ -33,9 +33,7 @@ def scan_forward(threads: int, externals: dict[str, Scan]) -> Iterator[Row]:
     for dim, seqlen in SCANS:
         inputs = scan_inputs(dim, seqlen)
         candidates = {name: _call(scan, *inputs, True) for name, scan in peers.scans().items()}
-        for name, scan in externals.items():
-            if name != "roofline" or threads == 1:  # it is a core's
-                candidates[name] = scan(dim, seqlen, threads).candidate()
+        candidates |= {name: scan(dim, seqlen, threads).candidate() for name, scan in externals.items()}
         with torch.no_grad():
             times = measure(candidates, most=30)
         goals = {"ggml_ssm_scan": 25.0, "roofline": 0.5}

@@ -14,8 +14,8 @@ import torch
 
 SLOW = 2.0
 """Seconds from which on a call is neither warmed up nor repeated more than once."""
-AROUND = 9
-"""Of how many of ours a candidate's time is set against the median."""
+NEIGHBOURS = 9
+"""A candidate's time is divided by the median of this many of ours, the nearest by turn."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def measure(
 
     def around(turn: int) -> float:
         """Ours by the nearest turns: a slow candidate has few, and one of ours alone may be off."""
-        nearest = sorted(spent[ours], key=lambda other: abs(other - turn))[:AROUND]
+        nearest = sorted(spent[ours], key=lambda other: abs(other - turn))[:NEIGHBOURS]
         return statistics.median(spent[ours][other] for other in nearest)
 
     return {
