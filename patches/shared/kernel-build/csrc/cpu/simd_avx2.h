@@ -22,10 +22,10 @@ INLINE mask vec_greater(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); 
 INLINE int vec_all_below(vec a, vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) == 0xff; }
 INLINE vec vec_only(mask where, vec a) { return _mm256_and_ps(where, a); }
 INLINE vec vec_add_where(vec a, mask where, vec b) { return a + vec_only(where, b); }
-INLINE vec vec_reciprocal(vec a) { return vec_set(1.0f) / a; }
 INLINE vec vec_of_mask(mask where) { return where; }
 INLINE vec vec_and(vec a, vec b) { return _mm256_and_ps(a, b); }
 INLINE vec vec_choose(mask where, vec a, vec b) { return _mm256_blendv_ps(b, a, where); }
+INLINE vec vec_multiply_where(vec a, mask where, vec b) { return vec_choose(where, a * b, a); }
 INLINE float vec_sum(vec a) {
     const __m128 four = _mm256_castps256_ps128(a) + _mm256_extractf128_ps(a, 1), two = four + _mm_movehl_ps(four, four);
     return _mm_cvtss_f32(two) + _mm_cvtss_f32(_mm_movehdup_ps(two));
@@ -67,6 +67,17 @@ INLINE vec power_slope(vec r) {
     return vec_fma(high, r, vec_set(0x1.62e430p-1f));
 }
 
+/* The same table with each place's number taken off its bits, where adding a sum's low bits will put it back. */
+INLINE __m256i table_for_sum(void) {
+    const __m256i places = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
+    return _mm256_sub_epi32(_mm256_castps_si256(TABLE_OF_POWERS), places);
+}
+
+/* 2^k for -127 <= k < 128, whose eighths are the low bits of `bits`; 0 for -127. */
+INLINE vec power_of_bits(__m256i bits) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_permutevar8x32_epi32(table_for_sum(), bits), _mm256_slli_epi32(bits, 20)));
+}
+
 INLINE vec vec_exp2_decay(vec x, mask *slow) {
     /* The magic number's last place is worth 1/8: adding it rounds to a multiple of 1/8, as an integer in the low bits. */
     const vec magic = vec_set(0x1.8p20f), bounded = _mm256_max_ps(vec_set(-126.0f), x);
@@ -82,11 +93,7 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
 INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
     if (far) x = _mm256_max_ps(vec_set(-126.0f), x);
     const vec magic = vec_set(0x1.8p20f), shifted = x + magic, r = x - (shifted - magic);
-    /* The table with each place's number taken off its bits, where adding the sum's low bits will put it back. */
-    const __m256i places = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
-    const __m256i table = _mm256_sub_epi32(_mm256_castps_si256(TABLE_OF_POWERS), places), bits = _mm256_castps_si256(shifted);
-    const vec power = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_permutevar8x32_epi32(table, bits), _mm256_slli_epi32(bits, 20)));
-    const vec kept = power * h;
+    const vec kept = power_of_bits(_mm256_castps_si256(shifted)) * h;
     return kept + vec_fma(power_slope(r) * r, kept, pushed);
 }
 
@@ -104,6 +111,14 @@ INLINE vec vec_exp(vec x) {
     const vec first = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
     const vec second = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(power, half), bias), 23));
     return vec_fma(power_slope(r), r * part, part) * first * second;
+}
+
+INLINE vec vec_exp_minus_abs(vec x) {
+    const vec magic = vec_set(0x1.8p20f), log2e = vec_set(0x1.715476p+0f);
+    const vec bounded = _mm256_max_ps(vec_set(-0x1.601e68p+6f), _mm256_or_ps(x, vec_set(-0.0f))); /* NaN passes */
+    const vec shifted = vec_fma(bounded, log2e, magic), r = vec_fma(bounded, log2e, magic - shifted);
+    const vec power = power_of_bits(_mm256_castps_si256(shifted));
+    return vec_fma(power_slope(r), r * power, power);
 }
 
 INLINE void vec_transpose(vec rows[LANES]) {

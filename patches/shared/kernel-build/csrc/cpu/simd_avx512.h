@@ -26,11 +26,8 @@ INLINE vec vec_abs(vec a) { return _mm512_abs_ps(a); }
 INLINE mask vec_greater(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 INLINE int vec_all_below(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) == 0xffff; }
 INLINE vec vec_add_where(vec a, mask where, vec b) { return _mm512_mask_add_ps(a, where, a, b); }
+INLINE vec vec_multiply_where(vec a, mask where, vec b) { return _mm512_mask_mul_ps(a, where, a, b); }
 INLINE vec vec_only(mask where, vec a) { return _mm512_maskz_mov_ps(where, a); }
-INLINE vec vec_reciprocal(vec a) {
-    const vec near = _mm512_rcp14_ps(a); /* 14 bits; one step of Newton's doubles them */
-    return vec_fma(near, vec_fma(-a, near, vec_set(1.0f)), near);
-}
 INLINE vec vec_of_mask(mask where) { return (vec)_mm512_movm_epi32(where); }
 INLINE vec vec_and(vec a, vec b) { return _mm512_and_ps(a, b); }
 INLINE vec vec_choose(mask where, vec a, vec b) { return _mm512_mask_mov_ps(b, where, a); }
@@ -113,6 +110,14 @@ INLINE vec vec_exp(vec x) {
     const vec magic = vec_set(0x1.8p19f), log2e = vec_set(0x1.715476p+0f);
     const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic;
     const vec r = vec_fma(bounded, vec_set(0x1.4ae0c0p-26f), vec_fma(bounded, log2e, -k));
+    const vec part = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), TABLE_OF_POWERS);
+    return _mm512_scalef_ps(vec_fma(power_slope(r), r * part, part), k);
+}
+
+INLINE vec vec_exp_minus_abs(vec x) {
+    const vec magic = vec_set(0x1.8p19f), log2e = vec_set(0x1.715476p+0f);
+    const vec bounded = _mm512_max_ps(vec_set(-104.0f), _mm512_or_ps(x, vec_set(-0.0f))); /* NaN passes */
+    const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic, r = vec_fma(bounded, log2e, -k);
     const vec part = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), TABLE_OF_POWERS);
     return _mm512_scalef_ps(vec_fma(power_slope(r), r * part, part), k);
 }

@@ -50,8 +50,8 @@ INLINE int vec_all_below(vec a, vec b) {
 }
 /* a, plus b in the lanes of the mask */
 INLINE vec vec_add_where(vec a, mask where, vec b) { return a + vec_only(where, b); }
-/* 1 / a for 1 <= a <= 4 */
-INLINE vec vec_reciprocal(vec a) { return vec_set(1.0f) / a; }
+/* a, times b in the lanes of the mask */
+INLINE vec vec_multiply_where(vec a, mask where, vec b) { return vec_choose(where, a * b, a); }
 /* All bits set in the lanes of the mask, and none elsewhere: what vec_and takes. */
 INLINE vec vec_of_mask(mask where) { return (vec)where; }
 INLINE vec vec_and(vec a, vec b) { return (vec)((mask)a & (mask)b); }
@@ -127,6 +127,22 @@ INLINE vec vec_exp(vec x) {
     /* The exponent in two halves, so that neither leaves its range. */
     const mask power = (mask)shifted - (mask)magic, half = power >> 1;
     return vec_fma(power_slope(r), r, vec_set(1.0f)) * (vec)((half + 127) << 23) * (vec)((power - half + 127) << 23);
+}
+
+/* e^-|x|, 0 where it is next to nothing; 88.03 is 127 ln 2. */
+INLINE vec vec_exp_minus_abs(vec x) {
+    const vec magic = vec_set(0x1.8p23f), log2e = vec_set(0x1.715476p+0f);
+    const vec bounded = vec_max(vec_set(-0x1.601e68p+6f), (vec)((mask)x | (mask)vec_set(-0.0f))); /* NaN passes */
+    const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic;
+#if defined __aarch64__
+    const vec r = vec_fma(bounded, log2e, -k);
+#else
+    /* Unfused, the product must be exact before k is taken off: ln 2 in two parts, then back to base 2. */
+    const vec rest = k * vec_set(-0x1.7f7d1cp-20f) + (k * vec_set(-0x1.62e400p-1f) + bounded);
+    const vec r = rest * log2e;
+#endif
+    const vec power = (vec)(((mask)shifted + 127) << 23);
+    return vec_fma(power_slope(r), r * power, power);
 }
 
 INLINE void vec_transpose(vec rows[LANES]) {

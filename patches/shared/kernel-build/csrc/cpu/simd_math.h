@@ -3,7 +3,7 @@
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); the logarithm as 2 artanh(s), s = e / (2 + e) at most 1/3. */
 INLINE vec vec_softplus(vec x) {
-    const vec e = vec_exp(-vec_abs(x)), s = e * vec_reciprocal(e + vec_set(2.0f)), q = s * s;
+    const vec e = vec_exp_minus_abs(x), s = e / (e + vec_set(2.0f)), q = s * s;
     vec p = vec_fma(vec_set(0x1.208bd0p-2f), q, vec_set(0x1.1e510ap-2f));
     p = vec_fma(p, q, vec_set(0x1.99dae6p-2f));
     p = vec_fma(p, q, vec_set(0x1.5554e0p-1f));
@@ -13,10 +13,14 @@ INLINE vec vec_softplus(vec x) {
 
 /* 1 / (1 + e^-x), by way of e^-|x|, which does not overflow. */
 INLINE vec vec_sigmoid(vec x) {
-    const vec e = vec_exp(-vec_abs(x)), positive = vec_reciprocal(e + vec_set(1.0f));
-    return vec_choose(vec_greater(vec_set(0.0f), x), e * positive, positive);
+    const vec e = vec_exp_minus_abs(x), one = vec_set(1.0f);
+    return vec_choose(vec_greater(vec_set(0.0f), x), e, one) / (e + one);
 }
-INLINE vec vec_silu(vec x) { return x * vec_sigmoid(x); }
+/* x / (1 + e^-x), likewise */
+INLINE vec vec_silu(vec x) {
+    const vec e = vec_exp_minus_abs(x);
+    return vec_multiply_where(x, vec_greater(vec_set(0.0f), x), e) / (e + vec_set(1.0f));
+}
 
 INLINE vec vec_load_as(const char *p, int64_t dtype) {
     if (dtype == FLOAT32) return vec_load((const float *)p);

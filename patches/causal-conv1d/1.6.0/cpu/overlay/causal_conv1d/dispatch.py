@@ -38,7 +38,7 @@ def use_cuda(x):
 
 def use_cpu_kernel(x):
     """True where the compiled kernel may be asked whether it supports a call with x."""
-    return x.device.type == "cpu" and causal_conv1d_cpu is not None and not (force_fallback() or _transformed())
+    return x.is_cpu and causal_conv1d_cpu is not None and not (force_fallback() or _transformed())
 
 
 def _transformed():

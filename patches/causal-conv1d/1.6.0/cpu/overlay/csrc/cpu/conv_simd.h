@@ -1,12 +1,12 @@
-/* The convolution, for whichever simd_*.h was included before. A task is one tile of channels, which are the lanes;
-   but the plain forward pass over rows whose steps lie next to each other has steps for lanes. */
+/* The convolution, for whichever simd_*.h was included before. Its forward pass reads floats where they lie, whether
+   steps or channels lie next to each other; all else goes through tiles, whose rows are steps and columns channels. */
 #pragma once
 
 #include "conv.h"
 #include "parallel.h"
 #include "simd_math.h"
 
-enum { STEPS = 256, HISTORY = MAX_WIDTH - 1 };
+enum { STEPS = 256, LEAST_STEPS = 32, HISTORY = MAX_WIDTH - 1 };
 
 struct channels {
     int64_t batch, first, count;
@@ -95,104 +95,14 @@ static void load_history(float *rows, const struct conv_args *a, struct channels
     else memset(rows, 0, (size_t)((a->width - 1) * LANES) * sizeof *rows);
 }
 
-/* Steps next to each other, in either direction: both tensors in the same. */
-INLINE int steps_are_lanes(const struct conv_args *a) {
-    const int64_t x = a->x.stride[2], out = a->out.stride[2];
-    return x == out && (x == 1 || x == -1) && !a->seq_idx;
-}
-
-/* LANES steps from `step` on, of which `count` exist; the others are zero. */
-INLINE vec load_line(const struct tensor *t, int64_t offset, int64_t step, int64_t count, const int backwards) {
-    if (count == LANES) {
-        if (!backwards) return vec_load_as(element(t, offset + step), t->dtype);
-        return vec_reversed(vec_load_as(element(t, offset - step - (LANES - 1)), t->dtype));
-    }
-    float values[LANES] = {0};
-    load_floats(values, t, offset + (backwards ? -step : step), backwards ? -1 : 1, count);
-    return vec_load(values);
-}
-
-INLINE void store_line(const struct tensor *t, int64_t offset, int64_t step, int64_t count, const int backwards, vec v) {
-    if (count == LANES) {
-        if (!backwards) vec_store_as(element(t, offset + step), t->dtype, v);
-        else vec_store_as(element(t, offset - step - (LANES - 1)), t->dtype, vec_reversed(v));
-        return;
-    }
-    float values[LANES];
-    vec_store(values, v);
-    store_floats(t, offset + (backwards ? -step : step), backwards ? -1 : 1, count, values);
-}
-
-/* One channel: a vector of steps at a time, each tap's own steps being made of it and of the vector before. */
-INLINE void convolve_line(const struct conv_args *a, int64_t batch, int64_t channel, const int width, const int backwards, const int silu) {
-    const struct tensor *initial = &a->initial_states, *final = &a->final_states;
-    const int64_t before = width - 1, x_at = batch * a->x.stride[0] + channel * a->x.stride[1];
-    const int64_t out_at = batch * a->out.stride[0] + channel * a->out.stride[1];
-    vec taps[MAX_WIDTH];
-    UNROLL for (int w = 0; w < width; w++) taps[w] = vec_set(load_float(&a->weight, channel * a->weight.stride[0] + w * a->weight.stride[1]));
-    const vec bias = vec_set(a->bias.data ? load_float(&a->bias, channel * a->bias.stride[0]) : 0.0f);
-    float history[LANES] = {0};
-    if (initial->data) load_floats(history + LANES - before, initial, batch * initial->stride[0] + channel * initial->stride[1], initial->stride[2], before);
-    vec earlier = vec_load(history);
-    for (int64_t t = 0; t < a->seqlen; t += LANES) {
-        if (t + LANES > a->seqlen && a->seqlen >= 2 * LANES) { /* the last vector overlaps the one before */
-            t = a->seqlen - LANES;
-            earlier = load_line(&a->x, x_at, t - LANES, LANES, backwards);
-        }
-        const int64_t count = a->seqlen - t < LANES ? a->seqlen - t : LANES;
-        const vec now = load_line(&a->x, x_at, t, count, backwards);
-        vec sum = bias;
-        UNROLL for (int w = 0; w < width; w++) sum = vec_fma(taps[w], vec_shift_in(earlier, now, width - 1 - w), sum);
-        store_line(&a->out, out_at, t, count, backwards, silu ? vec_silu(sum) : sum);
-        earlier = now;
-    }
-    for (int64_t i = 0; final->data && i < before; i++) {
-        const int64_t step = a->seqlen - before + i;
-        const float value = step < 0 ? history[LANES + step] : load_float(&a->x, x_at + step * a->x.stride[2]);
-        store_floats(final, batch * final->stride[0] + channel * final->stride[1] + i * final->stride[2], 1, 1, &value);
-    }
-}
-
-static void convolve_lines(const struct conv_args *a, struct channels c) {
-    const int backwards = a->x.stride[2] < 0, silu = a->silu != 0;
-#define CASE(width)                                                                                   \
-    if (backwards && silu) convolve_line(a, c.batch, c.first + i, width, 1, 1);                       \
-    else if (backwards) convolve_line(a, c.batch, c.first + i, width, 1, 0);                          \
-    else if (silu) convolve_line(a, c.batch, c.first + i, width, 0, 1);                               \
-    else convolve_line(a, c.batch, c.first + i, width, 0, 0)
-    for (int64_t i = 0; i < c.count; i++) {
-        if (a->width == 2) { CASE(2); }
-        else if (a->width == 3) { CASE(3); }
-        else { CASE(4); }
-    }
-#undef CASE
-}
-
-static void forward_task(const void *context, int64_t index, void *scratch) {
-    const struct conv_args *a = context;
-    const int64_t tiles = (a->dim + LANES - 1) / LANES, before = a->width - 1;
-    const struct channels c = channels_of(a->dim, index / tiles, index % tiles);
-    if (steps_are_lanes(a)) {
-        convolve_lines(a, c);
-        return;
-    }
-    const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
-    float *rows = scratch, *out = rows + (HISTORY + STEPS) * LANES;
+/* The last width - 1 inputs, where they are asked for. */
+static void store_final_states(const struct conv_args *a, struct channels c) {
+    if (!a->final_states.data) return;
+    const int64_t before = a->width - 1, last = a->seqlen < before ? a->seqlen : before;
+    float rows[2 * HISTORY * LANES];
     load_history(rows, a, c);
-    for (int64_t first = 0; first < a->seqlen; first += STEPS) {
-        const int64_t steps = a->seqlen - first < STEPS ? a->seqlen - first : STEPS;
-        load_steps(rows + before * LANES, &a->x, c, first, steps);
-        if (a->seq_idx) convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, a->seq_idx + c.batch * a->seqlen, first);
-        else convolve_block(out, &taps, rows, steps, a->width, a->silu);
-        store_steps(out, &a->out, c, first, steps);
-        memmove(rows, rows + steps * LANES, (size_t)(before * LANES) * sizeof *rows);
-    }
-    if (a->final_states.data) store_steps(rows, &a->final_states, c, 0, before);
-}
-
-static int conv_forward(const struct conv_args *a) {
-    const int64_t tiles = (a->dim + LANES - 1) / LANES;
-    return parallel_run(forward_task, a, a->batch * tiles, (HISTORY + 2 * STEPS) * LANES * sizeof(float), a->threads);
+    load_steps(rows + before * LANES, &a->x, c, a->seqlen - last, last);
+    store_steps(rows + last * LANES, &a->final_states, c, 0, before);
 }
 
 /* Rows first - width + 1 to first + steps - 1 of the inputs. */
@@ -203,6 +113,149 @@ static void load_inputs(float *rows, const struct conv_args *a, struct channels 
         load_history(rows, a, c);
         load_steps(rows + before * LANES, &a->x, c, 0, steps);
     }
+}
+
+/* Steps of one tile, for any layout, by way of a copy whose rows are steps. */
+static void convolve_copied(const struct conv_args *a, struct channels c, int64_t first, int64_t steps, float *rows) {
+    const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
+    float *out = rows + (HISTORY + STEPS) * LANES;
+    load_inputs(rows, a, c, first, steps);
+    if (a->seq_idx) convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, a->seq_idx + c.batch * a->seqlen, first);
+    else convolve_block(out, &taps, rows, steps, a->width, a->silu);
+    store_steps(out, &a->out, c, first, steps);
+}
+
+/* Runs `call` with the width, and whether there is a silu, known when it is compiled. */
+#define FOR_EACH_WIDTH(a, call)                                                      \
+    do {                                                                             \
+        if ((a)->width == 2) { if ((a)->silu) { call(2, 1); } else { call(2, 0); } } \
+        else if ((a)->width == 3) { if ((a)->silu) { call(3, 1); } else { call(3, 0); } } \
+        else { if ((a)->silu) { call(4, 1); } else { call(4, 0); } }                 \
+    } while (0)
+
+/* LANES floats of a line from step t on, of which `count` exist; the others are zero. */
+INLINE vec load_line(const float *line, int64_t t, int64_t count, const int backwards) {
+    if (count == LANES) return backwards ? vec_reversed(vec_load(line - t - (LANES - 1))) : vec_load(line + t);
+    float values[LANES] = {0};
+    for (int64_t i = 0; i < count; i++) values[i] = backwards ? line[-t - i] : line[t + i];
+    return vec_load(values);
+}
+
+INLINE void store_line(float *line, int64_t t, int64_t count, const int backwards, vec v) {
+    if (count == LANES) {
+        if (backwards) vec_store(line - t - (LANES - 1), vec_reversed(v));
+        else vec_store(line + t, v);
+        return;
+    }
+    float values[LANES];
+    vec_store(values, v);
+    for (int64_t i = 0; i < count; i++) line[backwards ? -t - i : t + i] = values[i];
+}
+
+/* One channel: a vector of steps at a time, each tap's own steps being made of it and of the vector before. */
+INLINE void convolve_line(float *out, const float *x, vec earlier, const float *weight, float bias, int64_t seqlen, const int width, const int silu, const int backwards) {
+    vec taps[MAX_WIDTH];
+    UNROLL for (int w = 0; w < width; w++) taps[w] = vec_set(weight[w]);
+    for (int64_t t = 0; t < seqlen; t += LANES) {
+        if (t + LANES > seqlen && seqlen >= 2 * LANES) { /* the last vector overlaps the one before */
+            t = seqlen - LANES;
+            earlier = load_line(x, t - LANES, LANES, backwards);
+        }
+        const int64_t count = seqlen - t < LANES ? seqlen - t : LANES;
+        const vec now = load_line(x, t, count, backwards);
+        vec sum = vec_set(bias);
+        UNROLL for (int w = 0; w < width; w++) sum = vec_fma(taps[w], vec_shift_in(earlier, now, width - 1 - w), sum);
+        store_line(out, t, count, backwards, silu ? vec_silu(sum) : sum);
+        earlier = now;
+    }
+}
+
+/* Where steps lie next to each other, in either direction, they are the lanes. */
+static void lines_task(const void *context, int64_t index, void *scratch) {
+    (void)scratch;
+    const struct conv_args *a = context;
+    const struct tensor *initial = &a->initial_states;
+    const int64_t tiles = (a->dim + LANES - 1) / LANES, before = a->width - 1;
+    const struct channels c = channels_of(a->dim, index / tiles, index % tiles);
+    const int backwards = a->x.stride[2] < 0;
+    for (int64_t channel = c.first; channel < c.first + c.count; channel++) {
+        const float *x = (const float *)element(&a->x, c.batch * a->x.stride[0] + channel * a->x.stride[1]);
+        float *out = (float *)element(&a->out, c.batch * a->out.stride[0] + channel * a->out.stride[1]);
+        float weight[MAX_WIDTH], history[LANES] = {0};
+        load_floats(weight, &a->weight, channel * a->weight.stride[0], a->weight.stride[1], a->width);
+        const float bias = a->bias.data ? load_float(&a->bias, channel * a->bias.stride[0]) : 0.0f;
+        if (initial->data) load_floats(history + LANES - before, initial, c.batch * initial->stride[0] + channel * initial->stride[1], initial->stride[2], before);
+#define CALL(width, silu)                                                                              \
+    if (backwards) convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 1);  \
+    else convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 0)
+        FOR_EACH_WIDTH(a, CALL);
+#undef CALL
+    }
+    store_final_states(a, c);
+}
+
+/* `steps` steps of LANES channels that lie next to each other; `earlier` are the rows before x. */
+INLINE void convolve_channels(float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *earlier, const struct taps *taps, int64_t steps, const int width, const int silu) {
+    vec window[MAX_WIDTH];
+    UNROLL for (int w = 0; w < width - 1; w++) window[w] = vec_load(earlier + w * LANES);
+    for (int64_t t = 0; t < steps; t++, x += x_stride, out += out_stride) {
+        window[width - 1] = vec_load(x);
+        vec sum = taps->bias;
+        UNROLL for (int w = 0; w < width; w++) sum = vec_fma(taps->weight[w], window[w], sum);
+        vec_store(out, silu ? vec_silu(sum) : sum);
+        UNROLL for (int w = 0; w < width - 1; w++) window[w] = window[w + 1];
+    }
+}
+
+INLINE int64_t rows_per_task(const struct conv_args *a) {
+    const int64_t share = (a->seqlen + a->threads - 1) / a->threads;
+    return share > STEPS ? STEPS : share < LEAST_STEPS ? LEAST_STEPS : share;
+}
+
+/* Where channels lie next to each other, a task is some steps of all of them: neighbouring tiles are neighbours in
+   memory. */
+static void rows_task(const void *context, int64_t index, void *scratch) {
+    const struct conv_args *a = context;
+    const int64_t most = rows_per_task(a), tasks = (a->seqlen + most - 1) / most, batch = index / tasks, first = index % tasks * most;
+    const int64_t steps = a->seqlen - first < most ? a->seqlen - first : most, before = a->width - 1;
+    for (int64_t tile = 0; tile * LANES < a->dim; tile++) {
+        const struct channels c = channels_of(a->dim, batch, tile);
+        if (c.count < LANES) convolve_copied(a, c, first, steps, scratch);
+        else {
+            const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
+            const float *x = (const float *)element(&a->x, batch * a->x.stride[0] + c.first + first * a->x.stride[2]);
+            float *out = (float *)element(&a->out, batch * a->out.stride[0] + c.first + first * a->out.stride[2]);
+            float earlier[HISTORY * LANES];
+            if (first > 0) load_steps(earlier, &a->x, c, first - before, before);
+            else load_history(earlier, a, c);
+#define CALL(width, silu) convolve_channels(out, a->out.stride[2], x, a->x.stride[2], earlier, &taps, steps, width, silu)
+            FOR_EACH_WIDTH(a, CALL);
+#undef CALL
+        }
+        if (first + steps == a->seqlen) store_final_states(a, c);
+    }
+}
+
+static void copied_task(const void *context, int64_t index, void *scratch) {
+    const struct conv_args *a = context;
+    const int64_t tiles = (a->dim + LANES - 1) / LANES;
+    const struct channels c = channels_of(a->dim, index / tiles, index % tiles);
+    for (int64_t first = 0; first < a->seqlen; first += STEPS) {
+        convolve_copied(a, c, first, a->seqlen - first < STEPS ? a->seqlen - first : STEPS, scratch);
+    }
+    store_final_states(a, c);
+}
+
+static int conv_forward(const struct conv_args *a) {
+    const size_t scratch = (HISTORY + 2 * STEPS) * LANES * sizeof(float);
+    const int64_t tiles = a->batch * ((a->dim + LANES - 1) / LANES);
+    const int floats = a->x.dtype == FLOAT32 && a->out.dtype == FLOAT32 && !a->seq_idx, along = a->x.stride[2] == a->out.stride[2];
+    if (floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1)) return parallel_run(lines_task, a, tiles, 0, a->threads);
+    if (floats && a->seqlen && a->x.stride[1] == 1 && a->out.stride[1] == 1) {
+        const int64_t most = rows_per_task(a);
+        return parallel_run(rows_task, a, a->batch * ((a->seqlen + most - 1) / most), scratch, a->threads);
+    }
+    return parallel_run(copied_task, a, tiles, scratch, a->threads);
 }
 
 /* The gradient of the sums before silu, in place of that of the output. */
