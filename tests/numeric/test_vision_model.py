@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -95,9 +96,10 @@ def test_parameters_are_named_and_shaped_as_in_the_released_checkpoints():
 
 
 def counted(function):
-    """What torch's own counter finds: every product and convolution that is torch's, and the row kernel's."""
+    """What torch's own counter finds: every product and convolution of torch's, and those in the kernels."""
     formulas = {
-        torch.ops.selective_scan_cpu.linear: lambda x, weight, *_, **__: 2 * weight[0] * weight[1]
+        torch.ops.selective_scan_cpu.linear: lambda x, weight, *_, **__: 2 * weight[0] * weight[1],
+        torch.ops.selective_scan_cpu.projected_scan: lambda u, _, weight, *__, **___: 2 * prod(u) * weight[1],
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
         function()

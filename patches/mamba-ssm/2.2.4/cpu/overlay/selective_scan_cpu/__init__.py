@@ -7,6 +7,7 @@ from ._chunk_scan import chunk_scan, supports_chunk_scan
 from ._linear import linear, supports_linear
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
+from ._projected_scan import projected_scan, supports_projected_scan
 from ._scan import selective_scan, supports
 from ._state_update import selective_state_update, supports_state_update
 
@@ -16,6 +17,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "mamba_step",
+    "projected_scan",
     "selective_scan",
     "selective_state_update",
     "supports",
@@ -23,5 +25,6 @@ __all__ = [
     "supports_linear",
     "supports_mamba_step",
     "supports_norm",
+    "supports_projected_scan",
     "supports_state_update",
 ]

@@ -6,6 +6,7 @@ import torch
 
 from . import _library
 from ._library import view
+from ._scan import AS_IT_IS
 
 _lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
@@ -92,7 +93,7 @@ def _forward(
         *view(A, 0, -1, -1), *view(D, *((0, 1) if D is not None and D.dim() == 2 else parameter)),
         *view(dt_bias, *parameter), *view(B, 0, 2, 3, 1), *view(C, 0, 2, 3, 1),
         *view(initial_states), *view(final_states if return_final_states else None),
-        _library.bits(dt_min), _library.bits(dt_max), 0 if seq_idx is None else seq_idx.data_ptr(),
+        _library.bits(dt_min), _library.bits(dt_max), 0 if seq_idx is None else seq_idx.data_ptr(), *AS_IT_IS,
     )  # fmt: skip
     return out, final_states
 

@@ -9,7 +9,9 @@ from ._library import view
 
 _lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
-_NO_LIMITS = (_library.bits(float("-inf")), _library.bits(float("inf")))
+# The fields of C's ``struct scan_args`` after the states: no bounds of delta, no seq_idx; delta as it is, out alone.
+NO_LIMITS = (_library.bits(float("-inf")), _library.bits(float("inf")), 0)
+AS_IT_IS = (0, *view(None), *view(None), _library.bits(1.0))
 
 
 def supports(u, delta, A, B, C, D=None, z=None, delta_bias=None) -> bool:
@@ -81,19 +83,20 @@ _ops.define(
 
 
 def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
-    _check(u, delta, A, B, C, D, z, delta_bias)
+    check(u, delta, A, B, C, D, z, delta_bias)
     out = torch.empty_like(u)
-    last_state = _last_state(u, A, return_last_state)
+    last_state = new_last_state(u, A, return_last_state)
     groups = _groups(B, C)
     _library.call(
         _lib.selective_scan_forward,
-        *_scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out),
-        *view(None), *_channels(last_state if return_last_state else None, groups), *_NO_LIMITS, 0,
+        *scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out),
+        *view(None), *channels(last_state if return_last_state else None, groups), *NO_LIMITS, *AS_IT_IS,
     )  # fmt: skip
     return out, last_state
 
 
-def _last_state(u, A, wanted):
+def new_last_state(u, A, wanted):
+    """The memory of a last state, empty where none is wanted."""
     return u.new_empty((u.shape[0], u.shape[1], A.shape[1]) if wanted else (0,), dtype=torch.float32)
 
 
@@ -121,9 +124,9 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
         # The inputs again as the forward pass had them, then the gradients.
         _library.call(
             _lib.selective_scan_backward,
-            *_scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, None),
-            *view(None), *view(None), *_NO_LIMITS, 0,
-            *(field for t in (grad_out, grad_u, grad_delta, grad_z) for field in _channels(t, groups, reverse)),
+            *scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, None),
+            *view(None), *view(None), *NO_LIMITS, *AS_IT_IS,
+            *(field for t in (grad_out, grad_u, grad_delta, grad_z) for field in channels(t, groups, reverse)),
             grad_A.data_ptr(), grad_D.data_ptr() if D is not None else 0,
             grad_bias.data_ptr() if delta_bias is not None else 0,
             grad_B.data_ptr(), grad_C.data_ptr(), batch_parts, channel_parts,
@@ -144,20 +147,20 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
     )  # fmt: skip
 
 
-def _scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out):
+def scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out):
     """The fields of C's ``struct scan_args`` up to the states."""
     batch, dim, seqlen = u.shape
     return (
         batch, groups, dim // groups, seqlen, A.shape[1], groups,
         delta_softplus, False, B.dim() > 2, C.dim() > 2, torch.get_num_threads(),
-        *_channels(u, groups, reverse), *_channels(delta, groups, reverse), *_channels(z, groups, reverse),
-        *_channels(out, groups, reverse),
-        *_parameter(A, groups), *_parameter(D, groups), *_parameter(delta_bias, groups),
-        *_projection(B, groups, reverse), *_projection(C, groups, reverse),
+        *channels(u, groups, reverse), *channels(delta, groups, reverse), *channels(z, groups, reverse),
+        *channels(out, groups, reverse),
+        *parameter(A, groups), *parameter(D, groups), *parameter(delta_bias, groups),
+        *projection(B, groups, reverse), *projection(C, groups, reverse),
     )  # fmt: skip
 
 
-def _channels(tensor, groups, reverse=False):
+def channels(tensor, groups, reverse=False):
     """(batch, dim, seqlen) as C's (batch, head, head_dim, seqlen), with one head for each group of B and C."""
     if tensor is None:
         return view(None)
@@ -166,10 +169,10 @@ def _channels(tensor, groups, reverse=False):
     return _in_time(tensor, fields, step, reverse)
 
 
-def _projection(tensor, groups, reverse):
+def projection(tensor, groups, reverse):
     """B or C: varying, with or without its axis of groups, or constant in time."""
     if tensor.dim() == 2:
-        return _parameter(tensor, groups)
+        return parameter(tensor, groups)
     batch, *group, state, step = tensor.stride()
     return _in_time(tensor, (_library.DTYPES[tensor.dtype], batch, *(group or (0,)), state), step, reverse)
 
@@ -181,7 +184,7 @@ def _in_time(tensor, fields, step, reverse):
     return (tensor.data_ptr() + max(0, tensor.shape[-1] - 1) * step * tensor.element_size(), *fields, -step)
 
 
-def _parameter(tensor, groups):
+def parameter(tensor, groups):
     """(dim,) as (head, head_dim), or (dim, dstate) as (head, head_dim, dstate)."""
     if tensor is None:
         return view(None)
@@ -194,7 +197,8 @@ def _groups(B, C):
     return B.shape[1] if B.dim() == 4 else C.shape[1] if C.dim() == 4 else 1
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias):
+def check(u, delta, A, B, C, D, z, delta_bias):
+    """Raises ValueError where a shape does not fit the others."""
     batch, dim, seqlen = u.shape
     groups, dstate = _groups(B, C), A.shape[1]
     if groups == 0 or dim % groups:
@@ -221,7 +225,7 @@ def _check(u, delta, A, B, C, D, z, delta_bias):
 
 
 def _fake_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
-    return torch.empty_like(u), _last_state(u, A, return_last_state)
+    return torch.empty_like(u), new_last_state(u, A, return_last_state)
 
 
 def _fake_backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):

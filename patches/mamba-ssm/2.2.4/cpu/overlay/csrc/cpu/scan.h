@@ -19,6 +19,10 @@ struct scan_args {
     struct tensor first_state, last_state;   /* (batch, head, head_dim, dstate) */
     double delta_min, delta_max;             /* what delta is kept within, after softplus */
     const int32_t *seq_idx;                  /* (batch, seqlen): the state starts anew where it changes; needs tied_A */
+    int64_t rank;                            /* with delta_weight, delta is that times a (batch, any, rank, seqlen) tensor, */
+    struct tensor delta_weight;              /* (head, head_dim, rank); it then stands in delta's place */
+    struct tensor onto;                      /* like out: what is stored is scale times the sum of both */
+    double scale;
 };
 
 /* The gradient; A must not be tied. Sums over channels are made per channel part and sums over the batch per batch

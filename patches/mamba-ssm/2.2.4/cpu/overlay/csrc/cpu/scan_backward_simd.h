@@ -119,7 +119,7 @@ static void back_steps(const struct scan_args *a, struct back_workspace *w, cons
 static void back_tile(const struct scan_back_args *b, struct back_workspace *w, struct channels c, const float *start, int64_t tile, int64_t first, int64_t steps) {
     const struct scan_args *a = &b->scan;
     struct workspace *s = &w->scan;
-    const int careful = prepare(a, s, c, s->rates + tile * a->dstate * LANES, first, steps) == CAREFUL || !all_finite(start, a->dstate);
+    const int careful = prepare(a, s, c, first, steps) == CAREFUL || !all_finite(start, a->dstate);
     tile_load(w->u, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
     tile_load(w->grad_out, LANES, &b->grad_out, offset_of(&b->grad_out, c, first), shape_of(&b->grad_out, c, steps));
     if (a->z.data) tile_load(w->z, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
@@ -193,7 +193,7 @@ static void back_batch(const struct scan_back_args *b, struct back_workspace *w,
             const float *start = w->starts + (block * TASK_TILES + i) * state;
             float *end = w->starts + ((block + 1) * TASK_TILES + i) * state;
             memcpy(end, start, (size_t)state * sizeof *end);
-            scan_tile_states(a, s, c, end, s->rates + i * state, first, BACK_STEPS);
+            scan_tile_states(a, s, c, end, first, BACK_STEPS);
         }
     }
     memset(w->carry, 0, (size_t)(TASK_TILES * state) * sizeof(float));
@@ -229,7 +229,7 @@ static void back_task(const void *context, int64_t index, void *scratch) {
     for (int64_t set = sets * channel_part / b->channel_parts; set < sets * (channel_part + 1) / b->channel_parts; set++) {
         const int64_t group = set / per_group, first_tile = set % per_group * TASK_TILES, left = tiles_per_group(a) - first_tile;
         const int64_t tiles = left < TASK_TILES ? left : TASK_TILES;
-        for (int64_t i = 0; i < tiles; i++) load_rates(w.scan.rates + i * state, a, channels_of(a, 0, group, first_tile + i));
+        for (int64_t i = 0; i < tiles; i++) load_rates(&w.scan, a, channels_of(a, 0, group, first_tile + i));
         memset(w.grad_A, 0, (size_t)(TASK_TILES * state) * sizeof(float));
         if (!a->variable_B) memset(w.grad_B, 0, (size_t)(TASK_TILES * state) * sizeof(float));
         if (!a->variable_C) memset(w.grad_C, 0, (size_t)(TASK_TILES * state) * sizeof(float));

@@ -11,7 +11,7 @@
 #include "scan.h"
 #include "simd_math.h"
 
-enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, BLOCK = 4 };
+enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, BLOCK = 4, PROJECTED = 8 };
 
 static const float LOG2_E = 0x1.715476p+0f, LN_2 = 0x1.62e430p-1f;
 
@@ -27,15 +27,15 @@ INLINE int64_t tiles_per_head(const struct scan_args *a) { return (a->head_dim +
 INLINE int64_t tiles_per_group(const struct scan_args *a) { return a->heads / a->groups * tiles_per_head(a); }
 INLINE int64_t tasks_per_group(const struct scan_args *a) { return (tiles_per_group(a) + TASK_TILES - 1) / TASK_TILES; }
 
-/* LANES channels of one head, of which `count` exist. */
+/* LANES channels of one head, of which `count` exist; `slot` is their place among the tiles of a task. */
 struct channels {
-    int64_t batch, group, head, first, count;
+    int64_t batch, group, head, first, count, slot;
 };
 
 INLINE struct channels channels_of(const struct scan_args *a, int64_t batch, int64_t group, int64_t tile) {
     const int64_t per_head = tiles_per_head(a), first = tile % per_head * LANES, left = a->head_dim - first;
     const int64_t head = group * (a->heads / a->groups) + tile / per_head;
-    return (struct channels){batch, group, head, first, left < LANES ? left : LANES};
+    return (struct channels){batch, group, head, first, left < LANES ? left : LANES, tile % TASK_TILES};
 }
 
 /* Where (batch, head, head_dim, seqlen) tensor t holds the first of these channels. */
@@ -61,16 +61,10 @@ INLINE void load_state_parameter(float *out, const struct tensor *t, struct chan
     tile_load(out, LANES, t, c.head * t->stride[0] + c.first * t->stride[1], s);
 }
 
-/* A log2 e */
-INLINE void load_rates(float *out, const struct scan_args *a, struct channels c) {
-    load_state_parameter(out, &a->A, c, a->dstate);
-    for (int64_t n = 0; n < a->dstate * LANES; n += LANES) vec_store(out + n, vec_load(out + n) * vec_set(LOG2_E));
-}
-
-/* Steps of B or C for one group: one row of states per step. */
-INLINE void load_variable(float *out, int64_t pitch, const struct tensor *t, int64_t batch, int64_t group, int64_t dstate, int64_t first, int64_t steps) {
-    for (int64_t n = 0; n < dstate; n += LANES) {
-        const struct tile_shape s = {dstate - n < LANES ? dstate - n : LANES, steps, t->stride[2], t->stride[3]};
+/* Steps of B, C or what delta is made of, for one group: a row of `count` states or ranks per step. */
+INLINE void load_variable(float *out, int64_t pitch, const struct tensor *t, int64_t batch, int64_t group, int64_t count, int64_t first, int64_t steps) {
+    for (int64_t n = 0; n < count; n += LANES) {
+        const struct tile_shape s = {count - n < LANES ? count - n : LANES, steps, t->stride[2], t->stride[3]};
         tile_load(out + n, pitch, t, batch * t->stride[0] + group * t->stride[1] + n * t->stride[2] + first * t->stride[3], s);
     }
 }
@@ -99,22 +93,35 @@ struct workspace {
     float *before;                 /* [dstate][LANES]: the states at the start, to go back to */
     float *fixed_B, *fixed_C;      /* [dstate][LANES] */
     float *states, *rates;         /* [TASK_TILES][dstate][LANES]; a rate is A log2 e */
-    int64_t pitch, dstate;
+    float *projected, *weights;    /* [MAX_STEPS][rank_pitch], [TASK_TILES][rank][LANES]: what delta is the product of */
+    int64_t pitch, rank_pitch, dstate;
     struct ahead ahead[4];         /* one for each of the first blocks of states to fetch as it goes */
 };
 
 static size_t workspace_floats(const struct scan_args *a) {
-    const size_t n = (size_t)a->dstate, pitch = (size_t)round_to_lanes(a->dstate);
-    return 2 * MAX_STEPS * pitch + 5 * MAX_STEPS * LANES + (3 + 2 * TASK_TILES) * n * LANES;
+    const size_t n = (size_t)a->dstate, rank = (size_t)a->rank, pitch = (size_t)round_to_lanes(a->dstate);
+    const size_t projection = MAX_STEPS * (size_t)round_to_lanes(a->rank) + TASK_TILES * rank * LANES;
+    return 2 * MAX_STEPS * pitch + 5 * MAX_STEPS * LANES + (3 + 2 * TASK_TILES) * n * LANES + projection;
 }
 
 static struct workspace workspace_at(float *memory, const struct scan_args *a) {
-    struct workspace w = {.pitch = round_to_lanes(a->dstate), .dstate = a->dstate};
-    float **const parts[] = {&w.B, &w.C, &w.delta, &w.input, &w.out, &w.decay, &w.keep, &w.before, &w.fixed_B, &w.fixed_C, &w.states, &w.rates};
+    struct workspace w = {.pitch = round_to_lanes(a->dstate), .rank_pitch = round_to_lanes(a->rank), .dstate = a->dstate};
+    float **const parts[] = {&w.B, &w.C, &w.delta, &w.input, &w.out, &w.decay, &w.keep, &w.before, &w.fixed_B, &w.fixed_C, &w.states, &w.rates, &w.projected, &w.weights};
     const int64_t tile = MAX_STEPS * LANES, state = a->dstate * LANES;
-    const int64_t sizes[] = {MAX_STEPS * w.pitch, MAX_STEPS * w.pitch, tile, tile, tile, tile, tile, state, state, state, TASK_TILES * state, TASK_TILES * state};
-    for (int i = 0; i < 12; memory += sizes[i++]) *parts[i] = memory;
+    const int64_t sizes[] = {MAX_STEPS * w.pitch, MAX_STEPS * w.pitch, tile, tile, tile, tile, tile, state, state, state, TASK_TILES * state, TASK_TILES * state,
+                             MAX_STEPS * w.rank_pitch, TASK_TILES * a->rank * LANES};
+    for (int i = 0; i < 14; memory += sizes[i++]) *parts[i] = memory;
     return w;
+}
+
+INLINE float *slot_of(float *parts, struct channels c, int64_t rows) { return parts + c.slot * rows * LANES; }
+
+/* What is kept of these channels for all of their steps. */
+static void load_rates(struct workspace *w, const struct scan_args *a, struct channels c) {
+    float *rates = slot_of(w->rates, c, a->dstate);
+    load_state_parameter(rates, &a->A, c, a->dstate);
+    for (int64_t n = 0; n < a->dstate * LANES; n += LANES) vec_store(rates + n, vec_load(rates + n) * vec_set(LOG2_E));
+    if (a->delta_weight.data) load_state_parameter(slot_of(w->weights, c, a->rank), &a->delta_weight, c, a->rank);
 }
 
 /* How far a block's exponents reach: the fast loops want them to leave neither the range of floats nor that of the
@@ -186,10 +193,26 @@ static void scan_steps(const struct scan_args *a, struct workspace *w, float *h,
 #undef CASE
 }
 
+/* delta of all steps, PROJECTED of them at a time. The last few may be too many: rows of the workspace that no one reads. */
+static void project_delta(struct workspace *w, const float *weights, int64_t rank, int64_t steps) {
+    for (int64_t t = 0; t < steps; t += PROJECTED) {
+        const float *rows = w->projected + t * w->rank_pitch;
+        vec sums[PROJECTED];
+        UNROLL for (int i = 0; i < PROJECTED; i++) sums[i] = vec_set(0.0f);
+        for (int64_t r = 0; r < rank; r++) {
+            const vec weight = vec_load(weights + r * LANES);
+            UNROLL for (int i = 0; i < PROJECTED; i++) sums[i] = vec_fma(vec_set(rows[i * w->rank_pitch + r]), weight, sums[i]);
+        }
+        UNROLL for (int i = 0; i < PROJECTED; i++) vec_store(w->delta + (t + i) * LANES, sums[i]);
+    }
+}
+
 /* Reads delta and u, and makes of them what the loops need. */
-static enum range prepare(const struct scan_args *a, struct workspace *w, struct channels c, const float *rates, int64_t first, int64_t steps) {
+static enum range prepare(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first, int64_t steps) {
+    const float *rates = slot_of(w->rates, c, a->dstate);
     tile_load(w->input, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
-    tile_load(w->delta, LANES, &a->delta, offset_of(&a->delta, c, first), shape_of(&a->delta, c, steps));
+    if (a->delta_weight.data) project_delta(w, slot_of(w->weights, c, a->rank), a->rank, steps);
+    else tile_load(w->delta, LANES, &a->delta, offset_of(&a->delta, c, first), shape_of(&a->delta, c, steps));
     const vec D = load_parameter(&a->D, c), bias = load_parameter(&a->delta_bias, c), zero = vec_set(0.0f);
     const vec lowest = vec_set((float)a->delta_min), highest = vec_set((float)a->delta_max);
     const int positive = a->delta_softplus && !(a->delta_max < 0.0);
@@ -221,8 +244,8 @@ static enum range prepare(const struct scan_args *a, struct workspace *w, struct
 }
 
 /* With A the same for all states of a channel, what a step does to the state is computed once, not for each of them. */
-static void prepare_tied(const struct scan_args *a, struct workspace *w, struct channels c, const float *rates, int64_t first, int64_t steps, int careful) {
-    const vec rate = vec_load(rates), zero = vec_set(0.0f);
+static void prepare_tied(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first, int64_t steps, int careful) {
+    const vec rate = vec_load(slot_of(w->rates, c, a->dstate)), zero = vec_set(0.0f);
     const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
     for (int64_t t = 0; t < steps; t++) {
         vec decay = zero, keep = zero;
@@ -249,27 +272,35 @@ static int all_finite(const float *values, int64_t rows) {
 }
 
 /* Takes h through the steps, leaving what they put out, before the gate, in w->out. */
-static void scan_tile_states(const struct scan_args *a, struct workspace *w, struct channels c, float *h, const float *rates, int64_t first, int64_t steps) {
+static void scan_tile_states(const struct scan_args *a, struct workspace *w, struct channels c, float *h, int64_t first, int64_t steps) {
     const size_t state_bytes = (size_t)(a->dstate * LANES) * sizeof *h;
     memcpy(w->before, h, state_bytes);
     /* The fast loops compute a step as a difference, which infinity does not survive; where one turns up, go back
        and let it travel as it does in the plain recurrence. */
     for (int again = 0;; again = 1) {
-        const enum range reach = prepare(a, w, c, rates, first, steps), range = again ? CAREFUL : reach;
-        if (a->tied_A) prepare_tied(a, w, c, rates, first, steps, range == CAREFUL);
-        scan_steps(a, w, h, rates, steps, range);
+        const enum range reach = prepare(a, w, c, first, steps), range = again ? CAREFUL : reach;
+        if (a->tied_A) prepare_tied(a, w, c, first, steps, range == CAREFUL);
+        scan_steps(a, w, h, slot_of(w->rates, c, a->dstate), steps, range);
         if (range == CAREFUL || all_finite(h, a->dstate)) break;
         memcpy(h, w->before, state_bytes);
     }
 }
 
-static void scan_tile(const struct scan_args *a, struct workspace *w, struct channels c, float *h, const float *rates, int64_t first, int64_t steps) {
-    scan_tile_states(a, w, c, h, rates, first, steps);
+static void scan_tile(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first, int64_t steps) {
+    scan_tile_states(a, w, c, slot_of(w->states, c, a->dstate), first, steps);
     if (a->z.data) {
         tile_load(w->delta, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
         for (int64_t t = 0; t < steps; t++) {
             vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) * vec_silu(vec_load(w->delta + t * LANES)));
         }
+    }
+    if (a->onto.data) {
+        tile_load(w->delta, LANES, &a->onto, offset_of(&a->onto, c, first), shape_of(&a->onto, c, steps));
+        for (int64_t t = 0; t < steps; t++) vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) + vec_load(w->delta + t * LANES));
+    }
+    if (a->scale != 1.0) {
+        const vec scale = vec_set((float)a->scale);
+        for (int64_t t = 0; t < steps; t++) vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) * scale);
     }
     tile_store(w->out, &a->out, offset_of(&a->out, c, first), shape_of(&a->out, c, steps));
 }
@@ -282,14 +313,15 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
     const int64_t tiles = left < TASK_TILES ? left : TASK_TILES, state = a->dstate * LANES;
     for (int64_t i = 0; i < tiles; i++) {
         const struct channels c = channels_of(a, batch, group, first_tile + i);
-        float *rates = w.rates + i * state, *h = w.states + i * state;
-        load_rates(rates, a, c);
+        float *h = slot_of(w.states, c, a->dstate);
+        load_rates(&w, a, c);
         if (a->first_state.data) tile_load(h, LANES, &a->first_state, offset_of(&a->first_state, c, 0), shape_of(&a->first_state, c, a->dstate));
         else memset(h, 0, (size_t)state * sizeof *h);
     }
     const int64_t most = steps_per_tile(a->seqlen);
     for (int64_t first = 0; first < a->seqlen; first += most) {
         const int64_t steps = a->seqlen - first < most ? a->seqlen - first : most;
+        if (a->delta_weight.data) load_variable(w.projected, w.rank_pitch, &a->delta, batch, group, a->rank, first, steps);
         if (a->variable_B) load_variable(w.B, w.pitch, &a->B, batch, group, a->dstate, first, steps);
         if (a->variable_C) load_variable(w.C, w.pitch, &a->C, batch, group, a->dstate, first, steps);
         for (int64_t i = 0; i < tiles; i++) {
@@ -298,14 +330,14 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
             if (!a->variable_C) load_state_parameter(w.fixed_C, &a->C, c, a->dstate);
             const int64_t last = i + 1 == tiles, next = last ? first + steps : first, left = a->seqlen - next;
             const struct channels after = channels_of(a, batch, group, first_tile + (last ? 0 : i + 1));
-            const struct tensor *inputs[] = {&a->u, &a->delta, &a->z, &a->out};
+            const struct tensor *inputs[] = {&a->u, &a->z, &a->out, a->delta_weight.data ? &a->onto : &a->delta};
             for (int j = 0; j < 4; j++) w.ahead[j] = ahead_of(inputs[j], after, next, left < steps ? left : steps);
-            scan_tile(a, &w, c, w.states + i * state, w.rates + i * state, first, steps);
+            scan_tile(a, &w, c, first, steps);
         }
     }
     for (int64_t i = 0; a->last_state.data && i < tiles; i++) {
         const struct channels c = channels_of(a, batch, group, first_tile + i);
-        tile_store(w.states + i * state, &a->last_state, offset_of(&a->last_state, c, 0), shape_of(&a->last_state, c, a->dstate));
+        tile_store(slot_of(w.states, c, a->dstate), &a->last_state, offset_of(&a->last_state, c, 0), shape_of(&a->last_state, c, a->dstate));
     }
 }
 

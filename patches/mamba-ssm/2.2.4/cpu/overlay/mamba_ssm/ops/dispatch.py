@@ -42,7 +42,7 @@ def check_triton(x, instead):
 
 def use_cpu_kernel(x):
     """True where the compiled kernels may be asked whether they support a call with x."""
-    return x.device.type == "cpu" and selective_scan_cpu is not None and not (force_fallback() or _transformed())
+    return x.is_cpu and selective_scan_cpu is not None and not (force_fallback() or _transformed())
 
 
 def _transformed():
@@ -74,10 +74,42 @@ def selective_scan(
         )
     if not reverse:
         return fallback.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
-    u, delta, z = (None if t is None else t.flip([-1]) for t in (u, delta, z))
-    B, C = (t if t.dim() == 2 else flip_coefficient(t, A.is_complex()) for t in (B, C))
-    result = fallback.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    flipped = flip(u, delta, A, B, C, D, z)
+    result = fallback.selective_scan(*flipped, delta_bias, delta_softplus, return_last_state)
     return (result[0].flip([-1]), result[1]) if return_last_state else result.flip([-1])
+
+
+def projected_scan(
+    u,
+    projected,
+    delta_weight,
+    A,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    onto=None,
+    scale=1.0,
+    reverse=False,
+):
+    """scale * (onto + the scan with delta, B and C still in one tensor), for a tensor that CUDA does not take.
+
+    projected: (batch, delta_rank + 2 * dstate, seqlen); delta_weight: (dim, delta_rank); A: (dim, dstate), real
+    onto: like the result, whose memory it may become
+    """
+    tensors = (u, projected, delta_weight, A, D, z, delta_bias)
+    if use_cpu_kernel(u) and selective_scan_cpu.supports_projected_scan(*tensors, onto):
+        return selective_scan_cpu.projected_scan(*tensors, bool(delta_softplus), onto, scale, reverse=reverse)
+    rank, dstate = delta_weight.shape[1], A.shape[1]
+    delta, B, C = projected.split([rank, dstate, dstate], dim=1)
+    y = selective_scan(u, delta_weight @ delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=reverse)
+    return added(y, onto, scale)
+
+
+def added(y, onto, scale):
+    """scale * (onto + y); onto may be None."""
+    y = y if onto is None else onto + y
+    return y if scale == 1 else y * scale
 
 
 def selective_state_update(
@@ -225,7 +257,14 @@ def mamba_chunk_scan_combined(
     )
 
 
-def flip_coefficient(coefficient, is_complex):
+def flip(u, delta, A, B, C, D, z):
+    """The scan's inputs with time reversed."""
+    u, delta, z = (None if t is None else t.flip([-1]) for t in (u, delta, z))
+    B, C = (t if t.dim() == 2 else _flip_coefficient(t, A.is_complex()) for t in (B, C))
+    return u, delta, A, B, C, D, z
+
+
+def _flip_coefficient(coefficient, is_complex):
     """B or C in reverse; real and imaginary parts stay in order."""
     if is_complex:
         return coefficient.unflatten(-1, (-1, 2)).flip([-2]).flatten(-2)

@@ -35,11 +35,71 @@ def causal_conv1d(x, weight, bias=None, seq_idx=None, activation="silu", reverse
     return (out if activation is None else F.silu(out)).to(x.dtype)
 
 
-def scan_inputs(
+def inner(
     xz,
     conv1d_weight,
     conv1d_bias,
     x_proj_weight,
+    delta_proj_weight,
+    A,
+    B=None,
+    C=None,
+    D=None,
+    delta_bias=None,
+    B_proj_bias=None,
+    C_proj_bias=None,
+    delta_softplus=True,
+    b_rms_weight=None,
+    c_rms_weight=None,
+    dt_rms_weight=None,
+    b_c_dt_rms_eps=1e-6,
+    reverse=False,
+    onto=None,
+    scale=1.0,
+):
+    """Mamba-1 between its projections: convolution, what it is projected to, scan and gate; differentiable.
+
+    xz: (batch, 2 * dim, seqlen)
+    conv1d_weight: (dim, 1, width); conv1d_bias: (dim,)
+    x_proj_weight: (delta_rank + 2 * dstate, dim), twice the dstate where A is complex
+    delta_proj_weight: (dim, delta_rank)
+    A: (dim, dstate); B, C: as for the scan, or None for those that depend on the input
+    reverse: time runs from the last step to the first, as if xz and out were flipped
+    onto, scale: the result is scale * (onto + out); onto's memory may be taken for it
+
+    out: (batch, dim, seqlen)
+    """
+    x, z = xz.chunk(2, dim=1)
+    u = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, reverse=reverse)
+    projected = project(u, x_proj_weight)
+    given = (B, C, B_proj_bias, C_proj_bias, b_rms_weight, c_rms_weight, dt_rms_weight)
+    if not dispatch.use_cuda(u) and not A.is_complex() and all(tensor is None for tensor in given):
+        return dispatch.projected_scan(
+            u, projected, delta_proj_weight, A, D, z, delta_bias, delta_softplus, onto, scale, reverse
+        )
+    delta, B, C = split_projected(projected, delta_proj_weight, A, *given, b_c_dt_rms_eps)
+    return dispatch.added(scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse), onto, scale)
+
+
+def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False):
+    """selective_scan_fn in either direction; CUDA has code for the way there, and gets flipped copies."""
+    if not dispatch.use_cuda(u):
+        return dispatch.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=reverse)
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # which imports this module
+
+    if not reverse:
+        return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    flipped = dispatch.flip(u, delta, A, B, C, D, z)
+    return selective_scan_fn(*flipped, delta_bias, delta_softplus).flip([-1])
+
+
+def project(u, weight):
+    """u: (batch, dim, seqlen); weight: (features, dim). Returns (batch, features, seqlen), features innermost."""
+    return F.linear(u.transpose(1, 2).flatten(0, 1), weight).unflatten(0, (-1, u.shape[2])).transpose(1, 2)
+
+
+def split_projected(
+    projected,
     delta_proj_weight,
     A,
     B=None,
@@ -50,33 +110,20 @@ def scan_inputs(
     c_rms_weight=None,
     dt_rms_weight=None,
     b_c_dt_rms_eps=1e-6,
-    reverse=False,
 ):
-    """What goes into the scan: u, delta, B, C and z; differentiable in every tensor.
-
-    xz: (batch, 2 * dim, seqlen)
-    conv1d_weight: (dim, 1, width); conv1d_bias: (dim,)
-    x_proj_weight: (delta_rank + 2 * dstate, dim), twice the dstate where A is complex
-    delta_proj_weight: (dim, delta_rank)
-    A: (dim, dstate); B, C: as for the scan, or None for those that depend on the input
-    reverse: the convolution looks ahead instead of back
-    """
-    seqlen = xz.shape[-1]
-    delta_rank = delta_proj_weight.shape[1]
+    """delta, B and C as the scan takes them, of projected: (batch, delta_rank + 2 * dstate, seqlen)."""
+    rank = delta_proj_weight.shape[1]
     d_state = A.shape[-1] * (2 if A.is_complex() else 1)
-    x, z = xz.chunk(2, dim=1)
-    u = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, reverse=reverse)
-    x_dbl = F.linear(u.transpose(1, 2).flatten(0, 1), x_proj_weight)  # (batch * seqlen, delta_rank + ...)
-    delta = (delta_proj_weight @ x_dbl[:, :delta_rank].t()).unflatten(1, (-1, seqlen)).transpose(0, 1)
+    delta = delta_proj_weight @ projected[:, :rank]
     if dt_rms_weight is not None:
         delta = _rms_norm(delta.transpose(1, 2), dt_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
     if B is None:
-        rows = x_dbl[:, delta_rank : delta_rank + d_state]
-        B = _coefficient(rows, B_proj_bias, b_rms_weight, b_c_dt_rms_eps, seqlen, A.is_complex())
+        rows = projected[:, rank : rank + d_state]
+        B = _coefficient(rows, B_proj_bias, b_rms_weight, b_c_dt_rms_eps, A.is_complex())
     if C is None:
-        rows = x_dbl[:, -d_state:]
-        C = _coefficient(rows, C_proj_bias, c_rms_weight, b_c_dt_rms_eps, seqlen, A.is_complex())
-    return u, delta, B, C, z
+        rows = projected[:, rank + d_state :]
+        C = _coefficient(rows, C_proj_bias, c_rms_weight, b_c_dt_rms_eps, A.is_complex())
+    return delta, B, C
 
 
 def mamba_split_conv1d_scan_combined(
@@ -152,16 +199,15 @@ def mamba_split_conv1d_scan_combined(
     return (out, final_states) if return_final_states else out
 
 
-def _coefficient(rows, bias, rms_weight, eps, seqlen, is_complex):
-    """B or C from its rows (batch * seqlen, d_state), as the scan takes it: (batch, dstate, seqlen)."""
+def _coefficient(rows, bias, rms_weight, eps, is_complex):
+    """B or C as the scan takes it, of its rows (batch, d_state, seqlen)."""
     if bias is not None:
-        rows = rows + bias.to(rows.dtype)
+        rows = rows + bias.to(rows.dtype).unsqueeze(-1)
     if rms_weight is not None:
-        rows = _rms_norm(rows, rms_weight, eps)
-    out = rows.unflatten(0, (-1, seqlen)).transpose(1, 2)
+        rows = _rms_norm(rows.transpose(1, 2), rms_weight, eps).transpose(1, 2)
     if is_complex:  # (batch, dstate, 2 * seqlen), real and imaginary parts in turn
-        out = out.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)
-    return out.contiguous()
+        rows = rows.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)
+    return rows.contiguous()
 
 
 def _rms_norm(x, weight, eps):

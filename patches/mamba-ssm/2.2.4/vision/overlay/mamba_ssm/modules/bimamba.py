@@ -71,7 +71,7 @@ def forward(mamba, xz):
         D=mamba.D.float(),
         delta_bias=mamba.dt_proj.bias.float(),
     )
-    back = mamba_inner_fn_no_out_proj(
+    out = mamba_inner_fn_no_out_proj(
         xz,
         mamba.conv1d_b.weight,
         mamba.conv1d_b.bias,
@@ -81,8 +81,7 @@ def forward(mamba, xz):
         D=mamba.D_b.float(),
         delta_bias=mamba.dt_proj_b.bias.float(),
         reverse=True,
+        onto=there,
+        scale=0.5 if mamba.if_divide_out else 1.0,
     )
-    out = there + back
-    if mamba.if_divide_out:
-        out = out / 2
     return F.linear(out.transpose(1, 2), mamba.out_proj.weight, mamba.out_proj.bias)

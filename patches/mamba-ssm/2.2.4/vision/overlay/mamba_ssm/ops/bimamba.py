@@ -1,14 +1,12 @@
 """The functions of Vision Mamba, which scans an image's patches in both directions.
 
-They are made of the convolution and the scan, so they run wherever those do, and autograd differentiates
-them. The way back is asked of the CPU's code as such; CUDA's has only the way there, and gets flipped copies.
+They are made of the convolution and the scan, so they run wherever those do, and autograd differentiates them.
 """
 
 import torch.nn.functional as F
 
-from mamba_ssm.ops import dispatch
+from mamba_ssm.ops import dispatch, unfused
 from mamba_ssm.ops import selective_scan_interface as interface
-from mamba_ssm.ops.unfused import scan_inputs
 
 
 def mamba_inner_fn_no_out_proj(
@@ -26,6 +24,8 @@ def mamba_inner_fn_no_out_proj(
     C_proj_bias=None,
     delta_softplus=True,
     reverse=False,
+    onto=None,
+    scale=1.0,
 ):
     """mamba_inner_fn before its output projection: one direction of Vision Mamba's second version.
 
@@ -35,10 +35,11 @@ def mamba_inner_fn_no_out_proj(
     A: (dim, dstate); B, C: as for selective_scan_fn, or None for those that depend on the input
     D, delta_bias: (dim,); B_proj_bias, C_proj_bias: (dstate,)
     reverse: the other direction, as if xz and out were flipped
+    onto, scale: the result is scale * (onto + out); onto's memory may be taken for it
 
     out: (batch, dim, seqlen)
     """
-    u, delta, B, C, z = scan_inputs(
+    return unfused.inner(
         xz,
         conv1d_weight,
         conv1d_bias,
@@ -47,11 +48,15 @@ def mamba_inner_fn_no_out_proj(
         A,
         B,
         C,
+        D,
+        delta_bias,
         B_proj_bias,
         C_proj_bias,
+        delta_softplus,
         reverse=reverse,
+        onto=onto,
+        scale=scale,
     )
-    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
 
 def bimamba_inner_fn(
@@ -79,11 +84,11 @@ def bimamba_inner_fn(
     out: (batch, seqlen, out_dim)
     """
     assert not A.is_complex() and not A_b.is_complex(), "A and A_b must be real"
-    u, delta, B, C, z = scan_inputs(
+    u, delta, B, C, z = _scan_inputs(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
     )
-    y = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y_b = _scan(u, delta, A_b, B, C, D, z, delta_bias, delta_softplus, reverse=True)
+    y = unfused.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y_b = unfused.scan(u, delta, A_b, B, C, D, z, delta_bias, delta_softplus, reverse=True)
     return F.linear((y + y_b).transpose(1, 2), out_proj_weight, out_proj_bias)
 
 
@@ -106,26 +111,17 @@ def bimamba_inner_ref(
     delta_softplus=True,
 ):
     """bimamba_inner_fn by selective_scan_ref, with everything flipped for the way back."""
-    u, delta, B, C, z = scan_inputs(
+    u, delta, B, C, z = _scan_inputs(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
     )
     y = interface.selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    flipped = _flip(u, delta, A_b, B, C, D, z)
+    flipped = dispatch.flip(u, delta, A_b, B, C, D, z)
     y_b = interface.selective_scan_ref(*flipped, delta_bias, delta_softplus).flip([-1])
     return F.linear((y + y_b).transpose(1, 2), out_proj_weight, out_proj_bias)
 
 
-def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False):
-    if not dispatch.use_cuda(u):
-        return dispatch.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=reverse)
-    if not reverse:
-        return interface.selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    flipped = _flip(u, delta, A, B, C, D, z)
-    return interface.selective_scan_fn(*flipped, delta_bias, delta_softplus).flip([-1])
-
-
-def _flip(u, delta, A, B, C, D, z):
-    """The scan's arguments with time reversed."""
-    u, delta, z = (t.flip([-1]) for t in (u, delta, z))
-    B, C = (t if t.dim() == 2 else dispatch.flip_coefficient(t, A.is_complex()) for t in (B, C))
-    return u, delta, A, B, C, D, z
+def _scan_inputs(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, *given):
+    x, z = xz.chunk(2, dim=1)
+    u = unfused.causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias)
+    delta, B, C = unfused.split_projected(unfused.project(u, x_proj_weight), delta_proj_weight, A, *given)
+    return u, delta, B, C, z

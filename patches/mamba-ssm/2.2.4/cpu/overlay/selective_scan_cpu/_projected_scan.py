@@ -1,0 +1,121 @@
+"""The selective scan as Mamba's block has it: with delta, B and C as its projection leaves them."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _library
+from ._library import view
+from ._scan import NO_LIMITS, channels, new_last_state, parameter
+
+_lib = _library.load("selective_scan_cpu")
+_ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
+
+
+def supports_projected_scan(u, projected, delta_weight, A, D=None, z=None, delta_bias=None, onto=None) -> bool:
+    """Whether `projected_scan` takes these tensors: on the CPU, of 16 or 32 bits, A real and float32, no gradient wanted."""
+    tensors = (u, projected, delta_weight, A, D, z, delta_bias, onto)
+    return (
+        _library.readable(*tensors)
+        and u.dim() == projected.dim() == 3
+        and A.dtype == torch.float32
+        and (onto is None or onto.dtype == u.dtype)
+        and not _library.wants_grad(*tensors)
+    )
+
+
+def projected_scan(
+    u,
+    projected,
+    delta_weight,
+    A,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    onto=None,
+    scale=1.0,
+    return_last_state=False,
+    reverse=False,
+):
+    """`selective_scan` of delta, B and C that are still one tensor, the first of low rank. Not differentiable.
+
+    delta = delta_weight @ (the first rank rows of projected) is made where it is used, in float32, and never stored.
+
+    Args:
+        u, z: (batch, dim, seqlen), float32, bfloat16 or float16
+        projected: (batch, rank + 2 * dstate, seqlen): what delta is made of, then B, then C
+        delta_weight: (dim, rank)
+        A: (dim, dstate), float32
+        D, delta_bias: (dim,)
+        delta_softplus: whether softplus is applied to delta after its bias
+        onto: another direction's result, of u's shape and dtype, to be added; the sum may take its memory
+        scale: what the result, with `onto`, is multiplied by
+        return_last_state: whether to return the state after the last step as well
+        reverse: whether time runs from the last step to the first
+
+    Returns:
+        out of u's shape and dtype; with `return_last_state` the pair (out, last_state), the latter
+        (batch, dim, dstate) in float32.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+    args = (u, projected, delta_weight, A, D, z, delta_bias, bool(delta_softplus))
+    rest = (float(scale), bool(return_last_state), bool(reverse))
+    with torch.no_grad():
+        if _library.is_plain_call(u, projected, delta_weight, A, D, z, delta_bias, onto):
+            out, last_state = _scan(*args, onto, *rest, out=onto)
+        else:
+            out, last_state = torch.ops.selective_scan_cpu.projected_scan(*args, onto, *rest)
+    return (out, last_state) if return_last_state else out
+
+
+_ops.define(
+    "projected_scan(Tensor u, Tensor projected, Tensor delta_weight, Tensor A, Tensor? D, Tensor? z, "
+    "Tensor? delta_bias, bool delta_softplus, Tensor? onto, float scale, bool return_last_state, bool reverse) "
+    "-> (Tensor, Tensor)"
+)
+
+
+def _scan(
+    u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, return_last_state, reverse, out=None
+):
+    batch, dim, seqlen = u.shape
+    rank, dstate = delta_weight.shape[1], A.shape[1]
+    for name, tensor, shape in (
+        ("projected", projected, (batch, rank + 2 * dstate, seqlen)),
+        ("delta_weight", delta_weight, (dim, rank)),
+        ("A", A, (dim, dstate)),
+        ("D", D, (dim,)),
+        ("z", z, u.shape),
+        ("delta_bias", delta_bias, (dim,)),
+        ("onto", onto, u.shape),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    out = torch.empty_like(u) if out is None else out
+    last_state = new_last_state(u, A, return_last_state)
+    # One head for all; delta's rows, B and C begin at their own rows of the one tensor.
+    address, *fields = channels(projected, 1, reverse)
+    row = projected.stride(1) * projected.element_size()
+    _library.call(
+        _lib.selective_scan_forward,
+        batch, 1, dim, seqlen, dstate, 1, delta_softplus, False, True, True, torch.get_num_threads(),
+        *channels(u, 1, reverse), address, *fields, *channels(z, 1, reverse), *channels(out, 1, reverse),
+        *parameter(A, 1), *parameter(D, 1), *parameter(delta_bias, 1),
+        address + rank * row, *fields, address + (rank + dstate) * row, *fields,
+        *view(None), *channels(last_state if return_last_state else None, 1), *NO_LIMITS,
+        rank, *parameter(delta_weight, 1), *channels(onto, 1, reverse), _library.bits(scale),
+    )  # fmt: skip
+    return out, last_state
+
+
+def _fake_scan(
+    u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, return_last_state, reverse
+):
+    return torch.empty_like(u), new_last_state(u, A, return_last_state)
+
+
+_ops.impl("projected_scan", _scan, "CPU")
+torch.library.register_fake("selective_scan_cpu::projected_scan", _fake_scan, lib=_ops)
