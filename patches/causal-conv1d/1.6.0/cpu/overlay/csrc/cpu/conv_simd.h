@@ -67,15 +67,21 @@ INLINE void convolve_rows(float *out, const struct taps *taps, const float *rows
     }
 }
 
-static void convolve_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width, int64_t silu) {
-    switch (width * 2 + (silu != 0)) {
-    case 4: convolve_rows(out, taps, rows, steps, 2, 0); break;
-    case 5: convolve_rows(out, taps, rows, steps, 2, 1); break;
-    case 6: convolve_rows(out, taps, rows, steps, 3, 0); break;
-    case 7: convolve_rows(out, taps, rows, steps, 3, 1); break;
-    case 8: convolve_rows(out, taps, rows, steps, 4, 0); break;
-    default: convolve_rows(out, taps, rows, steps, 4, 1); break;
+/* CALL(width, silu) with both known when it is compiled. */
+#define FOR_EACH_KIND(width, silu)           \
+    switch ((width) * 2 + ((silu) != 0)) {   \
+    case 4: CALL(2, 0); break;               \
+    case 5: CALL(2, 1); break;               \
+    case 6: CALL(3, 0); break;               \
+    case 7: CALL(3, 1); break;               \
+    case 8: CALL(4, 0); break;               \
+    default: CALL(4, 1); break;              \
     }
+
+static void convolve_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width, int64_t silu) {
+#define CALL(width, silu) convolve_rows(out, taps, rows, steps, width, silu)
+    FOR_EACH_KIND(width, silu)
+#undef CALL
 }
 
 static void convolve_packed_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width, int64_t silu, const int32_t *seq, int64_t first) {
@@ -124,14 +130,6 @@ static void convolve_copied(const struct conv_args *a, struct channels c, int64_
     else convolve_block(out, &taps, rows, steps, a->width, a->silu);
     store_steps(out, &a->out, c, first, steps);
 }
-
-/* Runs `call` with the width, and whether there is a silu, known when it is compiled. */
-#define FOR_EACH_WIDTH(a, call)                                                      \
-    do {                                                                             \
-        if ((a)->width == 2) { if ((a)->silu) { call(2, 1); } else { call(2, 0); } } \
-        else if ((a)->width == 3) { if ((a)->silu) { call(3, 1); } else { call(3, 0); } } \
-        else { if ((a)->silu) { call(4, 1); } else { call(4, 0); } }                 \
-    } while (0)
 
 /* LANES floats of a line from step t on, of which `count` exist; the others are zero. */
 INLINE vec load_line(const float *line, int64_t t, int64_t count, const int backwards) {
@@ -185,10 +183,10 @@ static void lines_task(const void *context, int64_t index, void *scratch) {
         load_floats(weight, &a->weight, channel * a->weight.stride[0], a->weight.stride[1], a->width);
         const float bias = a->bias.data ? load_float(&a->bias, channel * a->bias.stride[0]) : 0.0f;
         if (initial->data) load_floats(history + LANES - before, initial, c.batch * initial->stride[0] + channel * initial->stride[1], initial->stride[2], before);
-#define CALL(width, silu)                                                                              \
-    if (backwards) convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 1);  \
+#define CALL(width, silu)                                                                             \
+    if (backwards) convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 1); \
     else convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 0)
-        FOR_EACH_WIDTH(a, CALL);
+        FOR_EACH_KIND(a->width, a->silu)
 #undef CALL
     }
     store_final_states(a, c);
@@ -229,7 +227,7 @@ static void rows_task(const void *context, int64_t index, void *scratch) {
             if (first > 0) load_steps(earlier, &a->x, c, first - before, before);
             else load_history(earlier, a, c);
 #define CALL(width, silu) convolve_channels(out, a->out.stride[2], x, a->x.stride[2], earlier, &taps, steps, width, silu)
-            FOR_EACH_WIDTH(a, CALL);
+            FOR_EACH_KIND(a->width, a->silu)
 #undef CALL
         }
         if (first + steps == a->seqlen) store_final_states(a, c);
