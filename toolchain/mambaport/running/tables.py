@@ -21,9 +21,9 @@ BENCH_BAR = 10
 def classes_table(image: Classified) -> Table:
     """The likeliest classes of an image, each with a bar."""
     table = _table(Path(image.path).name)
-    table.add_column("class", max_width=40, no_wrap=True, overflow="ellipsis")
+    table.add_column("class", max_width=36, no_wrap=True, overflow="ellipsis")
     table.add_column("", width=BAR)
-    table.add_column("probability", justify="right")
+    table.add_column("probability", justify="right", no_wrap=True)
     for item in image.classes:
         table.add_row(
             escape(item.label or f"class {item.index}"), _bar(item.probability), f"{item.probability:.1%}"
