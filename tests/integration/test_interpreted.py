@@ -12,31 +12,27 @@ from real import mambaport
 
 pytestmark = pytest.mark.network
 SCRIPT = Path(__file__).parent / "interpreted_ssd.py"
-# Interprets one kernel; numpy releases that are newer than triton's interpreter fail here.
-PROBE = """
-import torch, triton, triton.language as tl
-@triton.jit
-def kernel(x, n: tl.constexpr):
-    for i in range(tl.load(x).to(tl.int32), n):
-        tl.atomic_add(x, 1)
-x = torch.zeros(1)
-kernel[(1,)](x, 3)
-assert x.item() == 3
-"""
+# The newest triton whose interpreter was seen to run on a CPU's torch, and the numpy that it needs.
+INTERPRETER = ("triton==3.5.0", "numpy<2.2")
 
 
 @pytest.fixture(scope="module")
-def python() -> str:
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python with triton, and with torch from the environment that MAMBAPORT_TEST_TORCH names."""
     named = os.environ.get("MAMBAPORT_TEST_TORCH", "")
     if not Path(named).is_file():
         pytest.skip("MAMBAPORT_TEST_TORCH names no interpreter with torch")
-    if subprocess.run([named, "-c", "import triton"], capture_output=True, check=False).returncode:
-        pytest.skip(f"no triton in {named}'s environment: pip install triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([named, "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
+    folder = tmp_path_factory.mktemp("triton")
+    python = folder / "bin" / "python"
+    subprocess.run([named, "-m", "venv", "--without-pip", folder], check=True)
+    pip = [named, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, *INTERPRETER], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"triton's interpreter does not run here: {done.stderr.strip().splitlines()[-1]}")
-    return named
+        pytest.skip(f"no triton for this machine: {done.stderr.strip().splitlines()[-1]}")
+    paths = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own, torch = (subprocess.check_output([p, "-c", paths], text=True).strip() for p in (python, named))
+    (Path(own) / "torch.pth").write_text(f"{torch}\n")
+    return str(python)
 
 
 @pytest.fixture(scope="module")
