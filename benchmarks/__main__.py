@@ -33,21 +33,21 @@ def main() -> None:
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [(threads, name) for threads in options.threads for name in options.only]
-    if not options.add:
-        (folder / "results.json").unlink(missing_ok=True)
     if len(pieces) == 1:
-        run(*pieces[0], folder, not options.no_llama)
+        run(*pieces[0], folder, options.add, not options.no_llama)
         return
-    same = ["--add", "-o", str(folder), *(["--no-llama"] if options.no_llama else [])]
+    same = ["-o", str(folder), *(["--no-llama"] if options.no_llama else [])]
+    add = options.add
     for threads, name in pieces:
         # In a process of its own: the threads and the memory that one leaves behind slow the next.
         piece = [sys.executable, "-m", "benchmarks", "--only", name, "--threads", str(threads), *same]
-        subprocess.run(piece, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*piece, *(["--add"] if add else [])], check=True, stdout=subprocess.DEVNULL)
+        add = True
     print((folder / "results.md").read_text())
 
 
-def run(threads: int, part: str, folder: Path, with_llama: bool) -> None:
-    """Run one part and add its rows to the folder's results."""
+def run(threads: int, part: str, folder: Path, add: bool, with_llama: bool) -> None:
+    """Run one part and write its rows to the folder, beside those there or, without `add`, in their place."""
     built = build(folder, part, threads, with_llama)
     scans = {name: built[name] for name in ("roofline", "ggml_ssm_scan") if name in built}
     parts = {
@@ -60,7 +60,7 @@ def run(threads: int, part: str, folder: Path, with_llama: bool) -> None:
         "mamba": lambda n: models.mamba_130m(n, built.get("llama.cpp"), folder),
     }
     rows = {}
-    if (folder / "results.json").exists():
+    if add and (folder / "results.json").exists():
         for row in json.loads((folder / "results.json").read_text())["rows"]:
             row.pop("met")
             figures = {name: Figure(**figure) for name, figure in row.pop("figures").items()}
