@@ -170,6 +170,20 @@ def test_inner_functions():
     assert all(t.grad.isfinite().all() for t in (*first, out_proj, out_bias, D, bias))
 
 
+@pytest.mark.parametrize("given", ["B", "C"])
+def test_inner_with_a_coefficient_given(given):
+    """The input is then projected to delta and the other one alone."""
+    xz, conv, conv_bias, x_proj, dt_proj, out_proj, out_bias, D, bias, constant = leaves(
+        torch.float32, (1, 12, 7), (6, 1, 4), (6,), (2 + 3, 6), (6, 2), (5, 6), (5,), (6,), (6,), (6, 3)
+    )
+    A, (B, C) = -torch.rand(6, 3), (constant, None) if given == "B" else (None, constant)
+    arguments = (xz, conv, conv_bias, x_proj, dt_proj, out_proj, out_bias, A, B, C, D, bias)
+    out = mamba_inner_fn(*arguments)
+    assert_close(out, mamba_inner_ref(*arguments).double(), 10)
+    bare = mamba_inner_fn_no_out_proj(*arguments[:5], *arguments[7:])
+    assert_close(bare.transpose(1, 2) @ out_proj.t() + out_bias, out.double(), 10)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_chunk_scan(dtype):
     x, dt, B, C, z = leaves(dtype, (2, 21, 4, 6), (2, 21, 4), (2, 21, 2, 16), (2, 21, 2, 16), (2, 21, 4, 6))

@@ -38,9 +38,9 @@ def expected(u, projected, delta_weight, A, D, z, delta_bias, onto, softplus, sc
         u, projected, z = (None if t is None else t.flip(-1) for t in (u, projected, z))
     dstate = A.shape[1]
     delta, B, C = projected.split([delta_weight.shape[1], dstate, dstate], dim=1)
-    out, last = reference.selective_scan(u, delta_weight @ delta, A, B, C, D, z, delta_bias, softplus)
+    out, _ = reference.selective_scan(u, delta_weight @ delta, A, B, C, D, z, delta_bias, softplus)
     out = out.flip(-1) if reverse else out
-    return scale * (out if onto is None else out + onto), last
+    return scale * (out if onto is None else out + onto)
 
 
 @settings(max_examples=80, deadline=None)
@@ -60,13 +60,13 @@ def test_forward(shape, innermost, dtype, optional, scale, reverse, seed):
     if not optional:
         inputs[4:] = [None] * 4
     assert kernels.supports_projected_scan(*inputs)
-    want, want_last = expected(*inputs, True, scale, reverse)
+    want = expected(*inputs, True, scale, reverse)
     *tensors, onto = inputs
     given_onto = None if onto is None else onto.clone()
-    out, last = kernels.projected_scan(*tensors, True, given_onto, scale, True, reverse)
+    out = kernels.projected_scan(*tensors, True, given_onto, scale, reverse)
     assert out.dtype == dtype
-    for actual, wanted, bound in ((out, want, ACCURACY[dtype]), (last, want_last, 4e-6)):
-        assert (actual.double() - wanted).abs().max() <= 2 * bound * wanted.abs().max().clamp_min(1.0)
+    # A lone output may be the small difference of large terms.
+    assert (out.double() - want).abs().max() <= 2 * ACCURACY[dtype] * want.abs().max().clamp_min(1.0)
 
 
 def test_without_softplus():
@@ -74,7 +74,7 @@ def test_without_softplus():
     inputs[2], inputs[1][:, :12] = inputs[2].abs(), inputs[1][:, :12].abs()
     inputs[6] = inputs[6].abs()
     out = kernels.projected_scan(*inputs[:7])
-    want = expected(*inputs[:7], None, False, 1.0, False)[0]
+    want = expected(*inputs[:7], None, False, 1.0, False)
     assert (out.double() - want).abs().max() <= 2e-6 * want.abs().max()
 
 
@@ -99,7 +99,7 @@ def test_traced_it_leaves_onto_alone():
     assert torch.equal(run(onto), want)
     assert torch.equal(onto, kept)
     torch.library.opcheck(
-        torch.ops.selective_scan_cpu.projected_scan.default, (*tensors, True, onto, 0.5, True, False)
+        torch.ops.selective_scan_cpu.projected_scan.default, (*tensors, True, onto, 0.5, False)
     )
 
 

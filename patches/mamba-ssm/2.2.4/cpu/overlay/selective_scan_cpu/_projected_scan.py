@@ -6,7 +6,7 @@ import torch
 
 from . import _library
 from ._library import view
-from ._scan import NO_LIMITS, channels, new_last_state, parameter
+from ._scan import NO_LIMITS, channels, parameter
 
 _lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
@@ -35,7 +35,6 @@ def projected_scan(
     delta_softplus=False,
     onto=None,
     scale=1.0,
-    return_last_state=False,
     reverse=False,
 ):
     """`selective_scan` of delta, B and C that are still one tensor, the first of low rank. Not differentiable.
@@ -51,36 +50,29 @@ def projected_scan(
         delta_softplus: whether softplus is applied to delta after its bias
         onto: another direction's result, of u's shape and dtype, to be added; the sum may take its memory
         scale: what the result, with `onto`, is multiplied by
-        return_last_state: whether to return the state after the last step as well
         reverse: whether time runs from the last step to the first
 
     Returns:
-        out of u's shape and dtype; with `return_last_state` the pair (out, last_state), the latter
-        (batch, dim, dstate) in float32.
+        out of u's shape and dtype.
 
     Raises:
         ValueError: shapes that do not fit each other.
     """
     args = (u, projected, delta_weight, A, D, z, delta_bias, bool(delta_softplus))
-    rest = (float(scale), bool(return_last_state), bool(reverse))
+    rest = (float(scale), bool(reverse))
     with torch.no_grad():
         if _library.is_plain_call(u, projected, delta_weight, A, D, z, delta_bias, onto):
-            out, last_state = _scan(*args, onto, *rest, out=onto)
-        else:
-            out, last_state = torch.ops.selective_scan_cpu.projected_scan(*args, onto, *rest)
-    return (out, last_state) if return_last_state else out
+            return _scan(*args, onto, *rest, out=onto)
+        return torch.ops.selective_scan_cpu.projected_scan(*args, onto, *rest)
 
 
 _ops.define(
     "projected_scan(Tensor u, Tensor projected, Tensor delta_weight, Tensor A, Tensor? D, Tensor? z, "
-    "Tensor? delta_bias, bool delta_softplus, Tensor? onto, float scale, bool return_last_state, bool reverse) "
-    "-> (Tensor, Tensor)"
+    "Tensor? delta_bias, bool delta_softplus, Tensor? onto, float scale, bool reverse) -> Tensor"
 )
 
 
-def _scan(
-    u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, return_last_state, reverse, out=None
-):
+def _scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, reverse, out=None):
     batch, dim, seqlen = u.shape
     rank, dstate = delta_weight.shape[1], A.shape[1]
     for name, tensor, shape in (
@@ -95,7 +87,6 @@ def _scan(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     out = torch.empty_like(u) if out is None else out
-    last_state = new_last_state(u, A, return_last_state)
     # One head for all; delta's rows, B and C begin at their own rows of the one tensor.
     address, *fields = channels(projected, 1, reverse)
     row = projected.stride(1) * projected.element_size()
@@ -105,16 +96,14 @@ def _scan(
         *channels(u, 1, reverse), address, *fields, *channels(z, 1, reverse), *channels(out, 1, reverse),
         *parameter(A, 1), *parameter(D, 1), *parameter(delta_bias, 1),
         address + rank * row, *fields, address + (rank + dstate) * row, *fields,
-        *view(None), *channels(last_state if return_last_state else None, 1), *NO_LIMITS,
+        *view(None), *view(None), *NO_LIMITS,
         rank, *parameter(delta_weight, 1), *channels(onto, 1, reverse), _library.bits(scale),
     )  # fmt: skip
-    return out, last_state
+    return out
 
 
-def _fake_scan(
-    u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, return_last_state, reverse
-):
-    return torch.empty_like(u), new_last_state(u, A, return_last_state)
+def _fake_scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, reverse):
+    return torch.empty_like(u)
 
 
 _ops.impl("projected_scan", _scan, "CPU")

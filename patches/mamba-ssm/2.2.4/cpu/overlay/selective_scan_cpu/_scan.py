@@ -85,7 +85,7 @@ _ops.define(
 def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
     check(u, delta, A, B, C, D, z, delta_bias)
     out = torch.empty_like(u)
-    last_state = new_last_state(u, A, return_last_state)
+    last_state = _last_state(u, A, return_last_state)
     groups = _groups(B, C)
     _library.call(
         _lib.selective_scan_forward,
@@ -95,8 +95,7 @@ def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_st
     return out, last_state
 
 
-def new_last_state(u, A, wanted):
-    """The memory of a last state, empty where none is wanted."""
+def _last_state(u, A, wanted):
     return u.new_empty((u.shape[0], u.shape[1], A.shape[1]) if wanted else (0,), dtype=torch.float32)
 
 
@@ -225,7 +224,7 @@ def check(u, delta, A, B, C, D, z, delta_bias):
 
 
 def _fake_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
-    return torch.empty_like(u), new_last_state(u, A, return_last_state)
+    return torch.empty_like(u), _last_state(u, A, return_last_state)
 
 
 def _fake_backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):

@@ -229,7 +229,7 @@ static void back_task(const void *context, int64_t index, void *scratch) {
     for (int64_t set = sets * channel_part / b->channel_parts; set < sets * (channel_part + 1) / b->channel_parts; set++) {
         const int64_t group = set / per_group, first_tile = set % per_group * TASK_TILES, left = tiles_per_group(a) - first_tile;
         const int64_t tiles = left < TASK_TILES ? left : TASK_TILES;
-        for (int64_t i = 0; i < tiles; i++) load_rates(&w.scan, a, channels_of(a, 0, group, first_tile + i));
+        for (int64_t i = 0; i < tiles; i++) load_tile_parameters(&w.scan, a, channels_of(a, 0, group, first_tile + i));
         memset(w.grad_A, 0, (size_t)(TASK_TILES * state) * sizeof(float));
         if (!a->variable_B) memset(w.grad_B, 0, (size_t)(TASK_TILES * state) * sizeof(float));
         if (!a->variable_C) memset(w.grad_C, 0, (size_t)(TASK_TILES * state) * sizeof(float));

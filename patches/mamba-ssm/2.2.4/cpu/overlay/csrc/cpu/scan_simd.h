@@ -11,7 +11,7 @@
 #include "scan.h"
 #include "simd_math.h"
 
-enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, BLOCK = 4, PROJECTED = 8 };
+enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, BLOCK = 4, PROJECT_STEPS = 8 };
 
 static const float LOG2_E = 0x1.715476p+0f, LN_2 = 0x1.62e430p-1f;
 
@@ -117,7 +117,7 @@ static struct workspace workspace_at(float *memory, const struct scan_args *a) {
 INLINE float *slot_of(float *parts, struct channels c, int64_t rows) { return parts + c.slot * rows * LANES; }
 
 /* What is kept of these channels for all of their steps. */
-static void load_rates(struct workspace *w, const struct scan_args *a, struct channels c) {
+static void load_tile_parameters(struct workspace *w, const struct scan_args *a, struct channels c) {
     float *rates = slot_of(w->rates, c, a->dstate);
     load_state_parameter(rates, &a->A, c, a->dstate);
     for (int64_t n = 0; n < a->dstate * LANES; n += LANES) vec_store(rates + n, vec_load(rates + n) * vec_set(LOG2_E));
@@ -193,17 +193,17 @@ static void scan_steps(const struct scan_args *a, struct workspace *w, float *h,
 #undef CASE
 }
 
-/* delta of all steps, PROJECTED of them at a time. The last few may be too many: rows of the workspace that no one reads. */
+/* delta of all steps, PROJECT_STEPS of them at a time. The last few may be too many: rows of the workspace that no one reads. */
 static void project_delta(struct workspace *w, const float *weights, int64_t rank, int64_t steps) {
-    for (int64_t t = 0; t < steps; t += PROJECTED) {
+    for (int64_t t = 0; t < steps; t += PROJECT_STEPS) {
         const float *rows = w->projected + t * w->rank_pitch;
-        vec sums[PROJECTED];
-        UNROLL for (int i = 0; i < PROJECTED; i++) sums[i] = vec_set(0.0f);
+        vec sums[PROJECT_STEPS];
+        UNROLL for (int i = 0; i < PROJECT_STEPS; i++) sums[i] = vec_set(0.0f);
         for (int64_t r = 0; r < rank; r++) {
             const vec weight = vec_load(weights + r * LANES);
-            UNROLL for (int i = 0; i < PROJECTED; i++) sums[i] = vec_fma(vec_set(rows[i * w->rank_pitch + r]), weight, sums[i]);
+            UNROLL for (int i = 0; i < PROJECT_STEPS; i++) sums[i] = vec_fma(vec_set(rows[i * w->rank_pitch + r]), weight, sums[i]);
         }
-        UNROLL for (int i = 0; i < PROJECTED; i++) vec_store(w->delta + (t + i) * LANES, sums[i]);
+        UNROLL for (int i = 0; i < PROJECT_STEPS; i++) vec_store(w->delta + (t + i) * LANES, sums[i]);
     }
 }
 
@@ -314,7 +314,7 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
     for (int64_t i = 0; i < tiles; i++) {
         const struct channels c = channels_of(a, batch, group, first_tile + i);
         float *h = slot_of(w.states, c, a->dstate);
-        load_rates(&w, a, c);
+        load_tile_parameters(&w, a, c);
         if (a->first_state.data) tile_load(h, LANES, &a->first_state, offset_of(&a->first_state, c, 0), shape_of(&a->first_state, c, a->dstate));
         else memset(h, 0, (size_t)state * sizeof *h);
     }

@@ -95,7 +95,7 @@ def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False):
 
 def project(u, weight):
     """u: (batch, dim, seqlen); weight: (features, dim). Returns (batch, features, seqlen), features innermost."""
-    return F.linear(u.transpose(1, 2).flatten(0, 1), weight).unflatten(0, (-1, u.shape[2])).transpose(1, 2)
+    return F.linear(u.transpose(1, 2), weight).transpose(1, 2)
 
 
 def split_projected(
@@ -111,7 +111,10 @@ def split_projected(
     dt_rms_weight=None,
     b_c_dt_rms_eps=1e-6,
 ):
-    """delta, B and C as the scan takes them, of projected: (batch, delta_rank + 2 * dstate, seqlen)."""
+    """delta, B and C as the scan takes them, of projected: (batch, delta_rank + 2 * dstate, seqlen).
+
+    It has dstate fewer features for each of B and C that is given.
+    """
     rank = delta_proj_weight.shape[1]
     d_state = A.shape[-1] * (2 if A.is_complex() else 1)
     delta = delta_proj_weight @ projected[:, :rank]
@@ -121,7 +124,7 @@ def split_projected(
         rows = projected[:, rank : rank + d_state]
         B = _coefficient(rows, B_proj_bias, b_rms_weight, b_c_dt_rms_eps, A.is_complex())
     if C is None:
-        rows = projected[:, rank + d_state :]
+        rows = projected[:, projected.shape[1] - d_state :]  # right behind delta's where B is given
         C = _coefficient(rows, C_proj_bias, c_rms_weight, b_c_dt_rms_eps, A.is_complex())
     return delta, B, C
 
