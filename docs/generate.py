@@ -100,7 +100,7 @@ def troubleshooting() -> str:
         lines.append(f"\n## {title}")
         for row in catalogue():
             if row.id.startswith(kind):
-                lines += [f"\n### {row.symptom}\n", f"*Cause:* {row.cause}.\n", f"*Mend:* {row.mend}."]
+                lines += [f"\n### {row.symptom}\n", f"*Cause:* {row.cause}.\n", f"*Hint:* {row.hint}."]
     return "\n".join(lines) + "\n"
 
 

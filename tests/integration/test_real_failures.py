@@ -136,8 +136,8 @@ def test_an_index_that_cannot_be_reached_exits_10_with_the_ways_on(tmp_path: Pat
     assert ran.code == 10
     error = ran.json["error"]
     assert "cannot be reached" in error["what"]
-    assert "--mirror" in error["mend"]
-    assert "--offline" in error["mend"]
+    assert "--mirror" in error["hint"]
+    assert "--offline" in error["hint"]
     assert "Traceback" not in ran.err
 
 
@@ -159,7 +159,7 @@ def test_a_full_disk_exits_12_with_the_mend_and_no_half_entry(
         ran = mambaport(store, "build", "-p", board, "--mirror", mirror, "-o", tmp_path / "house")
         assert ran.code == 12, ran.err
         assert "disk is full" in ran.json["error"]["what"]
-        assert "MAMBAPORT_CACHE" in ran.json["error"]["mend"]
+        assert "MAMBAPORT_CACHE" in ran.json["error"]["hint"]
         assert "Traceback" not in ran.err
         assert scratch(store) == []
         whole(store)
@@ -180,6 +180,6 @@ def test_a_build_that_fails_exits_13_and_quotes_its_log(board: Path, shared: Pat
     assert ran.code == 13
     assert "no room for code" in ran.json["error"]["detail"]
     (log,) = store.glob("logs/*.log")
-    assert str(log) in ran.json["error"]["mend"]
+    assert str(log) in ran.json["error"]["hint"]
     assert "no room for code" in log.read_text()
     assert scratch(store) == []

@@ -92,14 +92,14 @@ def test_a_proof_that_fails_puts_back_what_was_there(
     empty = packages(python)
     ran = mambaport(shared, *install(shared, cpu, python, wrong))
     assert ran.code == 16, ran.err
-    assert "as it was before" in ran.json["error"]["mend"]
+    assert "as it was before" in ran.json["error"]["hint"]
     assert packages(python) == empty
 
     mambaport(shared, *install(shared, cpu, python)).good()
     before, torch = packages(python), torch_files(python)
     ran = mambaport(shared, *install(shared, cpu, python, wrong))
     assert ran.code == 16, ran.err
-    assert "put back" in ran.json["error"]["mend"]
+    assert "put back" in ran.json["error"]["hint"]
     assert packages(python) == before
     assert torch_files(python) == torch
 
@@ -125,7 +125,7 @@ def test_killed_while_installing_a_plain_rerun_heals_the_environment(
     assert WRONG_NUMBERS not in interface
 
 
-def test_an_old_python_is_refused_with_15_and_the_mend(cpu: Any, shared: Path) -> None:
+def test_an_old_python_is_refused_with_15_and_the_hint(cpu: Any, shared: Path) -> None:
     candidates = [shutil.which("python3.9"), *map(str, Path.home().glob(".pyenv/versions/3.9*/bin/python"))]
     for candidate in filter(None, candidates):
         answer = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)
@@ -137,7 +137,7 @@ def test_an_old_python_is_refused_with_15_and_the_mend(cpu: Any, shared: Path) -
     assert ran.code == 15
     assert "CPython 3.9" in ran.json["error"]["found"]
     assert "CPython 3.10 or newer" in ran.json["error"]["expected"]
-    assert "newer Python" in ran.json["error"]["mend"]
+    assert "newer Python" in ran.json["error"]["hint"]
 
 
 def test_wheels_for_another_machine_are_refused_before_anything_is_touched(
@@ -149,5 +149,5 @@ def test_wheels_for_another_machine_are_refused_before_anything_is_touched(
         assert ran.code == 0
         return
     assert ran.code == 15
-    assert "--emulate" in ran.json["error"]["mend"]
+    assert "--emulate" in ran.json["error"]["hint"]
     assert packages(python) == before

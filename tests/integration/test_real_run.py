@@ -93,7 +93,7 @@ def test_a_checkpoint_says_which_model_it_belongs_to(python: Path, photos: Path,
     ran = mambaport(tmp_path / "store", *words)
     assert ran.code == 17
     assert ran.json["error"]["found"] == "vim-small"
-    assert ran.json["error"]["mend"] == "--model vim-small"
+    assert ran.json["error"]["hint"] == "--model vim-small"
 
 
 def test_a_folder_is_evaluated(python: Path, photos: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_what_the_environment_lacks_is_named(
     ran = run(python, tmp_path, "infer", "--image", photos / "n01440764" / "photo.jpg")
     assert ran.code == 12
     assert what in ran.json["error"]["what"]
-    assert "pip install" in ran.json["error"]["mend"]
+    assert "pip install" in ran.json["error"]["hint"]
 
 
 def test_an_environment_without_the_wheels_is_told_how_to_get_them(tmp_path: Path, photos: Path) -> None:
@@ -149,7 +149,7 @@ def test_an_environment_without_the_wheels_is_told_how_to_get_them(tmp_path: Pat
     ran = run(python, tmp_path, "infer", "--image", photos / "n01440764" / "photo.jpg")
     assert ran.code == 12
     assert ran.json["error"]["what"] == "There is no causal_conv1d in this environment"
-    assert "mambaport install" in ran.json["error"]["mend"]
+    assert "mambaport install" in ran.json["error"]["hint"]
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "many", "1.5", "100000"])

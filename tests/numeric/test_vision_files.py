@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_model_is_named():
         with pytest.raises(Refusal) as refusal:
             fit("vim-tiny", VISION["vim-tiny"], other, "x.pth")
         assert refusal.value.fields["found"] == name
-        assert refusal.value.fields["mend"] == f"--model {name}"
+        assert refusal.value.fields["hint"] == f"--model {name}"
         assert fit(name, VISION[name], other, "x.pth") == VISION[name]
 
 

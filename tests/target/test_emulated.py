@@ -51,7 +51,7 @@ def test_an_illegal_instruction_is_named(mambaport: Run, wheelhouse: Path, tmp_p
     found = mambaport("verify", "-p", "rpi", "--emulate", "--wheelhouse", tmp_path)
     assert found["exit"] == 16
     assert "instruction" in found["error"]["what"]
-    assert "torch 2.9.1" in found["error"]["mend"]
+    assert "torch 2.9.1" in found["error"]["hint"]
 
 
 def test_a_wrong_kernel_is_caught(mambaport: Run, wheelhouse: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_another_folder_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_folder_inside_a_checkout_points_to_its_top(root: Path) -> None:
     with pytest.raises(UsageError) as caught:
         recognise(root / "demo")
-    assert caught.value.mend == f"mambaport adopt {root}"
+    assert caught.value.hint == f"mambaport adopt {root}"
 
 
 def test_a_pipe_in_a_marks_place_is_not_read(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_change_that_no_hunk_meets_is_refused_too(root: Path) -> None:
     (root / "train.py").write_text(TRAIN.replace("train 1\n", "my train 1\n"))
     error = refusal(root)
     assert "train.py is not the file" in error.what
-    assert "git stash" in str(error.mend)
+    assert "git stash" in str(error.hint)
 
 
 def test_bytes_that_are_no_text_and_other_line_endings_are_refused(root: Path) -> None:

@@ -85,7 +85,7 @@ def test_one_drifted_line_is_named_with_file_hunk_expected_and_found(tree: Path,
     assert "0001-one.patch does not match: setup.py, hunk 2 at line 13" in error.what
     assert "-one 15" in str(error.detail)
     assert "+one fifteen" in str(error.detail)
-    assert "nothing was changed" in str(error.mend)
+    assert "nothing was changed" in str(error.hint)
 
 
 def test_lines_that_moved_are_refused_with_both_places(tree: Path, cpu: PatchSet) -> None:
@@ -158,7 +158,7 @@ def test_a_patch_changed_without_its_lock_is_refused(tree: Path, cpu: PatchSet) 
     write_tree(cpu.folder, {"0001-one.patch": PATCHES["0001-one.patch"].replace("+one four", "+one 4.0")})
     error = refusal(tree, cpu)
     assert "setup.py is not what patch set cpu should make of it" in error.what
-    assert "patches refresh" in str(error.mend)
+    assert "patches refresh" in str(error.hint)
 
 
 def test_an_overlay_file_changed_or_added_without_the_lock_is_refused(tree: Path, cpu: PatchSet) -> None:

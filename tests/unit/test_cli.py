@@ -231,12 +231,12 @@ def test_doctor_says_what_this_machine_is(run: Run) -> None:
     assert read_host().arch in run("doctor").err
 
 
-def test_doctor_for_a_profile_gives_a_mend_for_all_that_is_missing(run: Run) -> None:
+def test_doctor_for_a_profile_gives_a_hint_for_all_that_is_missing(run: Run) -> None:
     ran = run("doctor", "-p", "rpi", "--python", sys.executable, "--json")
     missing = [check for check in ran.json["checks"] if check["state"] == "missing"]
     assert ran.code == (12 if missing else 0)
     assert ("error" in ran.json) == bool(missing)
-    assert all(check["mend"] for check in missing)
+    assert all(check["hint"] for check in missing)
     assert {"toolchain", "disk"} <= {check["name"] for check in ran.json["checks"]}
 
 
@@ -304,15 +304,15 @@ def test_install_for_another_machine_points_to_emulation_or_copying(run: Run, tm
     arch = "x86_64" if read_host().arch == "aarch64" else "aarch64"
     ran = run("install", "-p", board(tmp_path, arch), "--python", sys.executable, "--offline", "--json")
     assert ran.code == 15
-    assert "copy the wheelhouse" in ran.json["error"]["mend"]
-    assert "--emulate" in ran.json["error"]["mend"]
+    assert "copy the wheelhouse" in ran.json["error"]["hint"]
+    assert "--emulate" in ran.json["error"]["hint"]
 
 
 def test_verify_without_the_packages_exits_16_and_says_how_to_install_them(run: Run) -> None:
     ran = run("verify", "-p", "cpu", "--python", read_host().python_path, "--json")
     assert ran.code == 16
     assert "causal-conv1d and mamba-ssm not installed" in ran.json["error"]["what"]
-    assert "mambaport install -p cpu" in ran.json["error"]["mend"]
+    assert "mambaport install -p cpu" in ran.json["error"]["hint"]
 
 
 def test_verify_on_a_machine_that_is_not_the_target_points_to_emulation(run: Run, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_verify_on_a_machine_that_is_not_the_target_points_to_emulation(run: Run
     board.write_text((profiles_dir() / "rpi-cpu.toml").read_text().replace('"aarch64"', f'"{other}"'))
     ran = run("verify", "-p", board, "--python", read_host().python_path, "--json")
     assert ran.code == 16
-    assert "--emulate" in ran.json["error"]["mend"]
+    assert "--emulate" in ran.json["error"]["hint"]
 
 
 def test_a_toolchain_that_cannot_compile_for_the_target_exits_12(run: Run, tmp_path: Path) -> None:

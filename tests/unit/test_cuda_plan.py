@@ -1,4 +1,4 @@
-"""The CUDA side of a plan: right parts are found, wrong ones refused with the mend, before a build begins."""
+"""The CUDA side of a plan: right parts are found, wrong ones refused with the hint, before a build begins."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def headers(folder: Path, minor: str, size: int = 8) -> Path:
 
 
 def refused(error: type[MambaportError], call: Callable[[], object]) -> str:
-    """The whole text of an error, which must say a mend."""
+    """The whole text of an error, which must say a hint."""
     with pytest.raises(error) as caught:
         call()
     fault = caught.value
-    assert fault.mend
-    return "\n".join([fault.what, fault.found or "", fault.expected or "", fault.mend])
+    assert fault.hint
+    return "\n".join([fault.what, fault.found or "", fault.expected or "", fault.hint])
 
 
 # What a plan takes --------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_a_jetson_without_toolkit_is_told_where_it_was_looked_for(jetson: Host) 
     checks = by_name(cuda_checks(PROFILE, ORIN, jetson, native=True))
     assert checks["JetPack"].found == "L4T 36.4.3, JetPack 6"
     assert checks["CUDA toolkit"].state == "missing"
-    assert "apt-get install nvidia-jetpack" in checks["CUDA toolkit"].mend
+    assert "apt-get install nvidia-jetpack" in checks["CUDA toolkit"].hint
     assert cuda_facts(jetson)["Jetson"] == "L4T 36.4.3 (JetPack 6)"
 
 
@@ -90,7 +90,7 @@ def test_jetpack_5_is_too_old(tmp_path: Path) -> None:
 def test_too_little_memory_is_told_with_the_swap_that_mends_it(jetson: Host) -> None:
     small = replace(jetson, available_mib=1500, swap_mib=0)
     check = by_name(cuda_checks(PROFILE, ORIN, small, native=True))["memory for nvcc"]
-    assert (check.state, "swapon" in check.mend) == ("missing", True)
+    assert (check.state, "swapon" in check.hint) == ("missing", True)
     swapped = by_name(cuda_checks(PROFILE, ORIN, replace(small, swap_mib=8192), native=True))
     assert swapped["memory for nvcc"].state == "good"
     assert "1 compiler job of" in swapped["memory for nvcc"].found
@@ -105,7 +105,7 @@ def test_the_power_mode_is_what_nvpmodel_says(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     check = by_name(cuda_checks(PROFILE, ORIN, jetson, native=True))["power mode"]
     assert (check.state, check.found) == ("optional", "15W")
-    assert "nvpmodel -m 0" in check.mend
+    assert "nvpmodel -m 0" in check.hint
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_torch_that_cannot_use_the_gpu_is_told_why(
     checks = by_name(gpu_checks(ORIN, jetson, python_of(environment)))
     assert checks["torch's GPU"].state == "missing"
     assert said in checks["torch's GPU"].found
-    assert checks["torch's GPU"].mend
+    assert checks["torch's GPU"].hint
     assert checks["triton"].state == "optional"
 
 
@@ -139,7 +139,7 @@ def test_an_extension_that_does_not_load_is_looked_up_in_the_catalogue(
     check = by_name(gpu_checks(ORIN, jetson, python_of(environment)))["selective_scan_cuda"]
     assert check.state == "missing"
     assert f"undefined symbol: {name}" in check.found
-    assert "--torch" in check.mend
+    assert "--torch" in check.hint
 
 
 def test_an_editable_install_is_told(tmp_path: Path, environment: Path) -> None:

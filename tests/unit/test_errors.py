@@ -32,8 +32,8 @@ def test_each_kind_has_its_documented_exit_code(kind: str, code: int) -> None:
 
 
 def test_an_error_as_data_has_what_it_knows_and_nothing_empty() -> None:
-    error = PatchError("x does not match", found="a", mend="c")
-    expected = {"kind": "patch", "what": "x does not match", "found": "a", "mend": "c", "exit_code": 11}
+    error = PatchError("x does not match", found="a", hint="c")
+    expected = {"kind": "patch", "what": "x does not match", "found": "a", "hint": "c", "exit_code": 11}
     assert json.loads(json.dumps(error.to_json())) == expected
     assert str(error) == "x does not match"
 
@@ -42,4 +42,4 @@ def test_a_full_disk_is_the_machines_fault_and_says_how_to_go_on() -> None:
     error = errors.disk_full("the store")
     assert error.exit_code == 12
     assert "the store" in str(error.found)
-    assert "MAMBAPORT_CACHE" in str(error.mend)
+    assert "MAMBAPORT_CACHE" in str(error.hint)

@@ -1,4 +1,4 @@
-"""The failure catalogue: every row has a mend and an owner, and is found by what people see."""
+"""The failure catalogue: every row has a hint and an owner, and is found by what people see."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ SEEN = {
 
 
 @pytest.mark.parametrize("row", SEEN)
-def test_what_people_see_leads_to_the_row_and_its_mend(row: str) -> None:
+def test_what_people_see_leads_to_the_row_and_its_hint(row: str) -> None:
     log = f"Building wheels for collected packages\n  {SEEN[row]}\nsee above\n"
     found = explain(log)
     assert row in [item.failure.id for item in found]
     item = next(item for item in found if item.failure.id == row)
     assert item.line in SEEN[row]
-    assert item.to_json()["mend"]
+    assert item.to_json()["hint"]
 
 
 def test_rows_come_in_the_order_in_which_the_text_shows_them() -> None:
@@ -56,9 +56,9 @@ def test_nothing_is_made_of_a_text_that_is_fine() -> None:
     assert explain("Successfully built mamba-ssm\nall 52 components within their bounds\n") == []
 
 
-def test_every_row_is_owned_and_has_a_mend() -> None:
+def test_every_row_is_owned_and_has_a_hint() -> None:
     for row in catalogue():
         assert row.owners, f"{row.id} has no owner"
-        assert row.mend
+        assert row.hint
         if row.signature is not None:
             re.compile(row.signature)

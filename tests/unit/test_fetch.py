@@ -78,7 +78,7 @@ def test_a_mirror_without_the_file_is_named(tmp_path: Path, mirror: Path, pin: P
 def test_offline_asks_nobody_and_says_what_to_do(tmp_path: Path, mirror: Path, pin: Pin) -> None:
     with pytest.raises(FetchError, match="is not in the store") as caught:
         fetcher(tmp_path, mirror, offline=True).fetch(pin)
-    assert "--offline" in str(caught.value.mend)
+    assert "--offline" in str(caught.value.hint)
 
 
 def test_a_file_damaged_in_the_store_is_fetched_again(tmp_path: Path, mirror: Path, pin: Pin) -> None:

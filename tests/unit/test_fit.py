@@ -36,7 +36,7 @@ def reasons(folder: Path, facts: dict[str, Any], target: Interpreter = JETSON, g
     with pytest.raises(InstallError) as caught:
         check_fit([wheel(folder, facts)], target, gpus)
     assert "/opt/mamba" in str(caught.value.expected)
-    assert "mambaport build" in str(caught.value.mend)
+    assert "mambaport build" in str(caught.value.hint)
     return str(caught.value.found)
 
 

@@ -168,7 +168,7 @@ def test_the_toolchain_is_the_first_that_works_here() -> None:
     assert whole(host=X86, toolchain="gcc-aarch64").toolchain.name == "gcc-aarch64"
 
 
-def test_a_machine_without_any_toolchain_is_told_each_reason_and_the_mend() -> None:
+def test_a_machine_without_any_toolchain_is_told_each_reason_and_the_hint() -> None:
     riscv = replace(HOST, arch="riscv64")
     with pytest.raises(HostError, match="No toolchain here compiles for aarch64") as caught:
         whole(host=riscv)

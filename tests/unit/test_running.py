@@ -58,7 +58,7 @@ def test_what_is_no_program_is_refused(tmp_path: Path, path: str, found: str) ->
     with pytest.raises(HostError) as error:
         run_task(tmp_path / path, ASK, Inference, quiet())
     assert error.value.found == found
-    assert "--python" in (error.value.mend or "")
+    assert "--python" in (error.value.hint or "")
 
 
 def test_an_interpreter_without_torch_is_told_so() -> None:
@@ -70,7 +70,7 @@ def test_an_interpreter_without_torch_is_told_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what", "mend"),
+    ("text", "what", "hint"),
     [
         ("kill -ILL $$", "an instruction that this CPU does not have", "torch 2.9.1"),
         ("kill -KILL $$", "was killed while it ran", "swap"),
@@ -79,11 +79,11 @@ def test_an_interpreter_without_torch_is_told_so() -> None:
     ],
 )
 def test_an_interpreter_that_dies_is_named_by_its_death(
-    tmp_path: Path, text: str, what: str, mend: str
+    tmp_path: Path, text: str, what: str, hint: str
 ) -> None:
     with pytest.raises(RunError, match=what) as error:
         run_task(script(tmp_path, text), ASK, Inference, quiet())
-    assert mend in (error.value.mend or "")
+    assert hint in (error.value.hint or "")
     if "boom" in text:
         assert "boom" in (error.value.detail or "")
 
@@ -92,12 +92,12 @@ def test_an_interpreter_that_dies_is_named_by_its_death(
 def test_the_runner_s_refusals_become_errors_of_their_kind(
     tmp_path: Path, kind: str, error: type[MambaportError]
 ) -> None:
-    fields = {"kind": kind, "what": "W", "found": "F", "expected": None, "mend": "M"}
+    fields = {"kind": kind, "what": "W", "found": "F", "expected": None, "hint": "M"}
     line = "\x1emambaport " + json.dumps({"error": fields})
     (tmp_path / "answer").write_text(f"noise\n{line}\nnoise after it\n")
     with pytest.raises(error) as raised:
         run_task(script(tmp_path, f"cat '{tmp_path}/answer'; exit 1"), ASK, Inference, quiet())
-    assert (raised.value.what, raised.value.found, raised.value.mend) == ("W", "F", "M")
+    assert (raised.value.what, raised.value.found, raised.value.hint) == ("W", "F", "M")
 
 
 def test_the_mark_is_the_same_on_both_sides() -> None:

@@ -54,7 +54,7 @@ def test_an_environment_that_fits_is_accepted(changes: dict[str, object]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "found", "mend"),
+    ("changes", "found", "hint"),
     [
         ({"arch": "x86_64"}, "x86_64", "--emulate"),
         ({"arch": "armv7l"}, "armv7l", "copy the wheelhouse"),
@@ -66,13 +66,13 @@ def test_an_environment_that_fits_is_accepted(changes: dict[str, object]) -> Non
         ({"torch": with_torch("2.3.1")}, "torch 2.3.1", "does not replace"),
     ],
 )
-def test_an_environment_that_does_not_fit_is_refused_with_the_mend(
-    changes: dict[str, object], found: str, mend: str
+def test_an_environment_that_does_not_fit_is_refused_with_the_hint(
+    changes: dict[str, object], found: str, hint: str
 ) -> None:
     with pytest.raises(InstallError) as caught:
         check_target(GOOD.model_copy(update=changes), RPI, PI)
     assert found in str(caught.value.found)
-    assert mend in str(caught.value.mend)
+    assert hint in str(caught.value.hint)
 
 
 def test_only_what_is_missing_or_too_old_is_asked_for() -> None:

@@ -73,7 +73,7 @@ def recognise(root: Path) -> tuple[str, Checkout]:
         if root.is_dir()
         else "no such folder",
         expected="the top folder of such a checkout",
-        mend=f"mambaport adopt {above}" if above else "clone one of them, and give its folder",
+        hint=f"mambaport adopt {above}" if above else "clone one of them, and give its folder",
     )
 
 

@@ -17,7 +17,7 @@ class MambaportError(Exception):
         what: one sentence that says what went wrong.
         found: what is there.
         expected: what should be there.
-        mend: what to do about it; a command where there is one.
+        hint: what to do about it; a command where there is one.
         detail: longer evidence, such as the tail of a log or the lines of a hunk.
         data: what a command has found out all the same; printed beside the error with ``--json``.
     """
@@ -31,7 +31,7 @@ class MambaportError(Exception):
         *,
         found: str | None = None,
         expected: str | None = None,
-        mend: str | None = None,
+        hint: str | None = None,
         detail: str | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
@@ -39,7 +39,7 @@ class MambaportError(Exception):
         self.what = what
         self.found = found
         self.expected = expected
-        self.mend = mend
+        self.hint = hint
         self.detail = detail
         self.data = data or {}
 
@@ -50,7 +50,7 @@ class MambaportError(Exception):
             "what": self.what,
             "found": self.found,
             "expected": self.expected,
-            "mend": self.mend,
+            "hint": self.hint,
             "detail": self.detail,
             "exit_code": self.exit_code,
         }
@@ -136,6 +136,6 @@ def disk_full(where: str) -> HostError:
         "The disk is full",
         found=f"no space left while writing {where}",
         expected="room for the store and the build (rpi-cpu 1 GB, jetson-orin 2 GB, emulation 1.5 GB more)",
-        mend="free space, or remove what can be made again with `mambaport cache clean`, "
+        hint="free space, or remove what can be made again with `mambaport cache clean`, "
         "or point MAMBAPORT_CACHE at another disk; then run the same command again",
     )

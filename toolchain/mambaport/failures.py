@@ -23,7 +23,7 @@ class Failure(Model):
     cause: str
     signature: str | None = None
     """Regular expression of what people see; None where nothing is seen."""
-    mend: str
+    hint: str
     threads: tuple[str, ...] = ()
     """Where it is reported, as ``owner/repository#number``."""
     also: tuple[str, ...] = ()
@@ -66,10 +66,10 @@ class Explanation:
     """The line of the text that shows it."""
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.failure.model_dump(include={"id", "symptom", "cause", "mend"}), "line": self.line}
+        return {**self.failure.model_dump(include={"id", "symptom", "cause", "hint"}), "line": self.line}
 
     def __str__(self) -> str:
-        return f"{self.failure.id}: {self.failure.cause}; {self.failure.mend}"
+        return f"{self.failure.id}: {self.failure.cause}; {self.failure.hint}"
 
 
 def explain(text: str) -> list[Explanation]:

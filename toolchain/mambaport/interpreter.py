@@ -73,14 +73,14 @@ def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
             f"{python} cannot be run",
             found=fault.strerror or str(fault),
             expected="a Python interpreter",
-            mend="give the interpreter of the environment, for example --python .venv/bin/python",
+            hint="give the interpreter of the environment, for example --python .venv/bin/python",
         ) from None
     except OSError as fault:
         raise InstallError(
             f"{python} does not run on this machine",
             found=fault.strerror or str(fault),
             expected="an interpreter for this machine's architecture",
-            mend="`mambaport verify --emulate` runs aarch64 here; or copy the wheelhouse to the device",
+            hint="`mambaport verify --emulate` runs aarch64 here; or copy the wheelhouse to the device",
         ) from None
     try:
         return Interpreter.model_validate(json.loads(finished.output.strip().splitlines()[-1]))

@@ -49,9 +49,9 @@ def read_toml(path: Path, error: type[MambaportError] = UsageError) -> dict[str,
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"There is no file {path}", mend="check the path") from None
+        raise error(f"There is no file {path}", hint="check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise error(f"{path} is not TOML", found=str(fault), mend="correct the file at that place") from None
+        raise error(f"{path} is not TOML", found=str(fault), hint="correct the file at that place") from None
     return data
 
 
@@ -72,5 +72,5 @@ def validate(model: type[M], data: Any, path: Path, error: type[MambaportError] 
             f"{path} is not valid",
             found="\n".join(faults),
             expected=f"the keys of {model.__name__}, as docs/reference describes them",
-            mend="correct these keys",
+            hint="correct these keys",
         ) from None

@@ -108,7 +108,7 @@ class PatchSet:
                 f"There is no patch set {self.name} for {folder.parent.parent.name} {folder.parent.name}",
                 found=f"no {path}",
                 expected="a folder with a patchset.toml",
-                mend="`mambaport patches list` shows what there is",
+                hint="`mambaport patches list` shows what there is",
             )
         self.meta = validate(PatchSetFile, read_toml(path, PatchError), path, PatchError)
         self._check_series()
@@ -167,11 +167,11 @@ class PatchSet:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise PatchError(
-                f"Patch set {self.name} has no lock", found=f"no {path}", mend="`mambaport patches refresh`"
+                f"Patch set {self.name} has no lock", found=f"no {path}", hint="`mambaport patches refresh`"
             ) from None
         except ValueError as fault:
             raise PatchError(
-                f"{path} is not JSON", found=str(fault), mend="`mambaport patches refresh` writes it anew"
+                f"{path} is not JSON", found=str(fault), hint="`mambaport patches refresh` writes it anew"
             ) from None
         return validate(Lock, data, path, PatchError)
 
@@ -193,7 +193,7 @@ class PatchSet:
                 found=f"in patchset.toml: {', '.join(named) or 'none'}\n"
                 f"in the folder: {', '.join(there) or 'none'}",
                 expected="each *.patch file named once in patchset.toml, in the order of the numbers",
-                mend="name the missing file in patchset.toml with its reason, or remove it",
+                hint="name the missing file in patchset.toml with its reason, or remove it",
             )
 
 
@@ -257,7 +257,7 @@ def stack(package: str, version: str, names: tuple[str, ...]) -> list[PatchSet]:
                 f"Patch set {item.name} of {package} {version} stands in the wrong place",
                 found=f"after {below or 'the pristine source'}",
                 expected=f"after {item.meta.after or 'the pristine source'}",
-                mend=f"name the sets of {package} in the profile in that order",
+                hint=f"name the sets of {package} in the profile in that order",
             )
         below = item.name
     return sets

@@ -164,7 +164,7 @@ def choose_variant(profile: Profile, host: Host, asked: str | None) -> str | Non
         else f"This Jetson is {here}, not {asked}",
         found=f"JetPack {jetson.jetpack}, L4T {jetson.l4t}",
         expected=known,
-        mend="update the device to JetPack 6: the packages need CUDA 11.6, Python 3.10 and torch 2.4 at least"
+        hint="update the device to JetPack 6: the packages need CUDA 11.6, Python 3.10 and torch 2.4 at least"
         if here is None
         else "drop --variant here; wheels for another JetPack are built on an x86-64 machine",
     )
@@ -241,7 +241,7 @@ def _plan_cuda(
             f"{profile.name} has no CUDA extension",
             found=", ".join(given),
             expected="these options only with a profile that has a GPU",
-            mend="drop them, or choose such a profile: `mambaport profiles` lists them",
+            hint="drop them, or choose such a profile: `mambaport profiles` lists them",
         )
     return None, None
 

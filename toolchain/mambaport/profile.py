@@ -191,7 +191,7 @@ def find_profile(name: str) -> Profile:
         f"There is no profile {name}",
         found=name,
         expected=f"one of: {', '.join(_names(profiles))}; or the path of a profile file",
-        mend="`mambaport profiles` lists them",
+        hint="`mambaport profiles` lists them",
     )
 
 

@@ -138,7 +138,7 @@ class Store:
                 "The store cannot be written to",
                 found=f"{fault.filename}: {fault.strerror}",
                 expected="a folder that belongs to you",
-                mend="point MAMBAPORT_CACHE at such a folder",
+                hint="point MAMBAPORT_CACHE at such a folder",
             ) from None
         return folder
 

@@ -51,7 +51,7 @@ def read_wheel(path: Path) -> Wheel:
         UsageError: there is no such file, or it is not named as a wheel.
     """
     if not path.is_file():
-        raise UsageError(f"There is no wheel {path}", mend="check the path; `mambaport build` makes wheels")
+        raise UsageError(f"There is no wheel {path}", hint="check the path; `mambaport build` makes wheels")
     try:
         name, version, _build, _tags = parse_wheel_filename(path.name)
     except InvalidWheelFilename as fault:
@@ -95,5 +95,5 @@ def find(wheelhouse: Path, name: str, version: str) -> Wheel:
         f"The wheelhouse has no {name} {version}",
         found=f"{others} in {wheelhouse}",
         expected=f"{name}-{version}",
-        mend="`mambaport build` with the same profile makes it; --wheelhouse names another folder",
+        hint="`mambaport build` with the same profile makes it; --wheelhouse names another folder",
     )

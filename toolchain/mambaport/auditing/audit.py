@@ -34,7 +34,7 @@ def audit_wheel(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None =
             f"{wheel.path.name} cannot be read",
             found=f"{type(fault).__name__}: {fault}",
             expected="a whole wheel",
-            mend="build or copy it again",
+            hint="build or copy it again",
         ) from None
     findings += _compiled(wheel, libraries, goal, symbols)
     return WheelAudit(wheel.path.name, file_sha256(wheel.path), wheel.path.stat().st_size, tuple(findings))
@@ -67,5 +67,5 @@ def require(audit: WheelAudit) -> None:
         expected="\n".join(
             f"{finding.rule}: {finding.expected}" for finding in audit.failures if finding.expected
         ),
-        mend="do not install it; build it again with `mambaport build`, which audits what it makes",
+        hint="do not install it; build it again with `mambaport build`, which audits what it makes",
     )

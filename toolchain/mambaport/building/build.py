@@ -156,6 +156,6 @@ def _failed(package: PackagePlan, code: int, tail: str, log: Path) -> Exception:
     return BuildError(
         f"The build of {package.name} {package.version} failed",
         found=f"exit status {code}" if code else "no wheel",
-        mend=f"{known}the end of its log is below; the whole log is {log}",
+        hint=f"{known}the end of its log is below; the whole log is {log}",
         detail=tail,
     )

@@ -115,7 +115,7 @@ def _stubs(plan: CudaPlan, folder: Path) -> Path:
             raise HostError(
                 f"{plan.tools.cxx.path} cannot link a library",
                 found=f"exit status {finished.returncode}",
-                mend="install its C library and binutils (libc6-dev-arm64-cross for the cross compiler)",
+                hint="install its C library and binutils (libc6-dev-arm64-cross for the cross compiler)",
                 detail=finished.tail,
             )
     return folder

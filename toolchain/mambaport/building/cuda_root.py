@@ -105,13 +105,13 @@ def _download(package: DebianPackage, path: Path, report: Report) -> None:
 
     The suite it is in need not be among apt's own: all suites share one pool.
     """
-    mend = "give a CUDA toolkit with --cuda-home DIR or CUDA_HOME, or install one"
+    hint = "give a CUDA toolkit with --cuda-home DIR or CUDA_HOME, or install one"
     if not APT_HELPER.exists() or shutil.which("dpkg-deb") is None:
         raise HostError(
             f"{package.package} comes from Debian's archive, and apt is not here",
             found=f"no {APT_HELPER}",
             expected="a Debian with apt",
-            mend=mend,
+            hint=hint,
         )
     for mirror in _mirrors():
         with report.working("fetch", package.filename):
@@ -125,7 +125,7 @@ def _download(package: DebianPackage, path: Path, report: Report) -> None:
         f"{package.filename} cannot be had from Debian's mirror",
         found=finished.tail if _mirrors() else "no Debian mirror among apt's sources",
         expected=f"{package.path} with sha256 {package.sha256} below one of apt's Debian sources",
-        mend=mend,
+        hint=hint,
     )
 
 
@@ -143,5 +143,5 @@ def _offline(name: str) -> FetchError:
         f"{name} is not in the store",
         found="no unpacked toolkit, because of --offline",
         expected="a CUDA toolkit made by an earlier run",
-        mend="run the command once without --offline",
+        hint="run the command once without --offline",
     )

@@ -36,7 +36,7 @@ Examples:
   mambaport verify -p rpi --emulate             prove them on an emulated aarch64 system
   mambaport install -p rpi --python venv/bin/python    on the Pi itself
   mambaport infer --image cat.jpg               what is in it, by Vision Mamba
-  mambaport doctor -p rpi                       what this machine lacks, and the mend
+  mambaport doctor -p rpi                       what this machine lacks, and the hint
 
 \b
 Exit codes: 0 done, 2 usage, 10 fetch, 11 patch, 12 machine or toolchain, 13 build,
@@ -85,7 +85,7 @@ def main() -> NoReturn:
     try:
         cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(_tell(Interrupted("Interrupted", mend=_AGAIN), arguments))
+        sys.exit(_tell(Interrupted("Interrupted", hint=_AGAIN), arguments))
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as fault:
@@ -94,7 +94,7 @@ def main() -> NoReturn:
             sys.exit(UsageError.exit_code)
         sys.exit(_tell(UsageError(fault.format_message()), arguments))
     except KeyboardInterrupt:
-        sys.exit(_tell(Interrupted("Interrupted", mend=_AGAIN), arguments))
+        sys.exit(_tell(Interrupted("Interrupted", hint=_AGAIN), arguments))
     except MambaportError as error:
         if "--debug" in arguments:
             raise
@@ -117,12 +117,12 @@ def _unforeseen(fault: Exception) -> MambaportError:
         return HostError(
             f"The system refused: {fault.strerror or fault}",
             found=str(fault.filename or type(fault).__name__),
-            mend="check that this path exists and may be written to; MAMBAPORT_CACHE moves the store",
+            hint="check that this path exists and may be written to; MAMBAPORT_CACHE moves the store",
         )
     return MambaportError(
         "mambaport itself has failed",
         found=f"{type(fault).__name__}: {fault}",
-        mend="this is a bug; run the command again with --debug and report what it prints",
+        hint="this is a bug; run the command again with --debug and report what it prints",
     )
 
 
@@ -134,7 +134,7 @@ def _tell(error: MambaportError, arguments: list[str]) -> int:
     """Prints an error: for people on stderr, and as one object on stdout with ``--json``."""
     console = Report().console
     console.print(f"[bad]error[/bad]    {escape(error.what)}", soft_wrap=True)
-    for label, text in (("found", error.found), ("expected", error.expected), ("mend", error.mend)):
+    for label, text in (("found", error.found), ("expected", error.expected), ("hint", error.hint)):
         if text:
             indented = text.replace("\n", "\n" + " " * 11)
             console.print(f"  [stage]{label:<9}[/stage]{escape(indented)}", soft_wrap=True)

@@ -77,7 +77,7 @@ def _check_profile(profile_name: str, checkout: Checkout) -> None:
             f"{checkout.title} does not run on the wheels of profile {profile.name}",
             found=f"its mamba-ssm has the patch sets {', '.join(sorted(sets)) or 'none'}",
             expected=f"{', '.join(missing)} too",
-            mend="name the set in the profile's mamba-ssm, or choose another profile",
+            hint="name the set in the profile's mamba-ssm, or choose another profile",
         )
 
 

@@ -68,7 +68,7 @@ def audit(
                 for item in failed
                 for finding in item.failures
             ),
-            mend="do not install them; `mambaport build` makes wheels that pass",
+            hint="do not install them; `mambaport build` makes wheels that pass",
             data=data,
         )
     session.emit(data)

@@ -136,7 +136,7 @@ def _read(path: Path, model: str) -> Benchmark:
             expected="a file that `mambaport bench -o` wrote",
         ) from None
     if other.model != model:
-        raise UsageError(f"{path} is of another model", found=other.model, mend=f"--model {other.model}")
+        raise UsageError(f"{path} is of another model", found=other.model, hint=f"--model {other.model}")
     return other
 
 
@@ -145,5 +145,5 @@ def _same_work(ours: Benchmark, other: Benchmark) -> None:
         here, there = getattr(ours, name), getattr(other, name)
         if here != there:
             raise UsageError(
-                "The other run did other work", found=f"{name} {there}", mend=f"--{name} {there}"
+                "The other run did other work", found=f"{name} {there}", hint=f"--{name} {there}"
             )

@@ -67,7 +67,7 @@ def doctor(
         raise HostError(
             f"{len(missing)} of {len(checks)} checks fail for {profile_name}",
             found="\n".join(f"{check.name}: {check.found}" for check in missing),
-            mend="\n".join(check.mend for check in missing),
+            hint="\n".join(check.hint for check in missing),
             data=data,
         )
     if not session.emit(data) and checks:
@@ -80,7 +80,7 @@ def _explain(session: Session, text: str) -> None:
         return
     for row in rows:
         session.report.line(row.failure.id, row.line)
-        for label, said in (("cause", row.failure.cause), ("mend", row.failure.mend)):
+        for label, said in (("cause", row.failure.cause), ("hint", row.failure.hint)):
             session.report.line("", f"{label:<6} {said}")
     if not rows:
         session.report.line("doctor", "nothing that the catalogue knows stands in this text")
@@ -97,8 +97,8 @@ def _facts(known: dict[str, str]) -> Table:
 
 def _checks(checks: list[Check]) -> Table:
     table = Table(header_style="quiet", box=SIMPLE_HEAD)
-    for name in ("check", "", "found", "mend"):
+    for name in ("check", "", "found", "hint"):
         table.add_column(name)
     for check in checks:
-        table.add_row(check.name, MARKS[check.state], escape(check.found), escape(check.mend))
+        table.add_row(check.name, MARKS[check.state], escape(check.found), escape(check.hint))
     return table

@@ -83,7 +83,7 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
     size, shape = rest.get("size"), VISION.get(model)
     if size is not None and shape is None:
         raise UsageError(
-            f"{model} reads no images, so --size says nothing", mend="leave it out, or --prompt N"
+            f"{model} reads no images, so --size says nothing", hint="leave it out, or --prompt N"
         )
     if size is not None and shape is not None and not shape.takes(size):
         raise UsageError(

@@ -225,7 +225,7 @@ def emulated_system(profile_name: str, variant: str | None, asked: str | None) -
     if asked is None and not profile.emulate:
         name = profile.name + (f", variant {variant}" if variant else "")
         raise UsageError(
-            f"Profile {name} has no emulated system", mend="verify on the machine itself, with --python"
+            f"Profile {name} has no emulated system", hint="verify on the machine itself, with --python"
         )
     return asked or profile.emulate[0]
 

@@ -29,7 +29,7 @@ def patch(session: Session, profile_name: str, variant: str | None, output: Path
             raise UsageError(
                 f"{target} is already there",
                 expected="a name that is free",
-                mend="remove it, or choose another -o",
+                hint="remove it, or choose another -o",
             )
     output.mkdir(parents=True, exist_ok=True)
     for package, target in targets:

@@ -73,7 +73,7 @@ def check(session: Session, package: str | None, against: str | None) -> None:
         states = _check_pinned(session, package)
     elif package is None:
         raise UsageError(
-            "--against needs a package", mend="mambaport patches check mamba-ssm --against 2.3.0"
+            "--against needs a package", hint="mambaport patches check mamba-ssm --against 2.3.0"
         )
     else:
         states = _check_version(session, package, against)
@@ -85,7 +85,7 @@ def check(session: Session, package: str | None, against: str | None) -> None:
         raise PatchError(
             f"{drifted} of {len(states)} patches have drifted",
             found=f"against {against}",
-            mend="make each anew for that version (docs/how-to/write-a-patch.md); the others can be kept",
+            hint="make each anew for that version (docs/how-to/write-a-patch.md); the others can be kept",
             data=data,
         )
     session.emit(data)
@@ -131,7 +131,7 @@ def _refresh_checkout(root: Path, name: str | None) -> list[PatchSet]:
             f"There is no patch set for this commit of {root}",
             found=commit or "no commit",
             expected=f"one of: {', '.join(item.name for item in sets)}",
-            mend="check one of these out, or name the set: `mambaport patches refresh SET --checkout DIR`",
+            hint="check one of these out, or name the set: `mambaport patches refresh SET --checkout DIR`",
         )
     return refresh_checkout_lock(root, named[0])
 
@@ -166,7 +166,7 @@ def _check_version(session: Session, package: str, version: str) -> list[tuple[s
     (source,) = _sources(package)[-1:]
     with session.store.scratch() as scratch:
         if session.fetcher.index.mirror is not None or session.fetcher.offline:
-            raise UsageError("--against asks the package index", mend="drop --offline and --mirror")
+            raise UsageError("--against asks the package index", hint="drop --offline and --mirror")
         item = find_sdist(session.fetcher.index, package, version)
         archive = scratch / item.filename
         download(session.fetcher.index, package, item.filename, archive, session.report)

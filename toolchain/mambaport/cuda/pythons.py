@@ -57,7 +57,7 @@ def find_headers(minor: str, named: Path | None, root: Path = Path("/")) -> Pyth
         f"There are no headers of Python {minor} on this machine",
         found="\n".join(looked) or f"no CPython {minor} on PATH, in pyenv or uv",
         expected=f"Python.h of CPython {minor} for any 64-bit Linux",
-        mend=f"`uv python install {minor}`, or `sudo apt-get install python{minor}-dev` where the "
+        hint=f"`uv python install {minor}`, or `sudo apt-get install python{minor}-dev` where the "
         f"distribution has it, or copy /usr/include/python{minor} from the device and give it with "
         "--python-headers DIR",
     )
@@ -111,7 +111,7 @@ def _checked(named: Path, minor: str) -> PythonHeaders:
             f"--python-headers has no headers of Python {minor}",
             found=str(fault),
             expected=f"a folder with Python.h, patchlevel.h and pyconfig.h of CPython {minor}",
-            mend=f"give /usr/include/python{minor} of the device, or a copy of it",
+            hint=f"give /usr/include/python{minor} of the device, or a copy of it",
         ) from None
 
 

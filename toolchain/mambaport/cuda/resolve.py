@@ -167,7 +167,7 @@ def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, opti
             "No GPU was found to build for",
             found="no nvidia-smi that names one",
             expected="an NVIDIA GPU with its driver",
-            mend="run it on the machine with the GPU, or name its architecture: TORCH_CUDA_ARCH_LIST=8.7",
+            hint="run it on the machine with the GPU, or name its architecture: TORCH_CUDA_ARCH_LIST=8.7",
         )
     interpreter = _interpreter(options, host) if native and _own_torch(profile, host, options) else None
     if interpreter is not None:
@@ -185,7 +185,7 @@ def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, opti
             "--torch and the torch that is there differ",
             found=f"torch {torch.version} ({torch.origin})",
             expected=f"torch {options.torch}",
-            mend="drop --torch: the wheels are built for the torch that is there",
+            hint="drop --torch: the wheels are built for the torch that is there",
         )
     cuda = replace(cuda, torch=torch.minor)
     try:
@@ -219,7 +219,7 @@ def _host_compiler(tool: NvccNative | NvccCross, host: Host, toolkit: ChosenTool
         f"nvcc {toolkit.version} does not work with this g++",
         found=there.version if there else "none",
         expected=f"gcc {newest} or older",
-        mend=f"sudo apt-get install {package}"
+        hint=f"sudo apt-get install {package}"
         + (f", then CXX=g++-{newest} CC=gcc-{newest}" if isinstance(tool, NvccNative) else ""),
     )
 
@@ -243,7 +243,7 @@ def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
         "There is no torch to compile for",
         found=f"none in {', '.join(looked) or 'any Python that was looked at'}",
         expected="an interpreter with the device's own torch",
-        mend="name it with --python PATH, or install the torch that fits the device first",
+        hint="name it with --python PATH, or install the torch that fits the device first",
     )
 
 

@@ -78,14 +78,14 @@ def _named(home: Path, cuda: CudaGoal) -> ChosenToolkit:
             "--cuda-home is not a CUDA toolkit",
             found=str(fault),
             expected="a folder with bin/nvcc that runs on this machine",
-            mend="give a folder such as /usr/local/cuda-12.6, or drop --cuda-home",
+            hint="give a folder such as /usr/local/cuda-12.6, or drop --cuda-home",
         ) from None
     if toolkit.major != cuda.major:
         raise UsageError(
             f"CUDA {toolkit.version} does not fit the target" + _too_old(toolkit),
             found=f"CUDA {toolkit.release} in {home}",
             expected=f"CUDA {cuda.major}.x, as the target has {cuda.version}",
-            mend=f"give a CUDA {cuda.major}.x with --cuda-home, or drop it, or choose another --variant",
+            hint=f"give a CUDA {cuda.major}.x with --cuda-home, or drop it, or choose another --variant",
         )
     return _local(toolkit)
 
@@ -122,6 +122,6 @@ def _none(cuda: CudaGoal, host: Host) -> HostError:
         found="\n".join([*others, *host.cuda.looked])
         or "no nvcc in CUDA_HOME, /usr/local/cuda*, nor on PATH",
         expected=f"nvcc of CUDA {cuda.major}.x",
-        mend=f"sudo apt-get install {package} (on a Jetson: sudo apt-get install nvidia-jetpack), or name "
+        hint=f"sudo apt-get install {package} (on a Jetson: sudo apt-get install nvidia-jetpack), or name "
         "its folder with --cuda-home or CUDA_HOME",
     )

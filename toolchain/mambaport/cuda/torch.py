@@ -68,7 +68,7 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
         f"No torch {cuda.torch} for {arch}, Python {cuda.python} and CUDA {cuda.major} is pinned",
         found=f"pinned for {arch} and CUDA {cuda.major}: {known}",
         expected="a torch whose headers can be had",
-        mend="choose one of these with --torch and --python, or give the wheel of the device's torch with "
+        hint="choose one of these with --torch and --python, or give the wheel of the device's torch with "
         "--torch-wheel FILE, or build on the device",
     )
 
@@ -82,13 +82,13 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
     try:
         name, version, _build, tags = parse_wheel_filename(path.name)
     except InvalidWheelFilename as fault:
-        raise UsageError(f"{path.name} is not a wheel's name", found=str(fault), mend=_WHEEL_MEND) from None
+        raise UsageError(f"{path.name} is not a wheel's name", found=str(fault), hint=_WHEEL_MEND) from None
     if not path.is_file() or name != "torch":
         raise UsageError(
             "--torch-wheel is not a torch wheel",
             found=str(path) if path.is_file() else f"no file {path}",
             expected="a file torch-*.whl",
-            mend=_WHEEL_MEND,
+            hint=_WHEEL_MEND,
         )
     _check_tags(path, {(tag.interpreter, tag.platform) for tag in tags}, arch, cuda)
     try:
@@ -123,7 +123,7 @@ def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
             "There is no torch to compile for",
             found=f"none in {target.prefix} ({target.executable})",
             expected=f"a torch with CUDA {cuda.major}",
-            mend="install the torch that fits the device, or name the interpreter that has it with --python",
+            hint="install the torch that fits the device, or name the interpreter that has it with --python",
         )
     folder = target.torch.folder
     try:
@@ -142,12 +142,12 @@ def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
         sha256=data_sha256([*facts, file_sha256(folder / "lib" / "libc10.so")]),
         source=folder,
     )
-    mend = (
+    hint = (
         "install NVIDIA's torch for this JetPack; the plain aarch64 package has no CUDA before 2.11"
         if target.arch == "aarch64"
         else "install a torch with CUDA, or build the CPU wheels with --profile cpu"
     )
-    return _fitting(torch, target.executable, cuda, HostError, mend)
+    return _fitting(torch, target.executable, cuda, HostError, hint)
 
 
 _WHEEL_MEND = (
@@ -156,21 +156,21 @@ _WHEEL_MEND = (
 
 
 def _fitting(
-    torch: TargetTorch, where: str, cuda: CudaGoal, error: type[UsageError] | type[HostError], mend: str
+    torch: TargetTorch, where: str, cuda: CudaGoal, error: type[UsageError] | type[HostError], hint: str
 ) -> TargetTorch:
     if not torch.cuda:
         raise error(
             "This torch has no CUDA",
             found=f"torch {torch.version}, a CPU build ({where})",
             expected=f"a torch built with CUDA {cuda.major}",
-            mend=mend,
+            hint=hint,
         )
     if _major(torch.cuda) != cuda.major:
         raise error(
             "This torch is of another CUDA",
             found=f"torch {torch.version} with CUDA {torch.cuda} ({where})",
             expected=f"CUDA {cuda.major}, as the target has",
-            mend=mend,
+            hint=hint,
         )
     return torch
 
@@ -181,7 +181,7 @@ def _check_tags(path: Path, tags: set[tuple[str, str]], arch: str, cuda: CudaGoa
             "This torch wheel is for another architecture",
             found=", ".join(sorted(platform for _python, platform in tags)),
             expected=f"a wheel for {arch}",
-            mend=_WHEEL_MEND,
+            hint=_WHEEL_MEND,
         )
     wanted = "cp" + cuda.python.replace(".", "")
     if not any(python == wanted for python, _platform in tags):
@@ -190,7 +190,7 @@ def _check_tags(path: Path, tags: set[tuple[str, str]], arch: str, cuda: CudaGoa
             "This torch wheel is for another Python",
             found=f"{found} ({path.name})",
             expected=f"{wanted}, as the target's Python is {cuda.python}",
-            mend="give the wheel for that Python, or name the device's with --python, "
+            hint="give the wheel for that Python, or name the device's with --python, "
             "for example --python 3.12",
         )
 

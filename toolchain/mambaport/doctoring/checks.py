@@ -15,7 +15,7 @@ class Check:
     name: str
     state: State
     found: str
-    mend: str = ""
+    hint: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

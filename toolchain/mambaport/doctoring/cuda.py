@@ -66,9 +66,9 @@ def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
     if not native:
         return Check(name, "good", f"CUDA {goal.version} is put together in the store when it is needed")
     looked = "; ".join(host.cuda.looked)
-    mend = "sudo apt-get install nvidia-jetpack" if host.cuda.jetson else f"install CUDA {goal.major}"
+    hint = "sudo apt-get install nvidia-jetpack" if host.cuda.jetson else f"install CUDA {goal.major}"
     found = f"CUDA {goal.major} is needed, there is {others}" if others else looked or "no nvcc"
-    return Check(name, "missing", found, f"{mend}; or name it with --cuda-home DIR")
+    return Check(name, "missing", found, f"{hint}; or name it with --cuda-home DIR")
 
 
 def _memory(profile: Profile, host: Host) -> Check:
@@ -80,11 +80,11 @@ def _memory(profile: Profile, host: Host) -> Check:
     )
     if host.available_mib + host.swap_mib >= each:
         return Check("memory for nvcc", "good", found)
-    mend = (
+    hint = (
         "close other programs, or add swap: sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && "
         "sudo mkswap /swapfile && sudo swapon /swapfile"
     )
-    return Check("memory for nvcc", "missing", found, mend)
+    return Check("memory for nvcc", "missing", found, hint)
 
 
 def _jetpack(host: Host) -> Check:
@@ -122,8 +122,8 @@ def _torch(torch: dict[str, Any], goal: CudaGoal, host: Host) -> Check:
         what = "a build for ARM servers, from the package index" if jetson else "another CUDA"
         return Check(name, "missing", f"torch {version} has CUDA {cuda}, not {wanted}: {what}", right)
     if not torch["available"]:
-        mend = "check the driver, and that this user may open the GPU: sudo usermod -aG video,render $USER"
-        return Check(name, "missing", f"torch {version}, CUDA {cuda}, sees no GPU", mend)
+        hint = "check the driver, and that this user may open the GPU: sudo usermod -aG video,render $USER"
+        return Check(name, "missing", f"torch {version}, CUDA {cuda}, sees no GPU", hint)
     return Check(name, "good", f"{torch['gpu']}, sm_{torch['sm']}, torch {version}, CUDA {cuda}")
 
 
@@ -133,8 +133,8 @@ def _kernels(torch: dict[str, Any], goal: CudaGoal) -> Check:
         return _explained(name, torch["kernel_fault"])
     if goal.sm and torch["sm"] not in goal.sm:
         wanted = ", ".join(f"sm_{sm}" for sm in goal.sm)
-        mend = "build with `-p cuda`, which takes this machine's own GPU"
-        return Check(name, "missing", f"the profile is for {wanted}, this GPU is sm_{torch['sm']}", mend)
+        hint = "build with `-p cuda`, which takes this machine's own GPU"
+        return Check(name, "missing", f"the profile is for {wanted}, this GPU is sm_{torch['sm']}", hint)
     return Check(name, "good", f"torch runs one, of {' '.join(torch['architectures'])}")
 
 
@@ -150,7 +150,7 @@ def _extension(name: str, fault: str | None, *, late: bool) -> Check:
 
 def _explained(name: str, fault: str) -> Check:
     rows = explain(fault)
-    return Check(name, "missing", fault, rows[0].failure.mend if rows else "see the error")
+    return Check(name, "missing", fault, rows[0].failure.hint if rows else "see the error")
 
 
 def _ask(python: Path) -> dict[str, Any] | None:

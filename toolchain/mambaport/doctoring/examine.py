@@ -63,8 +63,8 @@ def examine(profile: Profile, host: Host, store: Store, python: Path) -> list[Ch
 
 def _python(host: Host) -> Check:
     good = Version(host.python) >= Version("3.10")
-    mend = "" if good else "install Python 3.10 or newer and run mambaport with it"
-    return Check("Python for mambaport", "good" if good else "missing", host.python, mend)
+    hint = "" if good else "install Python 3.10 or newer and run mambaport with it"
+    return Check("Python for mambaport", "good" if good else "missing", host.python, hint)
 
 
 def _toolchain(profile: Profile, host: Host) -> Check:
@@ -72,7 +72,7 @@ def _toolchain(profile: Profile, host: Host) -> Check:
     try:
         tool = choose(profile, host, goal)
     except MambaportError as fault:
-        return Check("toolchain", "missing", fault.found or "none", fault.mend or "")
+        return Check("toolchain", "missing", fault.found or "none", fault.hint or "")
     others = [name for name in profile.build.toolchains if TOOLCHAINS[name].lacks(host, goal) is None]
     found = f"{tool.name} for {goal.arch}"
     also = [name for name in others if name != tool.name]
@@ -83,15 +83,15 @@ def _disk(store: Store) -> Check:
     free = _free(store.root)
     if free >= BUILD_BYTES:
         return Check("disk", "good", f"{free / 1e9:.0f} GB free at {store.root}")
-    mend = "free space, `mambaport cache clean`, or point MAMBAPORT_CACHE at another disk"
-    return Check("disk", "missing", f"{free / 1e9:.1f} GB free at {store.root}, 1 GB is needed", mend)
+    hint = "free space, `mambaport cache clean`, or point MAMBAPORT_CACHE at another disk"
+    return Check("disk", "missing", f"{free / 1e9:.1f} GB free at {store.root}, 1 GB is needed", hint)
 
 
 def _isolation(host: Host) -> Check:
     if host.network_isolation:
         return Check("network isolation", "good", "builds run without network")
-    mend = "sudo sysctl kernel.unprivileged_userns_clone=1 (Debian), or run as root in CI"
-    return Check("network isolation", "optional", "the kernel does not let users drop the network", mend)
+    hint = "sudo sysctl kernel.unprivileged_userns_clone=1 (Debian), or run as root in CI"
+    return Check("network isolation", "optional", "the kernel does not let users drop the network", hint)
 
 
 def _environment(profile: Profile, host: Host, python: Path) -> Check:
@@ -99,7 +99,7 @@ def _environment(profile: Profile, host: Host, python: Path) -> Check:
         target = read_interpreter(python, [])
         check_target(target, profile, resolve_goal(profile, host))
     except MambaportError as fault:
-        return Check("environment", "missing", f"{fault.what}: {fault.found}", fault.mend or "")
+        return Check("environment", "missing", f"{fault.what}: {fault.found}", fault.hint or "")
     assert target.torch is not None
     return Check(
         "environment", "good", f"Python {target.version}, torch {target.torch.version} in {target.prefix}"

@@ -53,7 +53,7 @@ class Backup:
             raise InstallError(
                 "The environment cannot be written to",
                 found=str(fault),
-                mend="use an environment of your own (python3 -m venv), or the user that owns this one",
+                hint="use an environment of your own (python3 -m venv), or the user that owns this one",
             ) from None
 
     def restore(self, remove: Callable[[list[str]], None]) -> list[str]:

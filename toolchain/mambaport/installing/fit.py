@@ -32,7 +32,7 @@ def unfit(reasons: Sequence[str], target: Interpreter) -> InstallError:
         "The wheels do not fit this environment",
         found="\n".join(reasons),
         expected=f"wheels for {torch}, Python {target.version}: {target.prefix}",
-        mend="build them for it: `mambaport build` on the device takes its torch and Python by itself; "
+        hint="build them for it: `mambaport build` on the device takes its torch and Python by itself; "
         "elsewhere, --torch and --python say them",
     )
 

@@ -57,7 +57,7 @@ def install_wheels(
         _pip(target, [*words, *(str(wheel.path) for wheel in wheels)], "installing the wheels")
         if _torch_stamp(target) != torch_before:
             raise InstallError(
-                "torch changed during the installation", mend="this is a bug; torch's files differ"
+                "torch changed during the installation", hint="this is a bug; torch's files differ"
             )
         for wheel in wheels:
             report.line("install", f"{wheel.path.name}", f"into {target.prefix}")
@@ -68,7 +68,7 @@ def install_wheels(
         state = f"{' and '.join(was)} put back" if was else "the new packages were removed again"
         report.line("restore", state)
         if isinstance(fault, MambaportError):
-            fault.mend = f"{fault.mend or 'see above'}; the environment is as it was before ({state})"
+            fault.hint = f"{fault.hint or 'see above'}; the environment is as it was before ({state})"
         raise
     backup.drop()
 
@@ -116,6 +116,6 @@ def _pip(target: Interpreter, arguments: list[str], doing: str) -> None:
     raise InstallError(
         f"pip failed while {doing}",
         found=f"exit status {finished.returncode}",
-        mend="what pip says is below",
+        hint="what pip says is below",
         detail=finished.tail,
     )

@@ -23,7 +23,7 @@ def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
             f"This machine is not what {profile.name} is for",
             found=f"{target.arch} ({target.executable})",
             expected=goal.arch,
-            mend="copy the wheelhouse to the device and run `mambaport install` there; "
+            hint="copy the wheelhouse to the device and run `mambaport install` there; "
             f"or prove the wheels here with `mambaport verify -p {profile.name} --emulate`",
         )
     python = Version(target.version)
@@ -32,14 +32,14 @@ def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
             f"{profile.name} does not work with this Python",
             found=f"{target.implementation} {target.version}, {target.bits} bits ({target.executable})",
             expected=f"64-bit CPython {profile.python.minimum} or newer",
-            mend="make an environment with a newer Python and give it with --python",
+            hint="make an environment with a newer Python and give it with --python",
         )
     if target.externally_managed and not target.virtual:
         raise InstallError(
             "This Python belongs to the system's package manager",
             found=target.executable,
             expected="a virtual environment",
-            mend="python3 -m venv --system-site-packages ~/mamba && "
+            hint="python3 -m venv --system-site-packages ~/mamba && "
             "mambaport install --python ~/mamba/bin/python ...",
         )
     _check_torch(target, profile)
@@ -51,7 +51,7 @@ def _check_torch(target: Interpreter, profile: Profile) -> None:
             "There is no torch in this environment",
             found=f"none in {target.prefix}",
             expected=f"torch{profile.install.torch}, which mambaport never installs by itself",
-            mend="install the torch that fits the device first, then run this again: "
+            hint="install the torch that fits the device first, then run this again: "
             f"{target.executable} -m pip install '{profile.install.torch_suggested}'" + _cpu_advice(target),
         )
     if not SpecifierSet(profile.install.torch).contains(Version(target.torch.version), prereleases=True):
@@ -59,7 +59,7 @@ def _check_torch(target: Interpreter, profile: Profile) -> None:
             f"The torch of this environment does not fit {profile.name}",
             found=f"torch {target.torch.version}",
             expected=f"torch{profile.install.torch}",
-            mend="use an environment with such a torch; mambaport does not replace the one that is there",
+            hint="use an environment with such a torch; mambaport does not replace the one that is there",
         )
 
 
@@ -80,7 +80,7 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
             f"This machine is not what {profile.name} is for",
             found=f"{target.arch} ({target.executable})",
             expected=goal.arch,
-            mend=f"`mambaport verify -p {profile.name} --emulate` proves the wheels here",
+            hint=f"`mambaport verify -p {profile.name} --emulate` proves the wheels here",
         )
     lacking = [name for name in ("torch", *packages) if name not in target.packages]
     if lacking:
@@ -88,7 +88,7 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
             f"{' and '.join(lacking)} not installed in this environment",
             found=f"without {', '.join(lacking)}: {target.prefix}",
             expected="an environment that the wheels were installed into",
-            mend=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves "
+            hint=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves "
             "them; --python names another environment",
         )
 

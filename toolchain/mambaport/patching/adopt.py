@@ -90,7 +90,7 @@ def adopt(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
         try:
             apply_sets(tree, [adoption.set])
         except PatchError as fault:
-            fault.mend = _KEEP
+            fault.hint = _KEEP
             raise
         _refuse(adoption, adoption.named("changed", "missing"))  # an overlay's name that is taken
         contents = {name: (tree / name).read_bytes() for name in adoption.named("before")}
@@ -135,7 +135,7 @@ def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
             f"{name} in {adoption.root} is a link, or lies behind one",
             found=f"it leads to {(adoption.root / name).resolve()}",
             expected="a file of the checkout itself; mambaport writes through no links",
-            mend="nothing was changed; put the file itself there",
+            hint="nothing was changed; put the file itself there",
         )
     path = adoption.root / name
     is_there = f"sha256 {file_sha256(path)}" if path.is_file() else "no file"
@@ -143,7 +143,7 @@ def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
         f"{name} in {adoption.root} is not as patch set {adoption.set.name} knows it",
         found=is_there,
         expected=f"sha256 {file.after} (adopted), or {file.before or 'no file'} (before)",
-        mend=_KEEP,
+        hint=_KEEP,
     )
 
 
@@ -175,7 +175,7 @@ def _reverted(adoption: Adoption) -> dict[str, bytes]:
     contents = {name: "\n".join(lines).encode() for name, lines in files.items()}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != adoption.lock.files[name].before:
-            raise PatchError(f"The hunks do not lead back to {name} as it was", mend="this is a bug")
+            raise PatchError(f"The hunks do not lead back to {name} as it was", hint="this is a bug")
     return contents
 
 
@@ -190,7 +190,7 @@ def _write(adoption: Adoption, contents: Mapping[str, bytes | None]) -> list[str
         if survey(adoption.root, [adoption.set]).files != adoption.files:
             raise PatchError(
                 f"{adoption.root} was changed while mambaport worked on it",
-                mend="nothing was changed; run this again",
+                hint="nothing was changed; run this again",
             )
         for name in contents:
             target = adoption.root / name
@@ -238,7 +238,7 @@ def _alone(adoption: Adoption) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise PatchError(
-            f"Another mambaport works on {adoption.root}", mend="run this again when it has finished"
+            f"Another mambaport works on {adoption.root}", hint="run this again when it has finished"
         ) from None
     else:
         yield

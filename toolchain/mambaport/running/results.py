@@ -77,7 +77,7 @@ class Unreadable(Result):
     what: str
     found: str | None = None
     expected: str | None = None
-    mend: str | None = None
+    hint: str | None = None
 
 
 class Evaluation(Result):

@@ -34,7 +34,7 @@ def run_task(python: Path, request: dict[str, Any], result: type[M], report: Rep
             f"{python} cannot be run",
             found="no such file" if not python.exists() else "not a program",
             expected="the Python of the environment that has torch and the wheels",
-            mend="name it, for example --python .venv/bin/python",
+            hint="name it, for example --python .venv/bin/python",
         )
     last: dict[str, Any] = {}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -67,17 +67,17 @@ def _died(python: Path, finished: process.Finished) -> MambaportError:
         return RunError(
             "The model met an instruction that this CPU does not have",
             found="SIGILL, most likely inside torch: mambaport's own wheels are audited for this CPU",
-            mend="`mambaport verify` says more; on a Raspberry Pi 4 use torch 2.9.1 or older",
+            hint="`mambaport verify` says more; on a Raspberry Pi 4 use torch 2.9.1 or older",
         )
     if number == signal.SIGKILL:
         return RunError(
             "The model was killed while it ran",
             found="SIGKILL, as the kernel sends when memory has run out",
-            mend="a smaller model, --batch 1, or more swap",
+            hint="a smaller model, --batch 1, or more swap",
         )
     return RunError(
         "The model did not finish",
         found=f"exit status {finished.returncode} of {python}",
-        mend="what it printed is below; `mambaport verify` shows whether the packages work",
+        hint="what it printed is below; `mambaport verify` shows whether the packages work",
         detail=finished.tail,
     )

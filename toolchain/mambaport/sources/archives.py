@@ -135,7 +135,7 @@ def refused(archive: Path, found: str, expected: str) -> FetchError:
         f"{archive.name} is refused",
         found=found,
         expected=expected,
-        mend="nothing was unpacked; get the archive from its publisher, and tell them if it is theirs",
+        hint="nothing was unpacked; get the archive from its publisher, and tell them if it is theirs",
     )
 
 
@@ -145,5 +145,5 @@ def damaged(archive: Path, fault: Exception) -> FetchError:
         f"{archive.name} is damaged",
         found=f"{type(fault).__name__}: {fault}",
         expected="a whole archive",
-        mend="remove it and fetch it again",
+        hint="remove it and fetch it again",
     )

@@ -49,7 +49,7 @@ def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> No
             f"The part of {excerpt.filename} is not the pinned one",
             found=f"sha256 {found} of {', '.join(excerpt.members)}",
             expected=f"sha256 {excerpt.content_sha256}",
-            mend="do not use that file: it was changed or replaced on its way. Try another index "
+            hint="do not use that file: it was changed or replaced on its way. Try another index "
             "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
         )
 

@@ -53,7 +53,7 @@ class Fetcher:
                 f"{pin.filename} is not in the store",
                 found=f"nothing under {self.store.path('archives', pin.sha256)}",
                 expected=f"the file with sha256 {pin.sha256}, because of --offline",
-                mend="run the command once without --offline, or `mambaport fetch` on a machine with network "
+                hint="run the command once without --offline, or `mambaport fetch` on a machine with network "
                 "and copy its store",
             )
         entry = self.store.make("archives", pin.sha256, lambda folder: self._bring(pin, folder))
@@ -103,7 +103,7 @@ class Fetcher:
                 f"The mirror has no {pin.filename}",
                 found=f"no file {source}",
                 expected=f"{pin.filename} with sha256 {pin.sha256}",
-                mend="put the file there, or drop --mirror / MAMBAPORT_MIRROR to use the package index",
+                hint="put the file there, or drop --mirror / MAMBAPORT_MIRROR to use the package index",
             )
         shutil.copyfile(source, path)
 
@@ -123,13 +123,13 @@ def check(pin: Pin, path: Path, origin: str) -> None:
             f"{pin.filename} is truncated",
             found=f"{size} bytes from the {origin}",
             expected=f"{pin.size} bytes with sha256 {pin.sha256}",
-            mend="run the command again; if it stays short, the mirror or a proxy on the way cuts it off",
+            hint="run the command again; if it stays short, the mirror or a proxy on the way cuts it off",
         )
     raise FetchError(
         f"{pin.filename} is not the pinned file",
         found=f"sha256 {digest} ({size} bytes) from the {origin}",
         expected=f"sha256 {pin.sha256} ({pin.size} bytes)",
-        mend="do not use that file: it was changed or replaced on its way. Try another index "
+        hint="do not use that file: it was changed or replaced on its way. Try another index "
         "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
     )
 
@@ -206,7 +206,7 @@ def _find(
     except pypi_simple.NoSuchProjectError:
         raise FetchError(
             f"The package index has no project {project}",
-            mend="check PIP_INDEX_URL / --index-url; a private index must carry or proxy this project",
+            hint="check PIP_INDEX_URL / --index-url; a private index must carry or proxy this project",
         ) from None
     except (requests.exceptions.RequestException, pypi_simple.UnsupportedContentTypeError) as fault:
         raise unreachable(fault, f"asking for {project}") from None
@@ -216,7 +216,7 @@ def _find(
     raise FetchError(
         f"The package index has no {name}",
         found=f"{len(page.packages)} other files of {project}",
-        mend="use an index that carries it, or a mirror folder (--mirror DIR)",
+        hint="use an index that carries it, or a mirror folder (--mirror DIR)",
     )
 
 
@@ -225,7 +225,7 @@ def unreachable(fault: Exception, doing: str) -> FetchError:
     return FetchError(
         f"The package index cannot be reached ({doing})",
         found=f"{type(fault).__name__}: {fault}",
-        mend="check the network, the proxy variables and the index (PIP_INDEX_URL or --index-url); "
+        hint="check the network, the proxy variables and the index (PIP_INDEX_URL or --index-url); "
         "or give the files in a folder with --mirror DIR; or, once they are in the store, use --offline",
     )
 

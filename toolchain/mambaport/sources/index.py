@@ -34,7 +34,7 @@ def index_settings(url: str | None, mirror: Path | None) -> IndexSettings:
             "The mirror is not a folder",
             found=str(mirror),
             expected="a folder that holds the archives under their own names",
-            mend="check --mirror / MAMBAPORT_MIRROR",
+            hint="check --mirror / MAMBAPORT_MIRROR",
         )
     if mirror is not None:
         return IndexSettings(url, mirror.resolve())

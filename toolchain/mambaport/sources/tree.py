@@ -39,7 +39,7 @@ def _take(archive: Archive, root: Path, destination: Path) -> None:
         target = destination / name
         if target.exists():
             raise FetchError(
-                f"Two archives give {name}", mend="narrow `only` or `exclude` of one of them in source.toml"
+                f"Two archives give {name}", hint="narrow `only` or `exclude` of one of them in source.toml"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(root / name, target)

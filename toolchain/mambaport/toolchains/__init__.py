@@ -22,7 +22,7 @@ def choose(profile: Profile, host: Host, goal: Goal, asked: str | None = None) -
     """The toolchain asked for, or the first of the profile's that can do the work on this machine.
 
     Raises:
-        HostError: none can; the message gives each one's reason and the mend.
+        HostError: none can; the message gives each one's reason and the hint.
     """
     names = (asked,) if asked else profile.build.toolchains
     reasons = []
@@ -36,7 +36,7 @@ def choose(profile: Profile, host: Host, goal: Goal, asked: str | None = None) -
         f"No toolchain here compiles for {goal.arch}",
         found="\n".join(reasons),
         expected=f"one that runs on {host.arch} and compiles for {goal.arch}",
-        mend="drop --toolchain to let mambaport choose"
+        hint="drop --toolchain to let mambaport choose"
         if asked
         else "install what is named above; `mambaport doctor` shows it with the commands",
     )

@@ -72,7 +72,7 @@ class Toolchain(Protocol):
         """As profiles and ``--toolchain`` call it."""
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
-        """Why it cannot do the work on this machine, with the mend; None when it can."""
+        """Why it cannot do the work on this machine, with the hint; None when it can."""
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         """What must be fetched for it."""

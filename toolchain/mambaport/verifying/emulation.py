@@ -83,7 +83,7 @@ def prepare_emulation(
         raise HostError(
             "aarch64 programs cannot run here",
             found="no qemu-aarch64-static on PATH",
-            mend="sudo apt-get install qemu-user-static mmdebstrap",
+            hint="sudo apt-get install qemu-user-static mmdebstrap",
         )
     root = _root(system, host, store, fetcher.offline, report)
     site = _site(system, root, host, store, fetcher, report)
@@ -99,7 +99,7 @@ def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, repor
         raise HostError(
             f"The emulated {system.suite} root is not in the store",
             found="--offline" if offline else "no mmdebstrap on PATH, which makes it",
-            mend="run once without --offline" if offline else "sudo apt-get install mmdebstrap",
+            hint="run once without --offline" if offline else "sudo apt-get install mmdebstrap",
         )
     program = host.mmdebstrap.path
 
@@ -120,7 +120,7 @@ def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, repor
             raise HostError(
                 f"mmdebstrap could not make the {system.suite} root",
                 found=f"exit status {finished.returncode}",
-                mend="it needs Debian's mirror (see below) and, on Ubuntu, debian-archive-keyring",
+                hint="it needs Debian's mirror (see below) and, on Ubuntu, debian-archive-keyring",
                 detail=finished.tail,
             )
 
@@ -143,7 +143,7 @@ def _site(
         raise HostError(
             "The libraries that stand in for CUDA's cannot be made here",
             found="no aarch64-linux-gnu-gcc on PATH",
-            mend="sudo apt-get install gcc-aarch64-linux-gnu",
+            hint="sudo apt-get install gcc-aarch64-linux-gnu",
         )
     wheels = [fetcher.fetch(pin) for pin in system.pin]
 

@@ -75,7 +75,7 @@ def parse(finished: Finished, emulated: str | None = None) -> Verification:
             "The probe met an instruction that this CPU does not have",
             found="SIGILL, most likely inside torch: mambaport's own wheels are audited for this CPU",
             expected="a torch built for this CPU",
-            mend="on a Raspberry Pi 4 (Cortex-A72) use torch 2.9.1 or older: torch 2.10.0's aarch64 wheel "
+            hint="on a Raspberry Pi 4 (Cortex-A72) use torch 2.9.1 or older: torch 2.10.0's aarch64 wheel "
             "does not even import there. `python -c 'import torch'` shows whether torch is the cause",
             detail=finished.tail,
         )
@@ -83,7 +83,7 @@ def parse(finished: Finished, emulated: str | None = None) -> Verification:
         "The probe did not finish",
         found=f"exit status {finished.returncode}",
         expected="a report on every component",
-        mend="what it printed is below; `mambaport doctor` checks the machine",
+        hint="what it printed is below; `mambaport doctor` checks the machine",
         detail=finished.tail,
     )
 
@@ -141,7 +141,7 @@ def require(result: Verification) -> None:
         f"{len(failed)} of {len(result.components)} components failed",
         found="\n".join(lines),
         expected="every component within its bound of the float64 reference",
-        mend="`mambaport doctor` checks the machine; --json gives the tracebacks",
+        hint="`mambaport doctor` checks the machine; --json gives the tracebacks",
         detail=next((item.traceback for item in failed if item.traceback), None),
         data=result.to_json(),
     )

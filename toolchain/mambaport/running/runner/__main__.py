@@ -53,7 +53,7 @@ def out_of_memory(fault):
         "host",
         "There is not enough memory for this model",
         found=str(fault).splitlines()[0] if str(fault) else type(fault).__name__,
-        mend="a smaller model, --batch 1, or more swap",
+        hint="a smaller model, --batch 1, or more swap",
     )
 
 

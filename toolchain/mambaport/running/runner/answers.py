@@ -11,12 +11,12 @@ class Refusal(Exception):  # noqa: N818 - as mambaport's own errors, it says wha
     Args:
         kind: ``usage``, ``host`` (something is missing here) or ``run`` (a file is not what is needed)
         what: one sentence that says what went wrong
-        found, expected, mend: as in mambaport's own errors
+        found, expected, hint: as in mambaport's own errors
     """
 
-    def __init__(self, kind, what, found=None, expected=None, mend=None):
+    def __init__(self, kind, what, found=None, expected=None, hint=None):
         super().__init__(what)
-        self.fields = {"kind": kind, "what": what, "found": found, "expected": expected, "mend": mend}
+        self.fields = {"kind": kind, "what": what, "found": found, "expected": expected, "hint": hint}
 
 
 def tell(**fields):

@@ -46,7 +46,7 @@ def _safetensors(path):
         raise Refusal(
             "host",
             f"{path} is a safetensors file, and safetensors is not installed",
-            mend="pip install safetensors, into the environment that --python names",
+            hint="pip install safetensors, into the environment that --python names",
         ) from None
     try:
         return load_file(path)
@@ -70,7 +70,7 @@ def _pickled(path):
             f"{path} was refused: loading it would run code",
             found=f"it asks for {names[0]}",
             expected="a pickle of tensors and plain data",
-            mend=TRUST,
+            hint=TRUST,
         ) from None
     except Exception as fault:  # a damaged archive ends in errors of every kind
         raise _damaged(path, f"{type(fault).__name__}: {fault}".splitlines()[0]) from None
@@ -82,7 +82,7 @@ def _damaged(path, found):
         f"{path} is not a checkpoint, or not a whole one",
         found=found,
         expected='a state dict, a dictionary with one under "model", or a safetensors file',
-        mend="compare its size with the source's, and fetch it again",
+        hint="compare its size with the source's, and fetch it again",
     )
 
 
@@ -111,7 +111,7 @@ def fit(name, shape, state, path, size=None):
         f"This checkpoint is not one of {name}: {path}",
         found=_difference(given, wanted) if owner is None or _alike(found, shape) else owner,
         expected=f"{name}: width {shape.width}, {shape.depth} blocks, {len(wanted)} tensors",
-        mend=f"--model {owner}" if owner in VISION and owner != name else None,
+        hint=f"--model {owner}" if owner in VISION and owner != name else None,
     )
 
 

@@ -43,10 +43,10 @@ def read(path, size, upright=True):
             f"{path} is not an image",
             found="no format that Pillow knows",
             expected="a JPEG, PNG, WebP, TIFF, BMP or PPM file",
-            mend="`file` says what it is; a HEIC photograph has to be converted first",
+            hint="`file` says what it is; a HEIC photograph has to be converted first",
         ) from None
     except FileNotFoundError:
-        raise Refusal("usage", f"There is no image {path}", mend="check the path") from None
+        raise Refusal("usage", f"There is no image {path}", hint="check the path") from None
     except (IsADirectoryError, PermissionError) as fault:
         raise Refusal("usage", f"The image cannot be read: {path}", fault.strerror) from None
     except (OSError, SyntaxError, ValueError, EOFError) as fault:  # what Pillow raises for damaged files
@@ -55,7 +55,7 @@ def read(path, size, upright=True):
             f"{path} is not a whole image",
             found=str(fault),
             expected="a file that can be decoded to its end",
-            mend="copy or fetch it again",
+            hint="copy or fetch it again",
         ) from None
 
 
@@ -70,7 +70,7 @@ def _huge(path, found):
         f"{path} is too large to decode safely",
         found=found,
         expected="fewer pixels than Pillow's limit of 89 million",
-        mend="scale it down first, for example: convert IN -resize 2048x2048 OUT",
+        hint="scale it down first, for example: convert IN -resize 2048x2048 OUT",
     )
 
 

@@ -12,7 +12,7 @@ from answers import Refusal
 
 FALLBACK_VARIABLES = ("CAUSAL_CONV1D_FORCE_FALLBACK", "SELECTIVE_SCAN_FORCE_FALLBACK")
 KERNELS = ("causal_conv1d_cpu", "selective_scan_cpu")
-MENDS = {
+HINTS = {
     "torch": "pip install the torch that fits this device, into the environment that --python names",
     "mamba_ssm": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
     "causal_conv1d": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
@@ -35,7 +35,7 @@ def require(*modules):
             "host",
             "The mamba_ssm of this environment is not one that mambaport built",
             found=f"mamba_ssm {metadata.version('mamba_ssm')} without the vision patch set",
-            mend=MENDS["mamba_ssm"],
+            hint=HINTS["mamba_ssm"],
         )
 
 
@@ -49,7 +49,7 @@ def absent(name):
         "host",
         f"There is no {'Pillow' if name == 'PIL' else name} in this environment",
         found=f"none in {sys.prefix}",
-        mend=MENDS.get(name, f"pip install {name}, into the environment that --python names"),
+        hint=HINTS.get(name, f"pip install {name}, into the environment that --python names"),
     )
 
 
@@ -69,7 +69,7 @@ def prepare(threads, device):
             "host",
             "torch sees no GPU here",
             found=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
-            mend="--device cpu; or a torch that is built for this GPU",
+            hint="--device cpu; or a torch that is built for this GPU",
         )
     return device or ("cuda" if there else "cpu")
 

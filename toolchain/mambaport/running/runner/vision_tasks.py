@@ -49,7 +49,7 @@ def infer(request):
                 "run",
                 f"The model gave no numbers for {path}",
                 found="NaN",
-                mend="the checkpoint holds values that are none; take it from its source again",
+                hint="the checkpoint holds values that are none; take it from its source again",
             )
         top = chances.topk(min(request["top"], len(chances)))
         classes = [
@@ -143,7 +143,7 @@ def classes_of(request, count):
     try:
         names = sorted(entry.name for entry in os.scandir(data) if entry.is_dir())
     except OSError as fault:
-        raise Refusal("usage", f"There is no folder {data}", fault.strerror, mend="check --data") from None
+        raise Refusal("usage", f"There is no folder {data}", fault.strerror, hint="check --data") from None
     if not names:
         raise Refusal("run", f"There are no folders in {data}", expected="one folder for each class")
     places = {}
@@ -160,7 +160,7 @@ def classes_of(request, count):
                 found=f"{len(names)} folders, such as {other}",
                 expected=f"ImageNet's names (n01440764), names of --labels, or {count} folders in the order "
                 "of the model's classes",
-                mend="give the names of the model's classes with --labels FILE, one a line",
+                hint="give the names of the model's classes with --labels FILE, one a line",
             )
         places = {name: place for place, name in enumerate(names)}
     beyond = [name for name, place in places.items() if place >= count]
