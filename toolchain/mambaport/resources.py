@@ -17,6 +17,11 @@ def profiles_dir() -> Path:
     return _folder("profiles")
 
 
+def boards_dir() -> Path:
+    """The data of boards that profiles name: ``cpus.toml``."""
+    return profiles_dir() / "boards"
+
+
 def patches_dir() -> Path:
     """The patch sets, ``<package>/<version>/<set>/``."""
     return _folder("patches")
