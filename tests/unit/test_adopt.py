@@ -360,4 +360,5 @@ def test_the_real_sets_are_read_strictly_and_locked(monkeypatch: pytest.MonkeyPa
     for name in known:
         for item in checkout_sets(name):
             names = {each.name for patch in item.patches for each in read_patch(item.folder / patch.file)}
-            assert set(item.lock().files) == names | set(item.overlay_files())
+            assert set(item.lock().files) == names
+            assert set(item.touched()) == names | set(item.overlay_files())

@@ -1,7 +1,8 @@
 """Sources and patch sets as data: what stands in ``patches/<package>/<version>/``.
 
 ``source.toml`` pins the archives. Each folder beside it is a patch set: ``patchset.toml`` with the reasons,
-numbered patches, an ``overlay/`` of files that are wholly ours, and ``lock.json``.
+numbered patches, an ``overlay/`` of files that are wholly ours, and ``lock.json``. A set can also bring
+packages of ``kernels/`` into the tree.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mambaport.digests import data_sha256, file_sha256, tree_files
 from mambaport.errors import PatchError, UsageError
 from mambaport.models import Model, Name, Sha256, VersionText, read_toml, validate
 from mambaport.pins import Pin
-from mambaport.resources import patches_dir
+from mambaport.resources import kernels_dir, patches_dir
 
 PatchFile = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[a-z0-9-]+\.patch$")]
 
@@ -74,6 +75,8 @@ class PatchSetFile(Model):
     """The set that this one stands on."""
     shared: tuple[Name, ...] = ()
     """Folders of ``patches/shared/`` that are laid over the tree like the overlay."""
+    kernels: tuple[str, ...] = ()
+    """Kernel packages of ``kernels/``, whose Python and C sources are laid over the tree."""
     patch: tuple[Patch, ...] = ()
 
 
@@ -85,10 +88,8 @@ class TouchedFile(Model):
 
 
 class Lock(Model):
-    """``lock.json``: what a set does to its source, to the byte."""
+    """``lock.json``: what a set's patches make of the source's files. Overlay files are not in it."""
 
-    tree: Sha256
-    """Digest of the tree that the set is applied to."""
     files: dict[str, TouchedFile]
 
 
@@ -134,16 +135,19 @@ class PatchSet:
     def overlay_files(self) -> dict[str, Path]:
         """Path in the tree -> file, of all overlays."""
         files: dict[str, Path] = {}
-        for folder in self.overlays:
-            for name in tree_files(folder):
-                if "__pycache__" in name:
-                    continue
-                if name in files:
-                    raise PatchError(
-                        f"Patch set {self.name} overlays {name} twice",
-                        found=f"{files[name]} and {folder / name}",
-                    )
-                files[name] = folder / name
+        laid = [
+            *((name, folder / name) for folder in self.overlays for name in tree_files(folder)),
+            *(pair for kernel in self.meta.kernels for pair in kernel_sources(kernel).items()),
+        ]
+        for name, path in laid:
+            if "__pycache__" in name:
+                continue
+            if name in files:
+                raise PatchError(
+                    f"Patch set {self.name} overlays {name} twice",
+                    found=f"{files[name]} and {path}",
+                )
+            files[name] = path
         return files
 
     def digest(self) -> str:
@@ -175,6 +179,18 @@ class PatchSet:
             ) from None
         return validate(Lock, data, path, PatchError)
 
+    def touched(self) -> dict[str, TouchedFile]:
+        """Every file that applying the set changes or adds: those of the lock, then the overlay's.
+
+        Raises:
+            PatchError: there is no valid lock.
+        """
+        added = {
+            name: TouchedFile(before=None, after=file_sha256(path))
+            for name, path in self.overlay_files().items()
+        }
+        return {**self.lock().files, **added}
+
     def write_lock(self, lock: Lock) -> bool:
         """Writes ``lock.json``; True when that changed it."""
         path = self.folder / "lock.json"
@@ -195,6 +211,28 @@ class PatchSet:
                 expected="each *.patch file named once in patchset.toml, in the order of the numbers",
                 hint="name the missing file in patchset.toml with its reason, or remove it",
             )
+
+
+def kernel_sources(package: str) -> dict[str, Path]:
+    """Path in the tree -> file, of a kernel package: its Python at the top, its C below ``csrc/cpu/``.
+
+    Raises:
+        PatchError: ``kernels/`` has no package of that name.
+    """
+    root = kernels_dir()
+    if not (root / package / "__init__.py").is_file():
+        raise PatchError(
+            f"There is no kernel package {package}",
+            found=f"no {root / package}",
+            expected="every name under `kernels` in patchset.toml is a package of kernels/",
+        )
+    python = {f"{package}/{path.name}": path for path in sorted((root / package).glob("*.py"))}
+    sources = {
+        f"csrc/cpu/{path.name}": path
+        for folder in (root / "csrc" / "common", root / "csrc" / package)
+        for path in sorted(folder.glob("*.[ch]"))
+    }
+    return {**python, **sources}
 
 
 def patches_root(folder: Path) -> Path:

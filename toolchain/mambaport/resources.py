@@ -1,4 +1,4 @@
-"""Where the data that travels with mambaport lies: profiles and patch sets."""
+"""Where the data that travels with mambaport lies: profiles, patch sets and kernels."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def boards_dir() -> Path:
 def patches_dir() -> Path:
     """The patch sets, ``<package>/<version>/<set>/``."""
     return _folder("patches")
+
+
+def kernels_dir() -> Path:
+    """The CPU kernels: one Python package per library, and ``csrc/``."""
+    return _folder("kernels")
 
 
 def pins_dir() -> Path:

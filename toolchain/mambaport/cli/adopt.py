@@ -121,7 +121,7 @@ def _tell(
     undoing: bool,
 ) -> None:
     report = session.report
-    before = adoption.lock.files
+    before = adoption.touched
     for name in written:
         kind = "patch" if before[name].before else "file"
         report.line("undo" if undoing else kind, name, "removed" if undoing and kind == "file" else "")

@@ -24,7 +24,7 @@ from mambaport.errors import PatchError
 from mambaport.patching.apply import apply_sets
 from mambaport.patching.diff import read_patch
 from mambaport.patching.hunks import place_all, reverse
-from mambaport.patchset import Lock, PatchSet, TouchedFile
+from mambaport.patchset import PatchSet, TouchedFile
 
 FileState = Literal["before", "after", "changed", "missing", "link"]
 State = Literal["pristine", "adopted", "interrupted", "changed"]
@@ -43,7 +43,7 @@ class Adoption:
     root: Path
     """Resolved."""
     set: PatchSet
-    lock: Lock
+    touched: dict[str, TouchedFile]
     files: dict[str, FileState]
 
     @property
@@ -66,10 +66,9 @@ def survey(root: Path, sets: Sequence[PatchSet]) -> Adoption:
     root = root.resolve()
     adoptions = []
     for item in sets:
-        lock = item.lock()
-        adoptions.append(
-            Adoption(root, item, lock, {name: _state(root, name, file) for name, file in lock.files.items()})
-        )
+        touched = item.touched()
+        states = {name: _state(root, name, file) for name, file in touched.items()}
+        adoptions.append(Adoption(root, item, touched, states))
     return max(adoptions, key=lambda each: len(each.named("before", "after")) / len(each.files))
 
 
@@ -129,7 +128,7 @@ def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
     if not names:
         return
     name = names[0]
-    state, file = adoption.files[name], adoption.lock.files[name]
+    state, file = adoption.files[name], adoption.touched[name]
     if state == "link":
         raise PatchError(
             f"{name} in {adoption.root} is a link, or lies behind one",
@@ -151,7 +150,7 @@ def _copy_before(adoption: Adoption, tree: Path) -> None:
     """The files that the patches change, as they are before them, in a folder of their own."""
     tree.mkdir()
     reverted = _reverted(adoption)
-    for name, file in adoption.lock.files.items():
+    for name, file in adoption.touched.items():
         if file.before is None or not (adoption.root / name).is_file():
             continue
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +165,7 @@ def _reverted(adoption: Adoption) -> dict[str, bytes]:
     files = {
         name: (adoption.root / name).read_bytes().decode("utf-8").split("\n")
         for name in adoption.named("after")
-        if adoption.lock.files[name].before is not None
+        if adoption.touched[name].before is not None
     }
     for patch in reversed(adoption.set.patches):
         for diff in read_patch(adoption.set.folder / patch.file):
@@ -174,7 +173,7 @@ def _reverted(adoption: Adoption) -> dict[str, bytes]:
                 _places, files[diff.name] = place_all(files[diff.name], reverse(diff))
     contents = {name: "\n".join(lines).encode() for name, lines in files.items()}
     for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != adoption.lock.files[name].before:
+        if hashlib.sha256(content).hexdigest() != adoption.touched[name].before:
             raise PatchError(f"The hunks do not lead back to {name} as it was", hint="this is a bug")
     return contents
 

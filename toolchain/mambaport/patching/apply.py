@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from mambaport import process
-from mambaport.digests import file_sha256, tree_sha256
+from mambaport.digests import file_sha256
 from mambaport.errors import PatchError
 from mambaport.patching.diff import FileDiff, read_patch
 from mambaport.patching.hunks import Place, place_all, show_drift
@@ -45,14 +45,6 @@ def _apply_locked(tree: Path, item: PatchSet) -> None:
     # Patches are read and held against the files before the lock: a drifted line is named as such.
     for name, touched in lock.files.items():
         _check_before(tree, item, name, touched)
-    found = tree_sha256(tree)
-    if found != lock.tree:
-        raise PatchError(
-            f"Patch set {item.name} is locked to another tree",
-            found=f"tree {found}",
-            expected=f"tree {lock.tree}",
-            hint="if a set below it changed on purpose, `mambaport patches refresh` renews the lock",
-        )
     changed = set(apply_set(tree, item))
     for name, file in lock.files.items():
         digest = file_sha256(tree / name) if (tree / name).is_file() else None
@@ -91,7 +83,7 @@ def _check_before(tree: Path, item: PatchSet, name: str, file: TouchedFile) -> N
 
 
 def apply_set(tree: Path, item: PatchSet) -> list[str]:
-    """Applies one set's patches and overlay to ``tree``, without its lock. Returns the touched files.
+    """Applies one set's patches and overlay to ``tree``, without its lock. Returns the files it patched.
 
     Raises:
         PatchError: a patch does not match exactly, or an overlay file is already there.
@@ -103,7 +95,6 @@ def apply_set(tree: Path, item: PatchSet) -> list[str]:
             raise PatchError(
                 f"patch-ng made something else of {name} than the hunks say", hint="this is a bug"
             )
-    touched = list(expected)
     for name, source in item.overlay_files().items():
         target = tree / name
         if target.exists():
@@ -114,8 +105,7 @@ def apply_set(tree: Path, item: PatchSet) -> list[str]:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        touched.append(name)
-    return sorted(set(touched))
+    return sorted(expected)
 
 
 def _expected_files(tree: Path, item: PatchSet) -> dict[str, list[str]]:
@@ -135,14 +125,13 @@ def _expected_files(tree: Path, item: PatchSet) -> dict[str, list[str]]:
 
 def lock_of(tree: Path, item: PatchSet) -> Lock:
     """Applies one set to ``tree`` and returns the lock that describes what it did."""
-    before_tree = tree_sha256(tree)
     names = sorted({diff.name for patch in item.patches for diff in read_patch(item.folder / patch.file)})
     before = {name: file_sha256(tree / name) for name in names if (tree / name).is_file()}
     files = {
         name: TouchedFile(before=before.get(name), after=file_sha256(tree / name))
         for name in apply_set(tree, item)
     }
-    return Lock(tree=before_tree, files=files)
+    return Lock(files=files)
 
 
 def _target(tree: Path, diff: FileDiff, patch: str) -> Path:
