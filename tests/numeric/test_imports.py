@@ -19,8 +19,6 @@ OPTIONAL = [
     "triton",
     "transformers",
     "huggingface_hub",
-    "causal_conv1d_cuda",
-    "selective_scan_cuda",
     "flash_attn",
 ]
 EVERYTHING = """
@@ -28,7 +26,7 @@ import importlib, pkgutil, causal_conv1d, mamba_ssm
 for package in (causal_conv1d, mamba_ssm):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-import selective_scan_cuda_core, selective_scan_cuda_oflex
+import selective_scan_cuda, selective_scan_cuda_core, selective_scan_cuda_oflex, causal_conv1d_cuda
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, layer_norm_fn, rms_norm_fn
 from mamba_ssm.ops.triton.layernorm_gated import RMSNorm as Gated
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update

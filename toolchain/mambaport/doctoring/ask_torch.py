@@ -20,6 +20,11 @@ def load(name):
     return None
 
 
+def has_cuda(name):
+    """Whether the module holds CUDA code, or does not load; the module of its name in a CPU wheel does not."""
+    return getattr(sys.modules.get(name), "HAS_CUDA", True)
+
+
 def torch_facts():
     fault = load("torch")
     if fault is not None:
@@ -48,11 +53,13 @@ def main():
     alone = {name: load(name) for name in there}  # before torch: RUNPATH must find its libraries
     for name in there:
         sys.modules.pop(name, None)
+    torch = torch_facts()
+    extensions = {name: load(name) for name in there}
     facts = {
         "alone": alone,
-        "torch": torch_facts(),
+        "torch": torch,
         "triton": importlib.util.find_spec("triton") is not None,
-        "extensions": {name: load(name) for name in there},
+        "extensions": {name: fault for name, fault in extensions.items() if has_cuda(name)},
     }
     print("\n" + json.dumps(facts))
 

@@ -32,7 +32,7 @@ def main():
         rows += [import_row(name) for name in (*KERNELS, *CUDA_EXTENSIONS) if there(name)]
     if all(row["ok"] for row in rows):
         rows += component_rows(forced)
-        if not forced and torch.cuda.is_available() and any(there(name) for name in CUDA_EXTENSIONS):
+        if not forced and torch.cuda.is_available() and any(has_cuda(name) for name in CUDA_EXTENSIONS):
             rows += gpu_rows()
     report = {
         "python": platform.python_version(),
@@ -42,7 +42,7 @@ def main():
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "cuda_extensions": any(there(name) for name in CUDA_EXTENSIONS),
+        "cuda_extensions": any(has_cuda(name) for name in CUDA_EXTENSIONS),
         "optional": {name: there(name) for name in OPTIONAL},
         "components": rows,
     }
@@ -139,6 +139,16 @@ def fallback():
 
 def there(module):
     return importlib.util.find_spec(module) is not None
+
+
+def has_cuda(extension):
+    """Whether the extension holds CUDA code; the module of its name in a CPU wheel does not."""
+    if not there(extension):
+        return False
+    try:
+        return getattr(__import__(extension), "HAS_CUDA", True)
+    except Exception:  # installed for another torch; its row says so
+        return True
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from causal_conv1d import fallback
 
 try:
     import causal_conv1d_cuda
+
+    if not getattr(causal_conv1d_cuda, "HAS_CUDA", True):  # the module of a CPU wheel, for code that imports it
+        causal_conv1d_cuda = None
 except ModuleNotFoundError:
     causal_conv1d_cuda = None
 except ImportError as error:  # there, but for another torch: say so, or nobody learns why it is slow

@@ -1,13 +1,10 @@
-"""The extension module that VMamba and Mamba-YOLO import, on top of mamba_ssm's scan.
+"""The extension module that VMamba and Mamba-YOLO import, on top of selective_scan_cuda.
 
 Theirs is a CUDA extension of its own, built from a fork of these sources; code that calls it finds the same
-two functions here, for CUDA tensors by selective_scan_cuda and for CPU tensors by the CPU code.
+two functions here, for CUDA tensors and for CPU tensors.
 """
 
-import torch
-
-from mamba_ssm.ops import dispatch
-from mamba_ssm.ops.cuda_extension import selective_scan_cuda
+import selective_scan_cuda as scan
 
 __all__ = ["bwd", "fwd"]
 
@@ -23,20 +20,8 @@ def fwd(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, nrows=
     Returns [out, x], out like u. x is what bwd asks for; x[:, :, -1, 1::2] is the last state,
     (batch, dim, dstate) in float32.
     """
-    _check(u, A, B, C)
-    if dispatch.use_cuda(u):
-        return list(
-            selective_scan_cuda.fwd(*_contiguous(u, delta), A, B, C, D, None, delta_bias, delta_softplus)[:2]
-        )
-    with torch.no_grad():
-        out, last_state = dispatch.selective_scan(
-            u, delta, A, B, C, D, None, delta_bias, delta_softplus, return_last_state=True
-        )
-    x = torch.zeros(
-        *last_state.shape[:2], 1, 2 * last_state.shape[2], dtype=last_state.dtype, device=u.device
-    )
-    x[:, :, 0, 1::2] = last_state
-    return [out, x]
+    _check(A, B, C)
+    return scan.fwd(*_contiguous(u, delta), A, B, C, D, None, delta_bias, delta_softplus)[:2]
 
 
 def bwd(u, delta, A, B, C, D, delta_bias, dout, x, delta_softplus=False, nrows=1):
@@ -44,41 +29,18 @@ def bwd(u, delta, A, B, C, D, delta_bias, dout, x, delta_softplus=False, nrows=1
 
     dout: like u; x: as fwd returned it
     """
-    _check(u, A, B, C)
-    if dispatch.use_cuda(u):
-        return list(
-            selective_scan_cuda.bwd(
-                *_contiguous(u, delta),
-                A,
-                B,
-                C,
-                D,
-                None,
-                delta_bias,
-                dout.contiguous(),
-                x,
-                None,
-                None,
-                delta_softplus,
-                False,
-            )[:7]
-        )
-    inputs = [None if t is None else t.detach().requires_grad_() for t in (u, delta, A, B, C, D, delta_bias)]
-    u, delta, A, B, C, D, delta_bias = inputs
-    with torch.enable_grad():
-        out = dispatch.selective_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
-    grads = iter(torch.autograd.grad(out, [t for t in inputs if t is not None], dout))
-    return [None if t is None else next(grads) for t in inputs]
+    _check(A, B, C)
+    u, delta, dout = _contiguous(u, delta, dout)
+    return scan.bwd(u, delta, A, B, C, D, None, delta_bias, dout, x, None, None, delta_softplus, False)[:7]
 
 
-def _check(u, A, B, C):
+def _check(A, B, C):
     if A.is_complex():
         raise RuntimeError("selective_scan_cuda_core takes a real A only")
     for name, tensor in (("B", B), ("C", C)):
-        if tensor.dim() != 4 or u.shape[1] % tensor.shape[1]:
+        if tensor.dim() != 4:
             raise RuntimeError(
-                f"{name} must have shape (batch, ngroups, dstate, seqlen), ngroups a divisor of {u.shape[1]}, "
-                f"and has {tuple(tensor.shape)}"
+                f"{name} must have shape (batch, ngroups, dstate, seqlen), and has {tuple(tensor.shape)}"
             )
 
 

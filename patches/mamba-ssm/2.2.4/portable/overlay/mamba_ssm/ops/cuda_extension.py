@@ -18,6 +18,9 @@ class _Missing:
 
 try:
     import selective_scan_cuda
+
+    if not getattr(selective_scan_cuda, "HAS_CUDA", True):  # the module of a CPU wheel, for code that imports it
+        selective_scan_cuda = _Missing("this mamba_ssm was built without its CUDA extension")
 except ModuleNotFoundError:
     selective_scan_cuda = _Missing("this mamba_ssm was built without its CUDA extension")
 except ImportError as error:  # there, but for another torch: say so, or nobody learns why it is slow

@@ -7,7 +7,7 @@ y[t] = C[t] . h[t] + D u[t],  times silu(z[t]) where z is given
 import torch
 import torch.nn.functional as F
 
-from mamba_ssm.ops.fallback.precision import cast, outside_autocast, untraced, working_dtype
+from .precision import cast, outside_autocast, untraced, working_dtype
 
 # What does not depend on the state is computed for this many steps at once: enough to make the loop cheap,
 # few enough that (batch, dim, steps, dstate) stays small beside the inputs.

@@ -1,0 +1,144 @@
+"""The module selective_scan_cuda: upstream's functions fwd and bwd, for CUDA tensors and for all others.
+
+Other repositories import the extension by this name: copies of mamba_ssm, VMamba, transformers. A CUDA tensor goes
+to the compiled extension of a CUDA wheel. Every other tensor is computed by selective_scan_cpu or by PyTorch.
+
+This module does not import mamba_ssm: another repository's copy of mamba_ssm may come first on the path.
+"""
+
+import functools
+import importlib.util
+import os
+import sys
+import types
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+try:
+    import selective_scan_cpu
+except ImportError:
+    selective_scan_cpu = None
+
+__all__ = ["HAS_CUDA", "bwd", "fwd"]
+
+_SITE = Path(__file__).resolve().parents[1]
+
+
+def _compiled():
+    """The CUDA code, fwd and bwd in _cuda.py or in an extension beside this folder; None in a CPU wheel."""
+    if importlib.util.find_spec(f"{__name__}._cuda"):
+        return importlib.import_module(f"{__name__}._cuda")
+    spec = FileFinder(str(_SITE), (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec(__name__)
+    if spec is None or spec.loader is None:
+        return None
+    package = sys.modules[__name__]
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[__name__] = package  # the extension has put itself there
+    return module
+
+
+_cuda = _compiled()
+HAS_CUDA = _cuda is not None
+"""Whether CUDA tensors are computed by compiled CUDA code. False in a CPU wheel."""
+
+
+def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    """The scan of Mamba-1.
+
+    u, delta, z: (batch, dim, seqlen), of one dtype; z may be None
+    A: (dim, dstate), float32 or complex64
+    B, C: (batch, ngroups, dstate, seqlen) like u, with a complex A of length 2 * seqlen; or (dim, dstate) like A
+    D, delta_bias: (dim,) float32, or None
+
+    Returns [out, x], or [out, x, out * silu(z)] where z is given. out is like u. x is an argument of bwd;
+    x[:, :, -1, 1::2] is the state after the last step, (batch, dim, dstate) in the dtype of A.
+    """
+    if _use_cuda(u):
+        return list(_cuda.fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus))
+    _check(u, delta, A, B, C, z)
+    with torch.no_grad():
+        out, state = _scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus, return_last_state=True)
+        x = state.new_zeros(*state.shape[:2], 1, 2 * state.shape[2])
+        x[:, :, 0, 1::2] = state
+        if z is None:
+            return [out, x]
+        wide = torch.promote_types(out.dtype, torch.float32)
+        return [out, x, (out.to(wide) * F.silu(z.to(wide))).to(out.dtype)]
+
+
+def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z):
+    """The gradients [du, ddelta, dA, dB, dC, dD, ddelta_bias], then dz where z is given, then out * silu(z).
+
+    dout: like u, the gradient of the last tensor that fwd returned, x aside
+    x, out: as fwd returned them; out is needed with z only
+    dz: None, or memory like z that the gradient of z is written to
+    recompute_out_z: whether out * silu(z) is returned
+
+    A gradient is like its tensor, and None where that is None.
+    """
+    if _use_cuda(u):
+        words = (u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z)
+        return list(_cuda.bwd(*words))
+    _check(u, delta, A, B, C, z)
+    given = (u, delta, A, B, C, D, z, delta_bias)
+    inputs = [None if t is None else t.detach().requires_grad_() for t in given]
+    with torch.enable_grad():
+        y = _scan(*inputs, delta_softplus)
+    grads = iter(torch.autograd.grad(y, [t for t in inputs if t is not None], dout))
+    *grads, dz_, ddelta_bias = [None if t is None else next(grads) for t in inputs]
+    result = [*grads, ddelta_bias]
+    if z is not None:
+        result.append(dz_ if dz is None else dz.copy_(dz_))
+        if recompute_out_z:
+            result.append(y.detach())
+    return result
+
+
+def _force_fallback():
+    return os.environ.get("SELECTIVE_SCAN_FORCE_FALLBACK", "").upper() in ("TRUE", "1", "YES", "ON")
+
+
+def _use_cuda(u):
+    return HAS_CUDA and u.is_cuda and not _force_fallback()
+
+
+def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=False):
+    words = (u, delta, A, B, C, D, z, delta_bias)
+    if selective_scan_cpu is not None and not _force_fallback() and selective_scan_cpu.supports(*words):
+        return selective_scan_cpu.selective_scan(*words, bool(delta_softplus), return_last_state)
+    return _pytorch().selective_scan(*words, bool(delta_softplus), return_last_state)
+
+
+@functools.cache
+def _pytorch():
+    """mamba_ssm.ops.fallback.selective_scan of this wheel, by its place: mamba_ssm may be another repository's copy."""
+    package = types.ModuleType(f"{__name__}._pytorch")
+    package.__path__ = [str(_SITE / "mamba_ssm" / "ops" / "fallback")]
+    sys.modules[package.__name__] = package
+    return importlib.import_module(f"{package.__name__}.selective_scan")
+
+
+def _check(u, delta, A, B, C, z):
+    """Raise RuntimeError, as the compiled extension does, for shapes that do not fit each other."""
+    batch, dim, seqlen = u.shape
+    for name, tensor in (("delta", delta), ("z", z)):
+        if tensor is not None and tensor.shape != u.shape:
+            raise RuntimeError(f"{name} must have the shape of u, {tuple(u.shape)}, and has {tuple(tensor.shape)}")
+    if A.dim() != 2 or A.shape[0] != dim:
+        raise RuntimeError(f"A must have shape ({dim}, dstate), and has {tuple(A.shape)}")
+    dstate = A.shape[1]
+    length = seqlen * (2 if A.is_complex() else 1)
+    for name, tensor in (("B", B), ("C", C)):
+        shape = tuple(tensor.shape)
+        groups = shape[1] if len(shape) == 4 else 0
+        if shape != (dim, dstate) and (
+            groups == 0 or dim % groups or shape != (batch, groups, dstate, length)
+        ):
+            raise RuntimeError(
+                f"{name} must have shape ({batch}, ngroups, {dstate}, {length}), ngroups a divisor of {dim}, "
+                f"or ({dim}, {dstate}), and has {shape}"
+            )
