@@ -83,7 +83,7 @@ def test_the_gradient_of_the_gate_is_written_to_the_memory_that_is_given():
 
 
 @pytest.mark.parametrize(
-    "place, shape",
+    ("place", "shape"),
     [(1, (2, 8, 24)), (2, (7, 4)), (3, (2, 3, 4, 25)), (3, (2, 4, 25)), (4, (2, 2, 5, 25)), (6, (2, 8, 1))],
 )
 def test_shapes_that_do_not_fit_are_refused(place, shape):
@@ -167,7 +167,7 @@ def test_update_of_each_release(dtype, silu, given, flat):
     assert_close(state, last)
 
 
-@pytest.mark.parametrize("name, count", [("fwd", 6), ("bwd", 8), ("update", 9)])
+@pytest.mark.parametrize(("name", "count"), [("fwd", 6), ("bwd", 8), ("update", 9)])
 def test_a_number_of_arguments_that_no_release_takes(name, count):
     with pytest.raises(TypeError, match=f"takes .* arguments in its releases, and was given {count}"):
         getattr(causal_conv1d_cuda, f"causal_conv1d_{name}")(*[None] * count)

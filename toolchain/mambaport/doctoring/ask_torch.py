@@ -21,7 +21,7 @@ def load(name):
 
 
 def has_cuda(name):
-    """Whether the module holds CUDA code, or does not load; the module of its name in a CPU wheel does not."""
+    """False for the module of a CPU wheel, which holds no CUDA code; true for one that does not load."""
     return getattr(sys.modules.get(name), "HAS_CUDA", True)
 
 
