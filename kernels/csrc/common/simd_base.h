@@ -15,6 +15,13 @@
 
 #include "kernel.h"
 
+/* Lanes of a and b by number; those of b follow those of a. gcc has clang's name for this from version 12 on. */
+#if defined __clang__ || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (mask){__VA_ARGS__})
+#endif
+
 enum { LANES = 4 };
 typedef float vec __attribute__((vector_size(16)));
 typedef int32_t mask __attribute__((vector_size(16)));
@@ -59,12 +66,12 @@ INLINE float vec_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
 /* `later` moved up by n <= 3 lanes, with the last n of `earlier` in front. */
 INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
-    if (n == 1) return __builtin_shufflevector(earlier, later, 3, 4, 5, 6);
-    if (n == 2) return __builtin_shufflevector(earlier, later, 2, 3, 4, 5);
-    if (n == 3) return __builtin_shufflevector(earlier, later, 1, 2, 3, 4);
+    if (n == 1) return SHUFFLE(earlier, later, 3, 4, 5, 6);
+    if (n == 2) return SHUFFLE(earlier, later, 2, 3, 4, 5);
+    if (n == 3) return SHUFFLE(earlier, later, 1, 2, 3, 4);
     return later;
 }
-INLINE vec vec_reversed(vec a) { return __builtin_shufflevector(a, a, 3, 2, 1, 0); }
+INLINE vec vec_reversed(vec a) { return SHUFFLE(a, a, 3, 2, 1, 0); }
 
 INLINE vec vec_load_bfloat16(const uint16_t *p) {
     vec_halves halves;
@@ -146,10 +153,10 @@ INLINE vec vec_exp_minus_abs(vec x) {
 }
 
 INLINE void vec_transpose(vec rows[LANES]) {
-    const vec a = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5), b = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
-    const vec c = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7), d = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-    rows[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-    rows[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-    rows[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
-    rows[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+    const vec a = SHUFFLE(rows[0], rows[1], 0, 4, 1, 5), b = SHUFFLE(rows[2], rows[3], 0, 4, 1, 5);
+    const vec c = SHUFFLE(rows[0], rows[1], 2, 6, 3, 7), d = SHUFFLE(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = SHUFFLE(a, b, 0, 1, 4, 5);
+    rows[1] = SHUFFLE(a, b, 2, 3, 6, 7);
+    rows[2] = SHUFFLE(c, d, 0, 1, 4, 5);
+    rows[3] = SHUFFLE(c, d, 2, 3, 6, 7);
 }
