@@ -171,11 +171,9 @@ def test_on_a_jetson_the_devices_own_parts_compile(
     (root / "usr/local/cuda-13.0").symlink_to(toolkit)
     python = _environment(tmp_path / "env", include)
     profile = find_profile("jetson")
-    here = profile.variant["jetpack7"].target
-    assert here is not None
-    own = profile.variant["jetpack7"].model_copy(
-        update={"target": here.model_copy(update={"arch": "host", "cpu": "generic"})}
-    )
+    own = profile.variant["jetpack7"]
+    target = own.target.model_copy(update={"arch": "host", "cpu": "generic"})
+    own = own.model_copy(update={"target": target})
     profile = profile.model_copy(update={"variant": {"jetpack7": own}, "default_variant": None})
     jetson = replace(host, cuda=read_cuda(root, {}))
     folder = tmp_path_factory.mktemp("jetson")

@@ -22,7 +22,7 @@ from mambaport.cuda.toolkit import choose_toolkit
 from mambaport.errors import HostError, MambaportError, UsageError
 from mambaport.host import Host, Program
 from mambaport.plan import Plan, make_plan
-from mambaport.profile import Profile
+from mambaport.profile import Profile, make_profile
 from mambaport.toolchains import CudaGoal
 from mambaport.toolchains.nvcc import gcc_major
 
@@ -45,7 +45,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def profile(arch: str = "aarch64", **cuda: object) -> Profile:
     """A Jetson's profile, in miniature; its default Python is this one's, which has headers here."""
     base = {"version": "13.0", "sm": ["87"], "flavour": "l4t", "torch": "2.11", "python": "3.11"}
-    return Profile.model_validate(
+    return make_profile(
         {
             "name": "board",
             "summary": "A board",
@@ -58,12 +58,13 @@ def profile(arch: str = "aarch64", **cuda: object) -> Profile:
             "variant": {
                 "old": {
                     "summary": "JetPack 6",
-                    "l4t": [36],
+                    "platform": "jetpack6",
                     "cuda": {**base, "version": "12.6", "torch": "2.5", "python": "3.10"},
                 },
-                "new": {"summary": "JetPack 7", "l4t": [38]},
+                "new": {"summary": "JetPack 7", "platform": "jetpack7"},
             },
-        }
+        },
+        Path("board.toml"),
     )
 
 

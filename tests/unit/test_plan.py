@@ -13,7 +13,7 @@ from mambaport import patchset, pins, plan
 from mambaport.errors import HostError, PatchError, UsageError
 from mambaport.host import Host, Program
 from mambaport.plan import PackagePlan, Plan, make_plan
-from mambaport.profile import Profile
+from mambaport.profile import Profile, make_profile
 
 CC = Program("/usr/bin/cc", "cc 12")
 GCC = Program("/usr/bin/aarch64-linux-gnu-gcc", "gcc 12")
@@ -43,7 +43,7 @@ def profile(**changes: object) -> Profile:
             "new": {"summary": "x", "target": {"arch": "aarch64", "glibc": "2.36", "cpu": "cortex-a76"}}
         },
     }
-    return Profile.model_validate({**data, **changes})
+    return make_profile({**data, **changes}, Path("my-board.toml"))
 
 
 def package(

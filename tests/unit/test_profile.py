@@ -144,15 +144,119 @@ def test_what_is_not_toml_or_not_there_is_said_with_the_path(board: Path) -> Non
         read_profile(board.with_name("other.toml"))
 
 
-def test_a_variant_replaces_whole_sections_and_nothing_else(board: Path) -> None:
+def test_a_variant_changes_single_keys_and_nothing_else(board: Path) -> None:
+    board.write_text(
+        BOARD.replace('{ arch = "aarch64", glibc = "2.36", cpu = "cortex-a76" }', '{ glibc = "2.36" }')
+    )
     profile = read_profile(board)
     new = profile.with_variant("new")
-    assert (new.target.glibc, new.target.cpu) == ("2.36", "cortex-a76")
+    assert (new.target.arch, new.target.glibc, new.target.cpu) == ("aarch64", "2.36", "cortex-a53")
     assert (new.python, new.package, new.build) == (profile.python, profile.package, profile.build)
+    assert (new.summary, new.name) == ("A newer board", "my-board")
     assert profile.with_variant(None) == profile
     with pytest.raises(UsageError, match="has no variant old") as caught:
         profile.with_variant("old")
     assert caught.value.expected == "one of: new"
+
+
+def test_a_variant_changes_single_keys_of_one_package(board: Path) -> None:
+    board.write_text(f'{BOARD}\n[[variant.new.package]]\nname = "causal-conv1d"\nversion = "1.7.0"\n')
+    (package,) = read_profile(board).with_variant("new").package
+    assert (package.version, package.patches) == ("1.7.0", ("cpu",))
+
+
+def test_a_wrong_key_of_a_variant_is_named_with_the_variant(board: Path) -> None:
+    found = str(changed(board, 'glibc = "2.36"', 'glibc = "x"').found)
+    assert found.startswith("variant.new.target.glibc:")
+    board.write_text(
+        BOARD.replace('[variant.new]\nsummary = "A newer board"', "variant = 3\n[x]").split("[x]")[0]
+    )
+    with pytest.raises(UsageError, match="is not valid"):
+        read_profile(board)
+
+
+# Boards ----------------------------------------------------------------------------------------------------
+
+
+def jetson(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my-jetson.toml"
+    path.write_text(f'name = "my-jetson"\nsummary = "A Jetson of mine"\n{text}')
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_profile(path)
+    assert caught.value.exit_code == 2
+    return str(caught.value.found)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            'extends = "rpi"\n[target]\ncpu = "cortex-a67"',
+            "unknown CPU cortex-a67 for aarch64; nearest: cortex-a",
+        ),
+        ('extends = "cpu"\n[target]\ncpu = "pi5"', "unknown CPU pi5; known: cortex-a53"),
+        ('extends = "jetson"\n[cuda]\nsm = ["88"]', "unknown SM 88; nearest: "),
+        ('extends = "jetson"\n[cuda]\nptx = ["999"]', "unknown SM 999; known: 100, "),
+        ('extends = "jetson"\nplatform = "jetpak6"', "unknown platform jetpak6; nearest: jetpack"),
+        (
+            'extends = "jetson"\n[cuda]\nsm = ["110"]',
+            "SM 110 (Jetson Thor) is compiled by CUDA 13.0 on, not by 12.6",
+        ),
+        (
+            'extends = "jetson:jetpack7"\n[cuda]\nsm = ["72"]',
+            "SM 72 (Jetson Xavier) is compiled by CUDA 9.2 to 12.9",
+        ),
+        ('extends = "jetson"\n[cuda]\nsm = ["86"]', "cuda.sm: jetpack6 runs on SM 87, not on 86"),
+        ('extends = "jetson"\n[cuda]\nversion = "13.0"', "cuda.version: jetpack6 has 12.6, not 13.0"),
+        ('extends = "jetson"\n[target]\nglibc = "2.39"', "target.glibc: jetpack6 has 2.35, not 2.39"),
+        (
+            'extends = "jetson"\n[target]\narch = "x86_64"\ncpu = "generic"',
+            "target.arch: jetpack6 is aarch64",
+        ),
+    ],
+)
+def test_an_unknown_or_misfitting_board_is_refused_when_the_profile_is_read(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    assert fault in refusal(jetson(tmp_path, text))
+
+
+def test_a_platform_gives_glibc_cuda_and_python(tmp_path: Path) -> None:
+    thor = read_profile(
+        jetson(tmp_path, 'extends = "jetson:jetpack7"\n[target]\ncpu = "neoverse-v3ae"\n[cuda]\nsm = ["110"]')
+    )
+    assert (thor.platform, thor.target.arch, thor.target.glibc) == ("jetpack7", "aarch64", "2.39")
+    assert thor.cuda is not None
+    assert (thor.cuda.version, thor.cuda.python, thor.cuda.flavour) == ("13.0", "3.12", "l4t")
+    assert (thor.variant, thor.aliases, thor.default_variant) == ({}, (), None)
+    assert thor.package == find_profile("jetson").package
+
+
+def test_a_profile_extends_another_by_its_path(board: Path) -> None:
+    (board.parent / "sub").mkdir()
+    other = board.parent / "sub/other.toml"
+    other.write_text(
+        'name = "other"\nsummary = "x"\nextends = "../my-board.toml:new"\n[build]\nmemory-per-job-mib = 1\n'
+    )
+    found = read_profile(other)
+    assert (found.name, found.target.glibc, found.build.memory_per_job_mib) == ("other", "2.36", 1)
+    assert found.build.toolchains == ("zig",)
+
+
+@pytest.mark.parametrize(
+    ("extends", "fault"),
+    [
+        ("rpy", "extends: there is no profile rpy; nearest: rpi"),
+        ("jetson:jetpack8", "extends: jetson has no variant jetpack8; nearest: jetpack"),
+        ("./my-jetson.toml", "extends this file in turn"),
+    ],
+)
+def test_what_a_profile_cannot_extend(tmp_path: Path, extends: str, fault: str) -> None:
+    assert fault in refusal(jetson(tmp_path, f'extends = "{extends}"'))
 
 
 def test_the_default_variant_is_taken_when_none_is_named(board: Path) -> None:

@@ -55,8 +55,10 @@ def read_toml(path: Path, error: type[MambaportError] = UsageError) -> dict[str,
     return data
 
 
-def validate(model: type[M], data: Any, path: Path, error: type[MambaportError] = UsageError) -> M:
-    """``data`` as a ``model``.
+def validate(
+    model: type[M], data: Any, path: Path, error: type[MambaportError] = UsageError, prefix: str = ""
+) -> M:
+    """``data`` as a ``model``. ``prefix`` goes before each key in a message.
 
     Raises:
         MambaportError: (of the class given) with the file and the key of every fault.
@@ -65,7 +67,7 @@ def validate(model: type[M], data: Any, path: Path, error: type[MambaportError] 
         return model.model_validate(data)
     except ValidationError as fault:
         faults = [
-            f"{'.'.join(str(part) for part in item['loc']) or '(whole file)'}: {item['msg']}"
+            f"{prefix}{'.'.join(str(part) for part in item['loc']) or '(whole file)'}: {item['msg']}"
             for item in fault.errors()
         ]
         raise error(

@@ -9,6 +9,7 @@ from typing import Any
 
 from mambaport import __version__
 from mambaport import pins as pinned
+from mambaport.boards import boards, find_cpu, find_platform
 from mambaport.cuda.resolve import CudaOptions, CudaPlan, goal_of, resolve_cuda
 from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import HostError, UsageError
@@ -133,11 +134,24 @@ def set_json(item: PatchSet) -> dict[str, Any]:
 
 
 def resolve_goal(profile: Profile, host: Host, environ: Mapping[str, str] | None = None) -> Goal:
-    """The profile's target with ``host`` replaced by this machine."""
+    """The profile's target with ``host`` replaced by this machine.
+
+    Raises:
+        UsageError: the profile's CPU is not one of this machine's architecture.
+    """
     target, here = profile.target, profile.target.arch == "host"
     asked = os.environ if environ is None else environ
+    arch = host.arch if here else target.arch
+    try:
+        find_cpu(target.cpu, arch)
+    except LookupError as fault:
+        raise UsageError(
+            f"Profile {profile.name} cannot be built for this machine",
+            found=str(fault),
+            hint="correct target.cpu",
+        ) from None
     return Goal(
-        host.arch if target.arch == "host" else target.arch,
+        arch,
         host.glibc if here else target.glibc,
         target.cpu,
         goal_of(profile.cuda, host, asked) if profile.cuda else None,
@@ -151,22 +165,26 @@ def choose_variant(profile: Profile, host: Host, asked: str | None) -> str | Non
         HostError: the Jetson's system is none of the profile's variants, or not the one asked for.
     """
     jetson = host.cuda.jetson
-    variants = {name: item.l4t for name, item in profile.variant.items() if item.l4t}
-    if jetson is None or not variants:
+    whole = profile.variant or {"": profile}
+    l4t = {name: find_platform(item.platform).l4t for name, item in whole.items() if item.platform}
+    if jetson is None or not any(l4t.values()):
         return asked or profile.default_variant
-    here = next((name for name, majors in variants.items() if jetson.l4t_major in majors), None)
-    if here is not None and asked in (None, here):
-        return here
-    known = ", ".join(f"{name} (L4T {' or '.join(map(str, majors))})" for name, majors in variants.items())
+    fitting = [name for name, majors in l4t.items() if jetson.l4t_major in majors]
+    if fitting and (asked in (None, *fitting) or not profile.variant):
+        return asked or fitting[0] or None
+    oldest = next(item for item in boards().platform if item.jetpack and item.supported)
     raise HostError(
-        f"This Jetson's JetPack is not one of {profile.name}'s variants"
-        if here is None
-        else f"This Jetson is {here}, not {asked}",
+        f"This Jetson is {fitting[0]}, not {asked}"
+        if fitting
+        else f"This Jetson's JetPack is not one that {profile.name} is for",
         found=f"JetPack {jetson.jetpack}, L4T {jetson.l4t}",
-        expected=known,
-        hint="update the device to JetPack 6: the packages need CUDA 11.6, Python 3.10 and torch 2.4 at least"
-        if here is None
-        else "drop --variant here; wheels for another JetPack are built on an x86-64 machine",
+        expected=", ".join(
+            f"{whole[name].platform} (L4T {' or '.join(map(str, majors))})" for name, majors in l4t.items()
+        ),
+        hint="drop --variant here; wheels for another JetPack are built on an x86-64 machine"
+        if fitting
+        else f"update the device to JetPack {oldest.jetpack}: the packages need CUDA {boards().least_cuda}, "
+        "Python 3.10 and torch 2.4 at least",
     )
 
 

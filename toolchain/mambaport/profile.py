@@ -1,13 +1,15 @@
-"""Profiles: what to build, for which target. One TOML file each; see docs/reference/profile.md."""
+"""Profiles: what to build, for which target. One TOML file each; see docs/how-to/add-a-profile.md."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from mambaport.boards import cpus, find_cpu, find_gpu, find_platform, minor_key, nearest
 from mambaport.errors import UsageError
 from mambaport.models import Model, Name, VersionText, read_toml, validate
 from mambaport.resources import profiles_dir
@@ -19,6 +21,7 @@ ToolchainName = Literal["native", "zig", "gcc-aarch64", "nvcc-native", "nvcc-cro
 CudaVersion = Annotated[str, StringConstraints(pattern=r"^([0-9]+\.[0-9]+|host)$")]
 SmName = Annotated[str, StringConstraints(pattern=r"^([0-9]{2,3}|host)$")]
 TorchMinor = Annotated[str, StringConstraints(pattern=r"^([0-9]+\.[0-9]+|host)$")]
+T = TypeVar("T")
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
@@ -33,6 +36,14 @@ class Target(Model):
     """Its oldest CPU, as compilers name it, or ``generic``. No wheel may hold an instruction above it."""
     description: str = ""
     """The devices, for people."""
+
+    @model_validator(mode="after")
+    def _cpu_is_known(self) -> Target:
+        if self.arch != "host":
+            _known(find_cpu, self.cpu, self.arch)
+        elif self.cpu not in (names := {cpu.name for cpu in cpus()}):
+            raise ValueError(f"unknown CPU {self.cpu}; {nearest(self.cpu, names)}")
+        return self
 
 
 class CudaTarget(Model):
@@ -52,6 +63,19 @@ class CudaTarget(Model):
     """The CPython minor that is built for when none is named."""
     libraries: tuple[str, ...] = ()
     """Folders of its CUDA libraries, relative to site-packages, for the extensions' RUNPATH."""
+
+    @model_validator(mode="after")
+    def _architectures_are_known(self) -> CudaTarget:
+        for sm in (*self.sm, *self.ptx):
+            if sm == "host":
+                continue
+            gpu = _known(find_gpu, sm)
+            if self.version != "host" and not gpu.compiled_by(self.version):
+                until = f" to {gpu.until}" if gpu.until else " on"
+                raise ValueError(
+                    f"SM {sm} ({gpu.name}) is compiled by CUDA {gpu.since}{until}, not by {self.version}"
+                )
+        return self
 
 
 class PythonSupport(Model):
@@ -95,20 +119,6 @@ class InstallChoice(Model):
     """Used when there, never installed."""
 
 
-class Variant(Model):
-    """Small differences on the profile: each key replaces the profile's own section of that name."""
-
-    summary: str
-    l4t: tuple[int, ...] = ()
-    """The L4T majors (``36`` is JetPack 6) of the Jetsons whose variant this is."""
-    target: Target | None = None
-    cuda: CudaTarget | None = None
-    python: PythonSupport | None = None
-    build: BuildChoice | None = None
-    install: InstallChoice | None = None
-    emulate: tuple[Name, ...] | None = None
-
-
 class Profile(Model):
     """A target profile."""
 
@@ -116,6 +126,11 @@ class Profile(Model):
     aliases: tuple[Name, ...] = ()
     summary: str
     """One line that says for whom it is."""
+    extends: str | None = None
+    """Another profile, by name or by a path relative to this file, with a variant: ``jetson:jetpack7``.
+    Every key that this file lacks is taken from that profile, except aliases and variants."""
+    platform: str | None = None
+    """The device's system, by its name in ``boards/platforms.toml``: gives glibc, CUDA and Python."""
     target: Target
     cuda: CudaTarget | None = None
     """The target's GPU; without it no CUDA extension is built."""
@@ -126,7 +141,8 @@ class Profile(Model):
     install: InstallChoice = InstallChoice()
     emulate: tuple[Name, ...] = ()
     """The emulated systems that stand in for the target on another machine; the first is the default."""
-    variant: dict[Name, Variant] = Field(default_factory=dict)
+    variant: SkipJsonSchema[dict[Name, Profile]] = Field(default_factory=dict)
+    """Each variant as a whole profile: this one with the variant's keys in place."""
     default_variant: Name | None = None
 
     @model_validator(mode="after")
@@ -134,12 +150,28 @@ class Profile(Model):
         names = [package.name for package in self.package]
         if len(set(names)) != len(names):
             raise ValueError(f"package: a name stands twice in {names}")
-        if self.default_variant is not None and self.default_variant not in self.variant:
-            raise ValueError(f"default-variant: {self.default_variant!r} is not among {sorted(self.variant)}")
+        return self
+
+    @model_validator(mode="after")
+    def _platform_fits(self) -> Profile:
+        if self.platform is None:
+            return self
+        platform, cuda = _known(find_platform, self.platform), self.cuda
+        if self.target.arch not in (platform.arch, "host"):
+            raise ValueError(f"target.arch: {platform.name} is {platform.arch}, not {self.target.arch}")
+        if minor_key(self.target.glibc) > minor_key(platform.glibc):
+            raise ValueError(f"target.glibc: {platform.name} has {platform.glibc}, not {self.target.glibc}")
+        if cuda is None:
+            return self
+        if cuda.version.split(".")[0] not in (str(platform.cuda_major), "host"):
+            raise ValueError(f"cuda.version: {platform.name} has {platform.cuda}, not {cuda.version}")
+        if foreign := sorted(set(cuda.sm) - {*platform.sm, "host"}):
+            known = " ".join(platform.sm)
+            raise ValueError(f"cuda.sm: {platform.name} runs on SM {known}, not on {' '.join(foreign)}")
         return self
 
     def with_variant(self, name: str | None) -> Profile:
-        """The profile with a variant's sections in place.
+        """The profile with a variant's keys in place: the one named, else the default one.
 
         Raises:
             UsageError: there is no such variant.
@@ -152,22 +184,125 @@ class Profile(Model):
             raise UsageError(
                 f"Profile {self.name} has no variant {name}", found=name, expected=f"one of: {known}"
             )
-        chosen = self.variant[name]
-        sections = {
-            key: value
-            for key in ("target", "cuda", "python", "build", "install", "emulate")
-            if (value := getattr(chosen, key)) is not None
-        }
-        return self.model_copy(update=sections)
+        return self.variant[name]
 
 
 def read_profile(path: Path) -> Profile:
-    """One profile file.
+    """One profile file, with the profile that it extends.
 
     Raises:
         UsageError: the file is not there or not valid; the message names file and keys.
     """
-    return validate(Profile, read_toml(path), path)
+    return make_profile(_read(path, ()), path)
+
+
+def make_profile(keys: Mapping[str, Any], path: Path) -> Profile:
+    """The profile of a file's keys, with its platform's facts, and with each variant made whole.
+
+    Args:
+        path: the file, for messages.
+
+    Raises:
+        UsageError: a key is not valid.
+    """
+    data = dict(keys)
+    variants = _variants(data, path)
+    default = data.get("default-variant")
+    profile = validate(Profile, _with_platform(data, path), path)
+    if default is not None and default not in variants:
+        raise _not_valid(path, f"default-variant: {default!r} is not among {sorted(variants)}")
+    plain = {key: value for key, value in data.items() if key not in ("summary", "default-variant")}
+    whole = {}
+    for name, differences in variants.items():
+        prefix = f"variant.{name}."
+        variant = _with_platform(merged(plain, differences), path, prefix)
+        whole[name] = validate(Profile, variant, path, prefix=prefix)
+    return profile.model_copy(update={"variant": whole})
+
+
+def merged(base: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``keys`` in place: tables key by key, packages by their name, all else as a whole."""
+    result = dict(base)
+    for key, value in keys.items():
+        under = result.get(key)
+        if isinstance(under, dict) and isinstance(value, dict):
+            result[key] = merged(under, value)
+        elif key == "package" and isinstance(under, list) and isinstance(value, list):
+            result[key] = _merged_packages(under, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _merged_packages(base: list[Any], keys: list[Any]) -> list[Any]:
+    result = list(base)
+    names = [item.get("name") if isinstance(item, dict) else None for item in base]
+    for item in keys:
+        name = item.get("name") if isinstance(item, dict) else None
+        if name is not None and name in names:
+            result[names.index(name)] = merged(result[names.index(name)], item)
+        else:
+            result.append(item)
+    return result
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The keys of a file, with those of the profiles that it extends."""
+    data = read_toml(path)
+    extends = data.get("extends")
+    if extends is None:
+        return data
+    if not isinstance(extends, str):
+        raise _not_valid(path, "extends: the name or the path of a profile is expected")
+    chain = (*above, path.resolve())
+    name, _, variant = extends.partition(":")
+    base_path = path.parent / name if name.endswith(".toml") or "/" in name else _builtin_path(name)
+    if base_path is None:
+        known = [key for item in profiles_dir().glob("*.toml") for key in _called(read_toml(item))]
+        raise _not_valid(path, f"extends: there is no profile {name}; {nearest(name, known)}")
+    if base_path.resolve() in chain:
+        raise _not_valid(path, f"extends: {extends} extends this file in turn")
+    base = _read(base_path, chain)
+    variants = _variants(base, base_path)
+    variant = variant or base.get("default-variant", "")
+    if variant:
+        if variant not in variants:
+            raise _not_valid(path, f"extends: {name} has no variant {variant}; {nearest(variant, variants)}")
+        base = merged(base, variants[variant])
+    for key in ("name", "aliases", "summary", "default-variant"):
+        base.pop(key, None)
+    return merged(base, data)
+
+
+def _variants(data: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """Takes the variants out of a file's keys."""
+    variants = data.pop("variant", {})
+    if not isinstance(variants, dict) or not all(isinstance(item, dict) for item in variants.values()):
+        raise _not_valid(path, "variant: a table of tables is expected")
+    return variants
+
+
+def _with_platform(data: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, Any]:
+    """``data`` over the facts of its platform, where it names one."""
+    if not isinstance(data.get("platform"), str):
+        return dict(data)
+    try:
+        platform = find_platform(data["platform"])
+    except LookupError as fault:
+        raise _not_valid(path, f"{prefix}platform: {fault}") from None
+    facts: dict[str, Any] = {"target": {"arch": platform.arch, "glibc": platform.glibc}}
+    if "cuda" in data:
+        facts["cuda"] = {
+            "version": platform.cuda,
+            "flavour": platform.flavour,
+            "python": platform.python,
+            "libraries": list(platform.libraries),
+        }
+    return merged(facts, data)
+
+
+def _not_valid(path: Path, fault: str) -> UsageError:
+    return UsageError(f"{path} is not valid", found=fault, hint="correct this key")
 
 
 def builtin_profiles() -> list[Profile]:
@@ -183,10 +318,10 @@ def find_profile(name: str) -> Profile:
     """
     if name.endswith(".toml") or "/" in name:
         return read_profile(Path(name))
+    path = _builtin_path(name)
+    if path is not None:
+        return read_profile(path)
     profiles = builtin_profiles()
-    for profile in profiles:
-        if name == profile.name or name in profile.aliases:
-            return profile
     raise UsageError(
         f"There is no profile {name}",
         found=name,
@@ -195,12 +330,47 @@ def find_profile(name: str) -> Profile:
     )
 
 
+def _builtin_path(name: str) -> Path | None:
+    paths = sorted(profiles_dir().glob("*.toml"))
+    return next((path for path in paths if name in _called(read_toml(path))), None)
+
+
+def _called(data: Mapping[str, Any]) -> list[str]:
+    """Name and aliases of a profile file."""
+    return [str(data.get("name", "")), *map(str, data.get("aliases", ()))]
+
+
+def _known(find: Callable[..., T], *words: str) -> T:
+    """What ``find`` finds, for a validator: a LookupError becomes a ValueError."""
+    try:
+        return find(*words)
+    except LookupError as fault:
+        raise ValueError(str(fault)) from None
+
+
+# Sections that a file need not have whole: a platform, a variant or an extended profile gives the rest.
+_PARTS = ("Target", "CudaTarget", "PythonSupport", "BuildChoice")
+
+
 def profile_schema() -> dict[str, Any]:
     """The JSON schema of a profile file."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Profile.model_json_schema(by_alias=True),
+    schema = Profile.model_json_schema(by_alias=True)
+    for name in _PARTS:
+        schema["$defs"][name].pop("required", None)
+    properties = schema["properties"]
+    parts = ("summary", "platform", "target", "cuda", "python", "package", "build", "install", "emulate")
+    schema["$defs"]["Variant"] = {
+        "additionalProperties": False,
+        "description": "What differs from the profile, key by key.",
+        "properties": {name: properties[name] for name in parts},
+        "required": ["summary"],
+        "title": "Variant",
+        "type": "object",
     }
+    name = properties["name"]["pattern"]
+    properties["variant"] = {"patternProperties": {name: {"$ref": "#/$defs/Variant"}}, "type": "object"}
+    schema["required"] = ["name", "summary"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _names(profiles: Sequence[Profile]) -> list[str]:

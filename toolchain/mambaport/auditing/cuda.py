@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from mambaport.auditing.elf import Library
 from mambaport.auditing.fatbin import DeviceCode, device_code
 from mambaport.auditing.findings import Finding, judge
+from mambaport.boards import newest_libstdcxx
 from mambaport.cuda.exports import Exports
 from mambaport.toolchains import CudaGoal, Goal
 from mambaport.wheels import Wheel
 
-# The newest GLIBCXX_3.4.N of the libstdc++ that comes with a glibc: AlmaLinux 8, Ubuntu 20.04, 22.04, 24.04.
-LIBSTDCXX = {(2, 28): 25, (2, 31): 28, (2, 35): 30, (2, 39): 33}
 _GLIBCXX = re.compile(r"GLIBCXX_3\.4\.(\d+)")
 _CUDART = re.compile(r"libcudart\.so\.(\d+)")
 _TAGGED = re.compile(r"\.cpython-(3\d+)-")
@@ -142,8 +141,7 @@ def _libstdcxx(extensions: list[Library], goal: Goal | None) -> Finding:
     needs = f"needs GLIBCXX_3.4.{max(newest.values())}"
     if goal is None:
         return Finding("libstdc++", "pass", needs)
-    glibc = tuple(int(part) for part in goal.glibc.split("."))
-    ceiling = max((number for known, number in LIBSTDCXX.items() if known <= glibc), default=25)
+    ceiling = newest_libstdcxx(goal.glibc)
     faults = [f"{name} needs GLIBCXX_3.4.{number}" for name, number in newest.items() if number > ceiling]
     return judge(
         "libstdc++",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mambaport.auditing.elf import Library
 from mambaport.auditing.findings import Finding, judge
+from mambaport.boards import find_cpu
 from mambaport.toolchains import Goal
 
 
@@ -26,7 +27,7 @@ class Group(NamedTuple):
 
 GROUPS = (
     # FEAT_LRCPC (ARMv8.3); inside the encoding space of the atomics, so it comes first
-    Group("lrcpc", "LDAPR", 0x3FFF_FC00, 0x38BF_C000),
+    Group("rcpc", "LDAPR", 0x3FFF_FC00, 0x38BF_C000),
     # Atomics (FEAT_LSE, ARMv8.1)
     Group("lse", "LDADD and the other atomic memory operations, SWP", 0x3F20_0C00, 0x3820_0000),
     Group("lse", "CAS", 0x3FA0_7C00, 0x08A0_7C00),
@@ -38,16 +39,16 @@ GROUPS = (
     Group("dotprod", "SDOT, UDOT (vector)", 0x9F20_FC00, 0x0E00_9400),
     Group("dotprod", "SDOT, UDOT (by element)", 0x9F00_F400, 0x0F00_E000),
     # FEAT_FP16 (ARMv8.2): the half-precision forms of scalar and vector arithmetic
-    Group("fp16", "half-precision FADD and the like (scalar, two sources)", 0xFFE0_0C00, 0x1EE0_0800),
-    Group("fp16", "half-precision FMADD and the like (scalar, three sources)", 0xFFC0_0000, 0x1FC0_0000),
-    Group("fp16", "half-precision FCMP", 0xFFE0_FC00, 0x1EE0_2000),
-    Group("fp16", "half-precision FMLA and the like (vector, three same)", 0x9F60_C400, 0x0E40_0400),
-    Group("fp16", "half-precision FRINT and the like (vector, two registers)", 0x9F7E_0C00, 0x0E78_0800),
+    Group("fullfp16", "half-precision FADD and the like (scalar, two sources)", 0xFFE0_0C00, 0x1EE0_0800),
+    Group("fullfp16", "half-precision FMADD and the like (scalar, three sources)", 0xFFC0_0000, 0x1FC0_0000),
+    Group("fullfp16", "half-precision FCMP", 0xFFE0_FC00, 0x1EE0_2000),
+    Group("fullfp16", "half-precision FMLA and the like (vector, three same)", 0x9F60_C400, 0x0E40_0400),
+    Group("fullfp16", "half-precision FRINT and the like (vector, two registers)", 0x9F7E_0C00, 0x0E78_0800),
     # FEAT_FHM, FEAT_FCMA, FEAT_JSCVT
-    Group("fhm", "FMLAL", 0x9FA0_FC00, 0x0E20_EC00),
-    Group("fcma", "FCADD", 0xBF20_EC00, 0x2E00_E400),
-    Group("fcma", "FCMLA", 0xBF20_E400, 0x2E00_C400),
-    Group("jscvt", "FJCVTZS", 0xFFFF_FC00, 0x1E7E_0000),
+    Group("fp16fml", "FMLAL", 0x9FA0_FC00, 0x0E20_EC00),
+    Group("complxnum", "FCADD", 0xBF20_EC00, 0x2E00_E400),
+    Group("complxnum", "FCMLA", 0xBF20_E400, 0x2E00_C400),
+    Group("jsconv", "FJCVTZS", 0xFFFF_FC00, 0x1E7E_0000),
     # FEAT_BF16, FEAT_I8MM (ARMv8.6)
     Group("bf16", "BFDOT", 0xBFE0_FC00, 0x2E40_FC00),
     Group("bf16", "BFMMLA", 0xFFE0_FC00, 0x6E40_EC00),
@@ -58,39 +59,23 @@ GROUPS = (
     Group("i8mm", "USDOT", 0xBFE0_FC00, 0x0E80_9C00),
     # Cryptography, which the Raspberry Pi 4's Cortex-A72 was built without
     Group("aes", "AESE, AESD, AESMC, AESIMC", 0xFFFF_CC00, 0x4E28_4800),
-    Group("sha", "SHA1*, SHA256* (three registers)", 0xFFE0_8C00, 0x5E00_0000),
-    Group("sha", "SHA1H, SHA1SU1, SHA256SU0", 0xFFFF_CC00, 0x5E28_0800),
+    Group("sha2", "SHA1*, SHA256* (three registers)", 0xFFE0_8C00, 0x5E00_0000),
+    Group("sha2", "SHA1H, SHA1SU1, SHA256SU0", 0xFFFF_CC00, 0x5E28_0800),
     Group("sha3", "EOR3, BCAX", 0xFFC0_8000, 0xCE00_0000),
     # SVE and SME: op0 of the top-level encoding table
     Group("sve", "SVE", 0x1E00_0000, 0x0400_0000),
     Group("sme", "SME", 0x9E00_0000, 0x8000_0000),
 )
 
-_V8_2 = frozenset({"lse", "rdm", "lrcpc", "dotprod", "fp16", "aes", "sha"})
-# What each CPU that a profile may name has beyond ARMv8.0-A. From the vendors' manuals.
-CPUS: dict[str, frozenset[str]] = {
-    "generic": frozenset(),
-    "cortex-a53": frozenset(),
-    "cortex-a72": frozenset(),
-    "cortex-a76": _V8_2,
-    "cortex-a78": _V8_2,
-    "cortex-a78ae": _V8_2,
-    "neoverse-n1": _V8_2,
-    "neoverse-v2": _V8_2 | {"fhm", "fcma", "jscvt", "bf16", "i8mm", "sha3", "sve"},
-}
-
 
 def isa_finding(libraries: list[Library], goal: Goal) -> Finding:
     """Whether every instruction is one that the target's CPU has."""
     if goal.arch != "aarch64":
         return Finding("isa", "skip", f"checked for aarch64 only; {goal.arch} kernels choose at run time")
-    if goal.cpu not in CPUS:
-        known = ", ".join(sorted(CPUS))
-        return Finding("isa", "fail", f"no table of what {goal.cpu} has", f"a cpu of: {known}")
     readable = [item for item in libraries if item.arch == "aarch64"]
     if not readable:
         return Finding("isa", "skip", "no aarch64 instructions inside")
-    allowed = CPUS[goal.cpu]
+    allowed = find_cpu(goal.cpu, goal.arch).features
     faults = []
     count = 0
     for library in readable:

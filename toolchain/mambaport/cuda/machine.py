@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mambaport.boards import jetpack_of
+
 L4T_RELEASE = "etc/nv_tegra_release"
 DPKG_STATUS = "var/lib/dpkg/status"
-# NVIDIA's own pairing of L4T's major versions with JetPack's.
-JETPACKS = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _jetson(root: Path) -> Jetson | None:
     if said is None:
         return None
     major = int(said[1])
-    implied = str(JETPACKS.get(major, "unknown"))
+    platform = jetpack_of(major)
+    implied = str(platform.jetpack) if platform else "unknown"
     return Jetson(f"{major}.{said[2]}", _jetpack_package(root) or implied)
 
 

@@ -6,14 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mambaport.boards import boards, minor_key
 from mambaport.cuda.machine import Toolkit, read_toolkit
 from mambaport.digests import data_sha256
 from mambaport.errors import HostError, UsageError
 from mambaport.host import Host
 from mambaport.pins.cuda import CudaRelease, cuda_releases
 from mambaport.toolchains import CudaGoal
-
-OLDEST = (11, 6)
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,11 @@ def _newest_gcc(home: Path) -> int | None:
 
 
 def _too_old(toolkit: Toolkit) -> str:
-    if tuple(int(part) for part in toolkit.version.split(".")) >= OLDEST:
+    least = boards().least_cuda
+    if minor_key(toolkit.version) >= minor_key(least):
         return ""
-    return ": the packages need CUDA 11.6 at least, JetPack 6 has 12.6"
+    known = [item for item in boards().platform if item.jetpack and item.supported]
+    return f": the packages need CUDA {least} at least, JetPack {known[0].jetpack} has {known[0].cuda}"
 
 
 def _none(cuda: CudaGoal, host: Host) -> HostError:

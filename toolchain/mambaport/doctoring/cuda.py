@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mambaport import process
+from mambaport.boards import jetpack_of
 from mambaport.doctoring.checks import Check
 from mambaport.failures import explain
 from mambaport.host import Host
@@ -16,8 +17,6 @@ from mambaport.profile import Profile
 from mambaport.toolchains import CudaGoal
 
 _ASK = Path(__file__).with_name("ask_torch.py")
-# CUDA's major in each JetPack; a torch with another one is not made for the Jetson.
-_JETPACK_CUDA = {5: 11, 6: 12, 7: 13}
 _FULL_POWER = "sudo nvpmodel -m 0 && sudo jetson_clocks"
 
 
@@ -91,8 +90,8 @@ def _jetpack(host: Host) -> Check:
     jetson = host.cuda.jetson
     assert jetson is not None
     found = f"L4T {jetson.l4t}, JetPack {jetson.jetpack}"
-    major = jetson.jetpack.split(".", maxsplit=1)[0]
-    if major in ("6", "7"):
+    platform = jetpack_of(jetson.l4t_major)
+    if platform is not None and platform.supported:
         return Check("JetPack", "good", found)
     return Check("JetPack", "missing", found, "update the Jetson to JetPack 6 or 7: CUDA 11 is too old")
 
@@ -117,7 +116,9 @@ def _torch(torch: dict[str, Any], goal: CudaGoal, host: Host) -> Check:
     right = "install NVIDIA's torch for this JetPack" if jetson else "install a torch with CUDA"
     if cuda is None:
         return Check(name, "missing", f"torch {version} is built without CUDA", right)
-    wanted = _JETPACK_CUDA.get(int(jetson.jetpack.split(".")[0])) if jetson else goal.major
+    # A torch of another CUDA major than the JetPack's is not made for the Jetson.
+    platform = jetpack_of(jetson.l4t_major) if jetson else None
+    wanted = platform.cuda_major if platform else None if jetson else goal.major
     if wanted is not None and int(cuda.split(".")[0]) != wanted:
         what = "a build for ARM servers, from the package index" if jetson else "another CUDA"
         return Check(name, "missing", f"torch {version} has CUDA {cuda}, not {wanted}: {what}", right)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from packaging.version import Version
 
+from mambaport.boards import is_jetson
 from mambaport.cuda.machine import Gpu
 from mambaport.errors import InstallError
 from mambaport.interpreter import Interpreter
 from mambaport.wheels import Wheel
-
-JETSON_SMS = frozenset({"53", "62", "72", "87"})
 
 
 def check_fit(wheels: Sequence[Wheel], target: Interpreter, gpus: Sequence[Gpu]) -> None:
@@ -73,6 +72,6 @@ def _runs(sm: str, cubins: Sequence[str], ptx: Sequence[str]) -> bool:
 
     A Jetson's GPU is no later minor of a desktop's: what was made for sm_80 is not dependable on sm_87.
     """
-    later = sm not in JETSON_SMS
+    later = not is_jetson(sm)
     binary = sm in cubins or any(later and item[:-1] == sm[:-1] and int(item) < int(sm) for item in cubins)
     return binary or any(int(item) <= int(sm) for item in ptx)

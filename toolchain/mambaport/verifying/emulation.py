@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mambaport import pins as pinned
 from mambaport import process
+from mambaport.boards import find_cpu
 from mambaport.digests import data_sha256
 from mambaport.errors import HostError
 from mambaport.host import Host
@@ -21,14 +22,6 @@ from mambaport.sources import Fetcher, unpack_wheel
 from mambaport.store import Store
 from mambaport.verifying.stand_ins import add_stand_ins
 
-# Those that qemu 7 knows by the compilers' names. On a newer CPU than the target's, an instruction that the
-# target does not have would pass, and torch would choose other code: with bfloat16, products good to three
-# digits.
-QEMU_CPUS = {
-    **{name: name for name in ("cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1")},
-    "cortex-a78ae": "cortex-a76",  # the same extensions
-}
-
 
 @dataclass(frozen=True)
 class EmulatedRoot:
@@ -37,7 +30,9 @@ class EmulatedRoot:
     system: EmulatedSystem
     qemu: str
     cpu: str | None
-    """The CPU that qemu is; None for all that it can do."""
+    """The CPU that qemu emulates; None for every feature that qemu has. On a newer CPU than the target's, an
+    instruction that the target lacks would pass, and torch would choose other code: with bfloat16, products
+    good to three digits."""
     root: Path
     site: Path
     """torch and what it needs."""
@@ -87,7 +82,7 @@ def prepare_emulation(
         )
     root = _root(system, host, store, fetcher.offline, report)
     site = _site(system, root, host, store, fetcher, report)
-    return EmulatedRoot(system, host.qemu_aarch64.path, QEMU_CPUS.get(cpu), root, site)
+    return EmulatedRoot(system, host.qemu_aarch64.path, find_cpu(cpu, "aarch64").qemu, root, site)
 
 
 def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, report: Report) -> Path:
