@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import click
 import pytest
 from helpers import (
     EM_X86_64,
+    HOST,
     aarch64_library,
     diff,
     for_machine,
@@ -32,6 +34,7 @@ from test_patchset import SOURCE
 
 from mambaport import __version__, patchset
 from mambaport.cli import cli, main
+from mambaport.cuda.machine import read_cuda
 from mambaport.host import read_host
 from mambaport.patchset import PatchSet
 from mambaport.resources import profiles_dir
@@ -277,6 +280,17 @@ def test_audit_of_a_good_wheel_is_0_and_of_a_foreign_one_14_with_the_reason(run:
     assert ran.code == 14
     assert [audit["ok"] for audit in ran.json["audits"]] == [True, False]
     assert "demo/x.so is for x86_64" in ran.json["error"]["found"]
+
+
+def test_audit_on_a_jetson_is_for_its_own_jetpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = "# R38 (release), REVISION: 2.0, GCID: 1, BOARD: generic\n"
+    write_tree(tmp_path, {"etc/nv_tegra_release": release})
+    jetson = replace(HOST, arch="aarch64", cuda=read_cuda(tmp_path, {}))
+    module = importlib.import_module("mambaport.cli.audit")
+    monkeypatch.setattr(module, "read_host", lambda: jetson)
+    assert module._goal("jetson", None).glibc == "2.39"
+    assert module._goal("jetson", "jetpack6").glibc == "2.35"
+    assert module._goal("rpi", None).glibc == "2.28"
 
 
 def test_audit_without_wheels_or_with_a_missing_one_is_a_usage_error(run: Run, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mambaport import host
-from mambaport.host import program, read_host
+from mambaport.errors import HostError
+from mambaport.host import Program, ThisMachine, program, read_host
+from mambaport.settings import read_settings
 
 
 def test_the_machine_is_as_python_and_the_kernel_say() -> None:
@@ -87,3 +90,36 @@ def test_a_machine_that_names_nothing_is_still_read(tmp_path: Path, monkeypatch:
     assert found.device is None
     assert found.system == platform.system()
     assert found.jobs(512) == 1
+
+
+def test_nothing_is_read_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    for name in ("cc", "c++", "mmdebstrap", "qemu-aarch64-static", "nvidia-smi", "aarch64-linux-gnu-gcc"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} >>{log}\necho {name} 1.2\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = ThisMachine()
+    assert found.cores > 0
+    assert found.arch == platform.machine()
+    assert not log.exists()
+    assert found.cc == Program(str(tmp_path / "cc"), "cc 1.2")
+    assert found.cc is found.cc
+    assert log.read_text() == "cc\n"
+
+
+def test_the_compiler_that_the_user_names_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mycc"
+    path.write_text("#!/bin/sh\necho mycc 1.2\n")
+    path.chmod(0o755)
+    assert ThisMachine(read_settings({"CC": str(path)})).cc == Program(str(path), "mycc 1.2")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ThisMachine(read_settings({"CXX": "mycc"})).cxx == Program(str(path), "mycc 1.2")
+    for wrong in ("no-such-cc", "mycc -O3"):
+        with pytest.raises(HostError, match="CC names no compiler") as caught:
+            _ = ThisMachine(read_settings({"CC": wrong})).cc
+        assert caught.value.found == f"CC={wrong}"
+
+
+def test_facts_of_this_machine_can_be_replaced() -> None:
+    other = replace(read_host(), cores=3)
+    assert (other.cores, other.arch) == (3, read_host().arch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from helpers import HOST, diff, write_set, write_tree
 from test_patchset import SOURCE
 
+import mambaport
 from mambaport import patchset, pins, plan
 from mambaport.errors import HostError, PatchError, UsageError
 from mambaport.host import Host, Program
@@ -113,15 +115,31 @@ def test_each_input_changes_the_key(root: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patched:
         patched.setattr(plan, "BUILD_FORMAT", plan.BUILD_FORMAT + 1)
         keys["another build format"] = package().key
-    with monkeypatch.context() as patched:
-        patched.setattr(plan, "__version__", "99")
-        keys["another mambaport"] = package().key
     requirements = pins.build_requirements()
     fewer = requirements.model_copy(update={"pin": requirements.pin[:-1]})
     with monkeypatch.context() as patched:
         patched.setattr(pins, "build_requirements", lambda: fewer)
         keys["other build requirements"] = package().key
     assert len(set(keys.values())) == len(keys), keys
+
+
+def test_two_compilers_with_one_version_are_two(tmp_path: Path) -> None:
+    keys = set()
+    for text in ("one", "other"):
+        path = tmp_path / text
+        path.write_text(text)
+        keys.add(package(host=replace(PI, cc=Program(str(path), "cc 12"))).key)
+    copied = Program(str(shutil.copy(tmp_path / "one", tmp_path / "copy")), "cc 12")
+    keys.add(package(host=replace(PI, cc=copied)).key)
+    assert len(keys) == 2
+
+
+def test_what_decides_no_byte_is_not_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mambaport, "__version__", "99")
+    for jobs in (1, 7):
+        made = make_plan(profile(), X86, environ={"PATH": "/x", "CC": "y"}, jobs=jobs)
+        assert made.jobs == jobs
+        assert made.packages[0].key == package().key
 
 
 def test_the_version_carries_profile_and_revisions_in_order() -> None:

@@ -202,3 +202,18 @@ def test_a_full_disk_leaves_no_half_entry(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path / "store")]
     finished = subprocess.run([*words, tmp_path, *command], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == f"[{errno.ENOSPC}, [], []]"
+
+
+def test_a_large_entry_is_flushed_without_flushing_other_filesystems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def everything() -> None:
+        raise AssertionError("os.sync writes every filesystem of the machine")
+
+    def fill(folder: Path) -> None:
+        for number in range(200):
+            (folder / str(number)).write_text("x")
+
+    monkeypatch.setattr(os, "sync", everything)
+    entry = Store(tmp_path).make("archives", "many", fill)
+    assert len(list(entry.iterdir())) == 200

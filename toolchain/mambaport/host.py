@@ -1,4 +1,4 @@
-"""What this machine is, read once; the stages see the plan and never the machine again."""
+"""What this machine is. The stages see the plan, and this machine through the plan alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from mambaport.cuda.machine import CudaMachine, read_cuda
+from mambaport.digests import file_sha256
+from mambaport.errors import HostError
+from mambaport.settings import Settings, read_settings
 
 DEVICE_MODEL = Path("/proc/device-tree/model")
 OS_RELEASE = Path("/etc/os-release")
@@ -25,6 +28,24 @@ class Program:
 
     path: str
     version: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the program's file: two compilers with one version text are still two."""
+        return _file_sha256(os.path.realpath(self.path))
+
+    @property
+    def identity(self) -> str:
+        """What decides the output of a compiler: its version, and the digest of its file."""
+        return f"{self.version} ({self.sha256[:16]})"
+
+
+@cache
+def _file_sha256(path: str) -> str:
+    try:
+        return file_sha256(Path(path))
+    except OSError:
+        return "0" * 64
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,7 @@ class Host:
     available_mib: int
     """Memory that can be had without swapping."""
     cc: Program | None
+    """The C compiler of native builds: the one that CC names, else cc, gcc or clang."""
     gcc_aarch64: Program | None
     qemu_aarch64: Program | None
     mmdebstrap: Program | None
@@ -57,9 +79,13 @@ class Host:
     cxx: Program | None = None
     cuda: CudaMachine = field(default_factory=CudaMachine)
     swap_mib: int = 0
+    path: str = os.defpath
+    """PATH, where builds look for programs."""
+    virtual_env: Path | None = None
+    """The active environment."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "virtual_env": str(self.virtual_env) if self.virtual_env else None}
 
     def jobs(self, memory_per_job_mib: int, asked: int | None = None) -> int:
         """How many compiler processes may run side by side: by cores, by memory, and what was asked."""
@@ -67,34 +93,109 @@ class Host:
         return max(1, min(asked or self.cores, by_memory))
 
 
+class ThisMachine(Host):
+    """The facts of this machine, each read when it is first needed.
+
+    Args:
+        settings: the compilers and PATH that the user has set.
+        facts: values that take the place of what would be read.
+    """
+
+    def __init__(self, settings: Settings | None = None, **facts: Any) -> None:
+        self.__dict__.update(facts, _settings=settings or read_settings())
+
+    _settings: Settings
+
+    @cached_property
+    def arch(self) -> str:
+        return platform.machine()
+
+    @cached_property
+    def system(self) -> str:
+        return _os_name()
+
+    @cached_property
+    def device(self) -> str | None:
+        return _device()
+
+    @cached_property
+    def glibc(self) -> str:
+        return platform.libc_ver()[1] or "0"
+
+    @cached_property
+    def python(self) -> str:
+        return platform.python_version()
+
+    @cached_property
+    def python_path(self) -> str:
+        return _base_python()
+
+    @cached_property
+    def cores(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    @cached_property
+    def memory_mib(self) -> int:
+        return self._memory.get("MemTotal", 0)
+
+    @cached_property
+    def available_mib(self) -> int:
+        return self._memory.get("MemAvailable", 0)
+
+    @cached_property
+    def swap_mib(self) -> int:
+        return self._memory.get("SwapTotal", 0)
+
+    @cached_property
+    def _memory(self) -> dict[str, int]:
+        return _meminfo()
+
+    @cached_property
+    def cc(self) -> Program | None:
+        return _compiler("CC", self._settings.cc, "cc", "gcc", "clang")
+
+    @cached_property
+    def cxx(self) -> Program | None:
+        return _compiler("CXX", self._settings.cxx, "c++", "g++", "clang++")
+
+    @cached_property
+    def gcc_aarch64(self) -> Program | None:
+        return program("aarch64-linux-gnu-gcc")
+
+    @cached_property
+    def gxx_aarch64(self) -> tuple[Program, ...]:
+        names = (f"aarch64-linux-gnu-g++{major}" for major in ("", "-14", "-13", "-12", "-11"))
+        return tuple(found for name in names if (found := program(name)))
+
+    @cached_property
+    def qemu_aarch64(self) -> Program | None:
+        return program("qemu-aarch64-static") or program("qemu-aarch64")
+
+    @cached_property
+    def mmdebstrap(self) -> Program | None:
+        return program("mmdebstrap")
+
+    @cached_property
+    def network_isolation(self) -> tuple[str, ...] | None:
+        return _network_isolation()
+
+    @cached_property
+    def cuda(self) -> CudaMachine:
+        return read_cuda()
+
+    @cached_property
+    def path(self) -> str:
+        return self._settings.path
+
+    @cached_property
+    def virtual_env(self) -> Path | None:
+        return self._settings.virtual_env
+
+
 @cache
 def read_host() -> Host:
-    """Reads the machine."""
-    memory = _meminfo()
-    return Host(
-        arch=platform.machine(),
-        system=_os_name(),
-        device=_device(),
-        glibc=platform.libc_ver()[1] or "0",
-        python=platform.python_version(),
-        python_path=_base_python(),
-        cores=len(os.sched_getaffinity(0)),
-        memory_mib=memory.get("MemTotal", 0),
-        available_mib=memory.get("MemAvailable", 0),
-        swap_mib=memory.get("SwapTotal", 0),
-        cc=_first_program(os.environ.get("CC", ""), "cc", "gcc", "clang"),
-        gcc_aarch64=program("aarch64-linux-gnu-gcc"),
-        qemu_aarch64=program("qemu-aarch64-static") or program("qemu-aarch64"),
-        mmdebstrap=program("mmdebstrap"),
-        network_isolation=_network_isolation(),
-        gxx_aarch64=tuple(
-            found
-            for major in ("", "-14", "-13", "-12", "-11")
-            if (found := program(f"aarch64-linux-gnu-g++{major}"))
-        ),
-        cxx=_first_program(os.environ.get("CXX", ""), "c++", "g++", "clang++"),
-        cuda=read_cuda(),
-    )
+    """This machine. Nothing is read before it is needed."""
+    return ThisMachine()
 
 
 def program(name: str) -> Program | None:
@@ -110,8 +211,23 @@ def program(name: str) -> Program | None:
     return Program(path, first[0] if first else "")
 
 
-def _first_program(*names: str) -> Program | None:
-    return next((found for name in names if name and (found := program(name))), None)
+def _compiler(variable: str, named: str, *names: str) -> Program | None:
+    """The compiler that a variable names, else the first of ``names`` on PATH.
+
+    Raises:
+        HostError: the variable names a program that does not run.
+    """
+    if not named:
+        return next((found for name in names if (found := program(name))), None)
+    found = program(named)
+    if found is None:
+        raise HostError(
+            f"{variable} names no compiler that runs here",
+            found=f"{variable}={named}",
+            expected="one program, by name or path, without options",
+            hint=f"correct {variable}, or unset it: then {', '.join(names)} are tried",
+        )
+    return found
 
 
 def _base_python() -> str:

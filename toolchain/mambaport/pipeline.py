@@ -181,7 +181,7 @@ class Pipeline:
             extra: dict[str, str] = {}
             if plan.cuda is not None and not package.fallback:
                 parts = cuda_parts(self.store, self.fetcher, plan.cuda, host, self.report)
-                extra = cuda_settings(plan.cuda, parts, self.store, scratch, plan.jobs)
+                extra = cuda_settings(plan.cuda, parts, self.store, scratch, plan.jobs, host.path)
             path = build_wheel(
                 plan, package, tree, python, compiler, extra, log, folder, scratch, self.report
             )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mambaport import __version__
 from mambaport import pins as pinned
 from mambaport.boards import boards, find_cpu, find_platform
 from mambaport.cuda.resolve import CudaOptions, CudaPlan, goal_of, resolve_cuda
@@ -17,12 +15,12 @@ from mambaport.host import Host
 from mambaport.patchset import PatchSet, Source, read_source, stack
 from mambaport.pins import Pin
 from mambaport.profile import PackageChoice, Profile
+from mambaport.settings import Settings, is_true, read_settings
 from mambaport.toolchains import TOOLCHAINS, Goal, Toolchain, choose
 from mambaport.toolchains.nvcc import NvccCross, NvccNative
 
 # Goes up when building the same inputs gives other bytes.
 BUILD_FORMAT = 1
-_TRUE = frozenset({"TRUE", "1", "YES", "ON"})
 
 
 @dataclass(frozen=True)
@@ -133,14 +131,13 @@ def set_json(item: PatchSet) -> dict[str, Any]:
     }
 
 
-def resolve_goal(profile: Profile, host: Host, environ: Mapping[str, str] | None = None) -> Goal:
+def resolve_goal(profile: Profile, host: Host, settings: Settings | None = None) -> Goal:
     """The profile's target with ``host`` replaced by this machine.
 
     Raises:
         UsageError: the profile's CPU is not one of this machine's architecture.
     """
     target, here = profile.target, profile.target.arch == "host"
-    asked = os.environ if environ is None else environ
     arch = host.arch if here else target.arch
     try:
         find_cpu(target.cpu, arch)
@@ -154,7 +151,7 @@ def resolve_goal(profile: Profile, host: Host, environ: Mapping[str, str] | None
         arch,
         host.glibc if here else target.glibc,
         target.cpu,
-        goal_of(profile.cuda, host, asked) if profile.cuda else None,
+        goal_of(profile.cuda, host, settings or read_settings()) if profile.cuda else None,
     )
 
 
@@ -164,10 +161,10 @@ def choose_variant(profile: Profile, host: Host, asked: str | None) -> str | Non
     Raises:
         HostError: the Jetson's system is none of the profile's variants, or not the one asked for.
     """
-    jetson = host.cuda.jetson
     whole = profile.variant or {"": profile}
     l4t = {name: find_platform(item.platform).l4t for name, item in whole.items() if item.platform}
-    if jetson is None or not any(l4t.values()):
+    jetson = host.cuda.jetson if any(l4t.values()) else None
+    if jetson is None:
         return asked or profile.default_variant
     fitting = [name for name, majors in l4t.items() if jetson.l4t_major in majors]
     if fitting and (asked in (None, *fitting) or not profile.variant):
@@ -201,8 +198,7 @@ def make_plan(
     """Resolves a profile for this machine.
 
     Args:
-        environ: where the packages' FORCE_FALLBACK variables and TORCH_CUDA_ARCH_LIST are read from, once;
-            this process's by default.
+        environ: the variables that settings are read from; this process's by default.
         cuda: what the command line says of CUDA, torch and Python.
 
     Raises:
@@ -212,15 +208,15 @@ def make_plan(
     """
     variant = choose_variant(profile, host, variant)
     profile = profile.with_variant(variant)
-    asked = os.environ if environ is None else environ
-    goal = resolve_goal(profile, host, asked)
+    settings = read_settings(environ)
+    goal = resolve_goal(profile, host, settings)
     tool, lacks = _choose(profile, host, goal, toolchain)
     cuda_plan = None
     if lacks is None:
         cuda_plan, lacks = _plan_cuda(profile, goal, host, tool, cuda or CudaOptions())
     goal = replace(goal, glibc=tool.glibc(host, goal), cuda=cuda_plan.goal if cuda_plan else goal.cuda)
     packages = [
-        _plan_package(choice, profile, goal, tool, host, asked, cuda_plan) for choice in profile.package
+        _plan_package(choice, profile, goal, tool, host, settings, cuda_plan) for choice in profile.package
     ]
     return Plan(
         profile=profile,
@@ -270,19 +266,19 @@ def _plan_package(
     goal: Goal,
     tool: Toolchain,
     host: Host,
-    environ: Mapping[str, str],
+    settings: Settings,
     cuda: CudaPlan | None,
 ) -> PackagePlan:
     source = read_source(choice.name, choice.version)
     sets = tuple(stack(choice.name, choice.version, choice.patches))
     asked = profile.build.environment
-    fallback = any(_is_true(where.get(source.fallback_variable, "")) for where in (environ, asked))
-    environment = {**asked, **({source.fallback_variable: "TRUE"} if fallback else {})}
+    variable = source.fallback_variable
+    fallback = variable in settings.fallbacks or is_true(asked.get(variable, ""))
+    environment = {**asked, **({variable: "TRUE"} if fallback else {})}
     label = _label(profile, sets, fallback=fallback, cuda=cuda)
     requirements = pinned.build_requirements().pin
     inputs = {
         "format": BUILD_FORMAT,
-        "mambaport": __version__,
         "source": source.model_dump(),
         "sets": [item.digest() for item in sets],
         "profile": profile.name,
@@ -296,10 +292,6 @@ def _plan_package(
     }
     key = data_sha256(inputs)[:40]
     return PackagePlan(source, sets, label, tuple(sorted(environment.items())), fallback, key)
-
-
-def _is_true(text: str) -> bool:
-    return text.strip().upper() in _TRUE
 
 
 def _label(profile: Profile, sets: tuple[PatchSet, ...], *, fallback: bool, cuda: CudaPlan | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import warnings
@@ -85,7 +84,7 @@ def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: 
     home = scratch / "home"
     home.mkdir(exist_ok=True)
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": plan.host.path,
         "HOME": str(home),
         "TMPDIR": str(home),
         "LC_ALL": "C.UTF-8",

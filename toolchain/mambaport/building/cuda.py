@@ -50,8 +50,13 @@ def cuda_parts(store: Store, fetcher: Fetcher, plan: CudaPlan, host: Host, repor
     return CudaParts(home, torch, python / "include")
 
 
-def cuda_settings(plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, jobs: int) -> dict[str, str]:
+def cuda_settings(
+    plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, jobs: int, path: str
+) -> dict[str, str]:
     """The variables of a build with CUDA: the configuration, and the toolkit's own, for that build alone.
+
+    Args:
+        path: PATH of the build, to which the toolkit's programs are added.
 
     Raises:
         HostError: the host compiler cannot make a library.
@@ -61,7 +66,7 @@ def cuda_settings(plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path,
     return {
         VARIABLE: str(config),
         "CUDA_HOME": str(parts.home),
-        "PATH": os.pathsep.join([str(parts.home / "bin"), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(parts.home / "bin"), path]),
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
     }
 

@@ -13,14 +13,12 @@ from cyclonedx.model.license import LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from mambaport import __version__
 from mambaport.plan import PackagePlan, Plan, set_json
 
 
 def provenance(plan: Plan, package: PackagePlan) -> str:
     """Everything that decided the wheel's bytes, as JSON. The same inputs give the same text."""
     record = {
-        "mambaport": __version__,
         "profile": plan.profile.name,
         "variant": plan.variant,
         "target": {"arch": plan.goal.arch, "glibc": plan.goal.glibc, "cpu": plan.goal.cpu},

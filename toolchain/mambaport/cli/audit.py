@@ -49,9 +49,7 @@ def audit(
       mambaport audit wheelhouse/*.whl -p rpi
       mambaport audit mamba_ssm-*.whl --torch ~/mamba/bin/python    would it load there?
     """
-    goal = (
-        resolve_goal(find_profile(profile_name).with_variant(variant), read_host()) if profile_name else None
-    )
+    goal = _goal(profile_name, variant) if profile_name else None
     report = session.report
     symbols = _symbols(session, torch) if torch is not None else None
     audits = [_audit(read_wheel(path), goal, symbols) for path in wheels]
@@ -76,8 +74,9 @@ def audit(
 
 
 def _goal(profile_name: str, variant: str | None) -> Goal:
+    """The profile's target: of the variant named; else, on a Jetson, of the device's own JetPack."""
     profile, host = find_profile(profile_name), read_host()
-    return resolve_goal(profile.with_variant(choose_variant(profile, host, variant)), host)
+    return resolve_goal(profile.with_variant(variant or choose_variant(profile, host, None)), host)
 
 
 def _audit(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None) -> WheelAudit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import platformdirs
 
 from mambaport.cuda.resolve import CudaOptions, CudaTools
 from mambaport.errors import UsageError
@@ -22,6 +20,7 @@ from mambaport.pipeline import Pipeline
 from mambaport.plan import Plan, make_plan, resolve_goal
 from mambaport.profile import find_profile
 from mambaport.report import Report
+from mambaport.settings import read_settings
 from mambaport.sources import Fetcher
 from mambaport.sources.index import index_settings
 from mambaport.store import Store
@@ -186,10 +185,9 @@ def open_session(
 ) -> Session:
     """The report, the store and the fetcher that the options ask for. The store is MAMBAPORT_CACHE, or the
     user's cache folder."""
-    root = os.environ.get("MAMBAPORT_CACHE") or platformdirs.user_cache_dir("mambaport")
     report = Report(quiet=quiet)
     store = Store(
-        Path(root).resolve(), lambda name: report.line("wait", name, "another mambaport is making it")
+        read_settings().cache, lambda name: report.line("wait", name, "another mambaport is making it")
     )
     fetcher = Fetcher(store, index_settings(index_url, mirror), report, offline=offline)
     return Session(as_json, report, store, fetcher)
@@ -235,5 +233,5 @@ def default_python(python: Path | None) -> Path:
     if python is not None:
         # Not resolved: a virtual environment's python is a link, and the link is what makes it one.
         return python.absolute()
-    active = os.environ.get("VIRTUAL_ENV")
-    return Path(active) / "bin" / "python" if active else Path(sys.executable)
+    active = read_settings().virtual_env
+    return active / "bin" / "python" if active else Path(sys.executable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport.boards import jetpack_of
+from mambaport.settings import Settings, read_settings
 
 L4T_RELEASE = "etc/nv_tegra_release"
 DPKG_STATUS = "var/lib/dpkg/status"
@@ -76,11 +76,11 @@ class CudaMachine:
         )
 
 
-def read_cuda(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> CudaMachine:
-    """Reads the machine whose root folder is ``root``."""
+def read_cuda(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> CudaMachine:
+    """Reads the machine whose root folder is ``root``, with the variables of ``environ`` or this process."""
     found: dict[Path, Toolkit] = {}
     looked = []
-    for home, origin in _places(root, environ):
+    for home, origin in _places(root, read_settings(environ)):
         nvcc = home / "bin" / "nvcc"
         if nvcc.resolve() in found:
             continue
@@ -112,19 +112,17 @@ def read_toolkit(home: Path, origin: str) -> Toolkit:
     return Toolkit(str(home), str(nvcc), said[1], said[2], origin)
 
 
-def _places(root: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+def _places(root: Path, settings: Settings) -> Iterator[tuple[Path, str]]:
     """Where a toolkit may be, best first."""
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        if home := environ.get(name):
-            yield Path(home), "CUDA_HOME"
-            break
+    if settings.cuda_home is not None:
+        yield settings.cuda_home, "CUDA_HOME"
     local = root / "usr" / "local"
     if (local / "cuda").exists():
         yield local / "cuda", "/usr/local/cuda"
     versions = [path for path in local.glob("cuda-*") if re.fullmatch(r"cuda-\d+(\.\d+)?", path.name)]
     for path in sorted(versions, key=lambda path: [int(part) for part in path.name[5:].split(".")])[::-1]:
         yield path, f"/usr/local/{path.name}"
-    if nvcc := shutil.which("nvcc", path=environ.get("PATH", "")):
+    if nvcc := shutil.which("nvcc", path=settings.path):
         yield Path(nvcc).resolve().parent.parent, "nvcc on PATH"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from mambaport.errors import HostError, MambaportError, UsageError
 from mambaport.host import Host, Program
 from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.profile import CudaTarget, Profile
+from mambaport.settings import Settings
 from mambaport.toolchains import CudaGoal, Goal, Toolchain
 from mambaport.toolchains.nvcc import NvccCross, NvccNative
 
@@ -53,7 +53,7 @@ class CudaTools:
         """What decides the compiled bytes, besides torch, sources and flags."""
         return {
             "nvcc": self.toolkit.identity,
-            "host-compiler": self.cxx.version,
+            "host-compiler": self.cxx.identity,
             "python-headers": f"{self.headers.version} {self.headers.sha256[:16]}",
         }
 
@@ -136,9 +136,9 @@ class CudaPlan:
         }
 
 
-def goal_of(cuda: CudaTarget, host: Host, environ: Mapping[str, str]) -> CudaGoal:
+def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
     """The profile's CUDA with each ``host`` replaced by what this machine has, as far as that is known."""
-    sm = tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus)) or _arch_list(environ)
+    sm = tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus)) or settings.cuda_architectures
     toolkit = host.cuda.toolkits[0].version if host.cuda.toolkits else "0.0"
     return CudaGoal(
         version=toolkit if cuda.version == "host" else cuda.version,
@@ -248,8 +248,8 @@ def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
 
 
 def _pythons(host: Host) -> Iterator[Path]:
-    if active := os.environ.get("VIRTUAL_ENV"):
-        yield Path(active) / "bin" / "python"
+    if host.virtual_env is not None:
+        yield host.virtual_env / "bin" / "python"
     yield Path(sys.executable)
     yield Path(host.python_path)
     for name in ("python3", "python3.12", "python3.10"):
@@ -294,10 +294,3 @@ def _flavour(host: Host) -> str:
     if host.cuda.jetson is not None:
         return "l4t"
     return "sbsa" if host.arch == "aarch64" else "desktop"
-
-
-def _arch_list(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """TORCH_CUDA_ARCH_LIST as SM names: ``8.7;9.0+PTX`` is 87 and 90."""
-    words = environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
-    names = [word.removesuffix("+PTX").replace(".", "") for word in words]
-    return tuple(name for name in names if name.isdigit())

@@ -14,6 +14,7 @@ from mambaport.doctoring.checks import Check
 from mambaport.failures import explain
 from mambaport.host import Host
 from mambaport.profile import Profile
+from mambaport.settings import read_settings
 from mambaport.toolchains import CudaGoal
 
 _ASK = Path(__file__).with_name("ask_torch.py")
@@ -59,7 +60,7 @@ def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
     name = "CUDA toolkit"
     toolkit = host.cuda.toolkit(goal.version)
     if toolkit is not None:
-        unset = "" if os.environ.get("CUDA_HOME") else "; CUDA_HOME is unset, mambaport sets it for the build"
+        unset = "" if read_settings().cuda_home else "; CUDA_HOME is unset, mambaport sets it for the build"
         return Check(name, "good", f"{toolkit.release} ({toolkit.origin}){unset if native else ''}")
     others = ", ".join(f"{item.release} ({item.origin})" for item in host.cuda.toolkits)
     if not native:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport.errors import UsageError
+from mambaport.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ def index_settings(url: str | None, mirror: Path | None) -> IndexSettings:
     Raises:
         UsageError: the mirror is not a folder.
     """
-    if mirror is None and (named := os.environ.get("MAMBAPORT_MIRROR")):
-        mirror = Path(named)
+    settings = read_settings()
+    mirror = mirror or settings.mirror
     if mirror is not None and not mirror.is_dir():
         raise UsageError(
             "The mirror is not a folder",
@@ -38,7 +39,7 @@ def index_settings(url: str | None, mirror: Path | None) -> IndexSettings:
         )
     if mirror is not None:
         return IndexSettings(url, mirror.resolve())
-    return IndexSettings(url or os.environ.get("MAMBAPORT_INDEX_URL"), None)
+    return IndexSettings(url or settings.index_url, None)
 
 
 def pip_setting(key: str, variable: str) -> str | None:

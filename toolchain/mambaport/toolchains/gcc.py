@@ -28,7 +28,7 @@ class GccAarch64:
 
     def identity(self, host: Host) -> dict[str, str]:
         assert host.gcc_aarch64 is not None
-        return {"name": self.name, "cc": host.gcc_aarch64.version, "glibc": host.glibc}
+        return {"name": self.name, "cc": host.gcc_aarch64.identity, "glibc": host.glibc}
 
     def glibc(self, host: Host, goal: Goal) -> str:
         return newer_glibc(host.glibc, goal.glibc)  # it links against the glibc that is here

@@ -25,7 +25,7 @@ class Native:
 
     def identity(self, host: Host) -> dict[str, str]:
         assert host.cc is not None
-        return {"name": self.name, "cc": host.cc.version, "glibc": host.glibc}
+        return {"name": self.name, "cc": host.cc.identity, "glibc": host.glibc}
 
     def glibc(self, host: Host, goal: Goal) -> str:
         return newer_glibc(host.glibc, goal.glibc)  # it links against the glibc that is here

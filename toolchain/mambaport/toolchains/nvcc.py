@@ -35,7 +35,7 @@ class NvccNative:
         names = {"cc": host.cc, "cxx": host.cxx}
         return {
             "name": self.name,
-            **{key: found.version for key, found in names.items() if found},
+            **{key: found.identity for key, found in names.items() if found},
             "glibc": host.glibc,
         }
 
@@ -68,7 +68,7 @@ class NvccCross:
 
     def identity(self, host: Host) -> dict[str, str]:
         cxx = self.cxx(host)
-        return {"name": self.name, **({"cxx": cxx.version} if cxx else {})}
+        return {"name": self.name, **({"cxx": cxx.identity} if cxx else {})}
 
     def glibc(self, host: Host, goal: Goal) -> str:
         # Debian's cross glibc may be newer; the audit holds what was used of it against the target's.

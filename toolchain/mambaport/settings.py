@@ -1,0 +1,80 @@
+"""The variables that a user sets: read once for a command, typed, and handed on. No other module reads them.
+
+========================  ======================================================================
+``MAMBAPORT_CACHE``       the store; by default the user's cache folder
+``MAMBAPORT_INDEX_URL``   the package index; by default the one that pip is configured for
+``MAMBAPORT_MIRROR``      a folder of archives in place of the index
+``CC``, ``CXX``           the compilers of native builds
+``CUDA_HOME``             the CUDA toolkit (``CUDA_PATH`` where it is not set)
+``TORCH_CUDA_ARCH_LIST``  the GPU architectures where no GPU is found: ``8.7;9.0+PTX``
+``VIRTUAL_ENV``           the active environment
+``*_FORCE_FALLBACK``      leaves a package's kernels out
+========================  ======================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+_TRUE = frozenset({"TRUE", "1", "YES", "ON"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says."""
+
+    cache: Path
+    """The store's folder."""
+    index_url: str | None
+    mirror: Path | None
+    cc: str
+    """The C compiler of native builds: a name on PATH, or a path; empty where none is named."""
+    cxx: str
+    cuda_home: Path | None
+    cuda_architectures: tuple[str, ...]
+    """SM names: ``("87", "90")``."""
+    virtual_env: Path | None
+    path: str
+    """PATH, for the programs that a build runs."""
+    fallbacks: frozenset[str]
+    """The FORCE_FALLBACK variables that are true."""
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings in an environment, by default that of this process."""
+    where = os.environ if environ is None else environ
+    cache = where.get("MAMBAPORT_CACHE") or platformdirs.user_cache_dir("mambaport")
+    return Settings(
+        cache=Path(cache).resolve(),
+        index_url=where.get("MAMBAPORT_INDEX_URL") or None,
+        mirror=_path(where.get("MAMBAPORT_MIRROR")),
+        cc=where.get("CC", "").strip(),
+        cxx=where.get("CXX", "").strip(),
+        cuda_home=_path(where.get("CUDA_HOME") or where.get("CUDA_PATH")),
+        cuda_architectures=_architectures(where.get("TORCH_CUDA_ARCH_LIST", "")),
+        virtual_env=_path(where.get("VIRTUAL_ENV")),
+        path=where.get("PATH", os.defpath),
+        fallbacks=frozenset(
+            name for name, value in where.items() if name.endswith("_FORCE_FALLBACK") and is_true(value)
+        ),
+    )
+
+
+def is_true(text: str) -> bool:
+    """Whether a variable's value means yes, as the packages read it."""
+    return text.strip().upper() in _TRUE
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _architectures(text: str) -> tuple[str, ...]:
+    words = text.replace(";", " ").split()
+    names = [word.removesuffix("+PTX").replace(".", "") for word in words]
+    return tuple(name for name in names if name.isdigit())
