@@ -72,7 +72,7 @@ test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## wheels for this machine's NVIDIA 
 
 test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter imported and run under emulation
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6 --output wheelhouse/jetpack6
-	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 --python 3.11 --output wheelhouse/jetpack7
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 --output wheelhouse/jetpack7
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
 lint: $(TOOL)/.test ## ruff and strict mypy

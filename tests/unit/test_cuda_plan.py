@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,6 @@ from test_patchset import SOURCE
 from mambaport import patchset
 from mambaport.cuda.exports import exports_of, has_cxx11_abi, read_exports, write_exports
 from mambaport.cuda.machine import CudaMachine, Gpu, Jetson, Toolkit, read_cuda
-from mambaport.cuda.pythons import copy_headers, find_headers
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.cuda.toolkit import choose_toolkit
 from mambaport.errors import HostError, MambaportError, UsageError
@@ -30,8 +27,7 @@ GXX = Program("/usr/bin/aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++ (Debian 1
 X86 = replace(HOST, gxx_aarch64=(GXX,))
 CXX11 = "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 OLD_ABI = "_ZN3c106detail14torchCheckFailEPKcS2_jRKSs"
-THIS = ".".join(map(str, sys.version_info[:2]))
-CUDA6 = CudaGoal("12.6", ("87",), (), "l4t", "2.5", "3.10")
+CUDA6 = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +39,8 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def profile(arch: str = "aarch64", **cuda: object) -> Profile:
-    """A Jetson's profile, in miniature; its default Python is this one's, which has headers here."""
-    base = {"version": "13.0", "sm": ["87"], "flavour": "l4t", "torch": "2.11", "python": "3.11"}
+    """A Jetson's profile, in miniature."""
+    base = {"version": "13.0", "sm": ["87"], "flavour": "l4t", "torch": "2.11"}
     return make_profile(
         {
             "name": "board",
@@ -59,7 +55,7 @@ def profile(arch: str = "aarch64", **cuda: object) -> Profile:
                 "old": {
                     "summary": "JetPack 6",
                     "platform": "jetpack6",
-                    "cuda": {**base, "version": "12.6", "torch": "2.5", "python": "3.10"},
+                    "cuda": {**base, "version": "12.6", "torch": "2.5"},
                 },
                 "new": {"summary": "JetPack 7", "platform": "jetpack7"},
             },
@@ -87,17 +83,6 @@ def torch_wheel(
     return write_wheel(folder, files, name="torch", version=version, tag=tag)
 
 
-def headers(folder: Path, minor: str, size: int = 8) -> Path:
-    """A folder with as much of Python's headers as is looked at."""
-    sizes = {"LONG": size, "VOID_P": size, "SIZE_T": size, "LONG_LONG": 8, "WCHAR_T": 4}
-    files = {
-        "Python.h": "",
-        "patchlevel.h": f'#define PY_VERSION              "{minor}.9"\n',
-        "pyconfig.h": "".join(f"#define SIZEOF_{name} {value}\n" for name, value in sizes.items()),
-    }
-    return write_tree(folder / f"headers-{minor}-{size}", files)
-
-
 def refused(error: type[MambaportError], call: Callable[[], object]) -> str:
     """The whole text of an error, which must say a hint."""
     with pytest.raises(error) as caught:
@@ -110,17 +95,14 @@ def refused(error: type[MambaportError], call: Callable[[], object]) -> str:
 # What a plan takes --------------------------------------------------------------------------------
 
 
-def test_everything_of_a_cross_build_is_pinned_or_named(tmp_path: Path) -> None:
-    made = plan(python_headers=headers(tmp_path, "3.11"))
+def test_everything_of_a_cross_build_is_pinned_or_named() -> None:
+    made = plan()
     assert made.cuda is not None
     assert made.cuda.tools.toolkit.release == "13.0.88"
     assert made.cuda.tools.toolkit.origin == "package index"
-    assert made.cuda.tools.headers.minor == "3.11"
     assert made.cuda.torch.version == "2.11.0"
     assert made.packages[0].version == "1.0+board.3.cu13torch2.11cxx11abitrue"
-    assert made.cuda.wheel_tag == ("cp311", "cp311", "linux_aarch64")
-    assert made.cuda.ext_suffix == ".cpython-311-aarch64-linux-gnu.so"
-    assert made.cuda.libraries[-1] == "libcudart.so.13"
+    assert made.cuda.libraries == ("libc10.so", "libtorch_cpu.so", "libc10_cuda.so", "libcudart.so.13")
     assert made.to_json()["cuda"]["sm"] == ["87"]
 
 
@@ -141,7 +123,7 @@ def test_each_part_changes_the_key() -> None:
 def test_pinned_torches_are_told_when_another_is_asked() -> None:
     made = plan(variant="old", torch="2.3")
     text = refused(HostError, lambda: made.require(building=False))
-    assert "2.5 (Python 3.10), 2.6 (Python 3.10)" in text
+    assert "2.5, 2.6, 2.7, 2.8" in text
     assert "--torch-wheel" in text
 
 
@@ -167,10 +149,9 @@ def test_without_kernels_nothing_of_cuda_is_needed() -> None:
     assert made.packages[0].version == "1.0+board.3.fallback"
 
 
-def test_a_cross_compiler_that_nvcc_does_not_take_is_passed_over_or_said(tmp_path: Path) -> None:
-    own = headers(tmp_path, "3.10")
+def test_a_cross_compiler_that_nvcc_does_not_take_is_passed_over_or_said() -> None:
     newest = replace(GXX, version="aarch64-linux-gnu-g++ (Debian 14.2.0-19) 14.2.0")
-    made = plan(host=replace(X86, gxx_aarch64=(newest, GXX)), variant="old", python_headers=own)
+    made = plan(host=replace(X86, gxx_aarch64=(newest, GXX)), variant="old")
     assert made.cuda is not None
     assert made.cuda.tools.cxx == GXX
     alone = plan(host=replace(X86, gxx_aarch64=(newest,)), variant="old")
@@ -193,7 +174,6 @@ def test_the_major_of_a_gcc(version: str, major: int | None) -> None:
     ("changes", "said"),
     [
         ({"tag": "cp310-cp310-manylinux_2_28_x86_64"}, "another architecture"),
-        ({"tag": "cp312-cp312-linux_aarch64"}, "another Python"),
         ({"cuda": None}, "no CUDA"),
         ({"cuda": "13.0"}, "another CUDA"),
     ],
@@ -256,40 +236,6 @@ def test_nvcc_missing_on_a_jetson_is_said() -> None:
     assert "CUDA_HOME: no x" in text
 
 
-def test_headers_of_no_python_here_are_said() -> None:
-    assert "uv python install 3.99" in refused(HostError, lambda: find_headers("3.99", None, Path("/none")))
-
-
-def test_named_headers_are_held_against_the_target(tmp_path: Path) -> None:
-    good = find_headers("3.10", headers(tmp_path, "3.10"))
-    assert (good.version, good.minor) == ("3.10.9", "3.10")
-    assert "not 3.12" in refused(UsageError, lambda: find_headers("3.12", good.folder))
-    assert "Python.h" in refused(UsageError, lambda: find_headers("3.10", tmp_path))
-    small = headers(tmp_path, "3.10", size=4)
-    assert "not of a 64-bit Linux" in refused(UsageError, lambda: find_headers("3.10", small))
-    free = write_tree(headers(tmp_path, "3.13"), {"pyconfig.h": "#define Py_GIL_DISABLED 1\n"})
-    refused(UsageError, lambda: find_headers("3.13", free))
-
-
-def test_debians_headers_have_their_pyconfig_in_a_folder_of_their_own(tmp_path: Path) -> None:
-    root = tmp_path / "usr/include"
-    real = headers(tmp_path, "3.98")
-    config = (real / "pyconfig.h").read_text()
-    write_tree(root / "x86_64-linux-gnu/python3.98", {"pyconfig.h": config})
-    real.rename(root / "python3.98")
-    (root / "python3.98/pyconfig.h").write_text("#include <x86_64-linux-gnu/python3.98/pyconfig.h>\n")
-    for named in (None, root / "python3.98"):
-        found = find_headers("3.98", named, tmp_path)
-        copy_headers(found, tmp_path / f"copy-{named is None}")
-        assert (tmp_path / f"copy-{named is None}/pyconfig.h").read_text() == config
-
-
-def test_this_pythons_own_headers_are_found() -> None:
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        pytest.skip("this Python has no headers")
-    assert find_headers(THIS, None).minor == THIS
-
-
 # On a Jetson --------------------------------------------------------------------------------------
 
 
@@ -331,7 +277,7 @@ def environment(folder: Path, cuda: str | None, version: str = "2.11.0+cu130") -
 
 
 @needs_nvcc
-def test_a_jetson_compiles_with_its_own_toolkit_torch_and_python(tmp_path: Path) -> None:
+def test_a_jetson_compiles_with_its_own_toolkit_and_torch(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     fake = jetson(root, RELEASE.replace("R36", "R38"))
@@ -339,12 +285,11 @@ def test_a_jetson_compiles_with_its_own_toolkit_torch_and_python(tmp_path: Path)
     device = replace(fake, cuda=read_cuda(root, {}))
     python = environment(tmp_path / "env", "13.0")
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "env").rglob("*"))
-    made = plan(profile("host"), device, python=str(python))
+    made = plan(profile("host"), device, python=python)
     assert made.variant == "new"
     assert made.toolchain.name == "nvcc-native"
     made.require(building=False)
-    if (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        made.require(building=True)
+    made.require(building=True)
     assert made.cuda is not None
     assert made.cuda.tools.toolkit.origin == f"/usr/local/cuda-13.0: {root}/usr/local/cuda-13.0"
     assert made.cuda.torch.version == "2.11.0+cu130"
@@ -357,7 +302,7 @@ def test_a_cpu_torch_on_a_jetson_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     device = jetson(root, RELEASE.replace("R36", "R38"))
-    made = plan(profile("host"), device, python=str(environment(tmp_path / "env", None, "2.11.0+cpu")))
+    made = plan(profile("host"), device, python=environment(tmp_path / "env", None, "2.11.0+cpu"))
     text = refused(HostError, lambda: made.require(building=False))
     assert "This torch has no CUDA" in text
 
@@ -366,7 +311,7 @@ def test_installing_needs_torch_but_no_compiler(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     device = jetson(root, RELEASE.replace("R36", "R38"))
-    made = plan(profile("host"), device, python=str(environment(tmp_path / "env", "13.0")))
+    made = plan(profile("host"), device, python=environment(tmp_path / "env", "13.0"))
     made.require(building=False)
     assert made.packages[0].version == "1.0+board.3.cu13torch2.11cxx11abitrue"
     assert "no nvcc" in refused(HostError, lambda: made.require(building=True))
@@ -379,10 +324,9 @@ def test_this_machines_gpu_is_what_the_driver_names_or_the_variable_says(tmp_pat
     cxx = Program("/usr/bin/g++", "g++ (Debian 12.2.0-14) 12.2.0")
     kit = Toolkit("/c", "/c/bin/nvcc", "13.0", "13.0.88", "/usr/local/cuda")
     host = replace(HOST, cc=cxx, cxx=cxx, cuda=CudaMachine((kit,)))
-    board = profile("host", version="host", sm=["host"], torch="host", python="host", flavour="host")
+    board = profile("host", version="host", sm=["host"], torch="host", flavour="host")
     board = board.model_copy(update={"variant": {}, "default_variant": None})
-    python = str(environment(tmp_path / "env", "13.0"))
-    options = CudaOptions(python=python)
+    options = CudaOptions(python=environment(tmp_path / "env", "13.0"))
     none = make_plan(board, host, environ={}, cuda=options)
     assert "TORCH_CUDA_ARCH_LIST" in refused(HostError, lambda: none.require(building=True))
     named = make_plan(board, host, environ={"TORCH_CUDA_ARCH_LIST": "8.7;9.0+PTX"}, cuda=options)
@@ -396,6 +340,31 @@ def test_this_machines_gpu_is_what_the_driver_names_or_the_variable_says(tmp_pat
     seen = make_plan(board, gpu, environ={}, cuda=options)
     assert seen.goal.cuda is not None
     assert seen.goal.cuda.sm == ("90",)
+    other = make_plan(board, gpu, environ={"TORCH_CUDA_ARCH_LIST": "8.7"}, cuda=options)
+    assert other.goal.cuda is not None
+    assert other.goal.cuda.sm == ("87",)
+
+
+@pytest.mark.parametrize("toolkit", [None, "13.0"])
+def test_another_machines_gpu_needs_neither_a_gpu_nor_a_torch_here(toolkit: str | None) -> None:
+    cxx = Program("/usr/bin/g++", "g++ (Debian 12.2.0-14) 12.2.0")
+    kits = (Toolkit("/c", "/c/bin/nvcc", toolkit, f"{toolkit}.88", "/usr/local/cuda"),) if toolkit else ()
+    host = replace(HOST, arch="x86_64", cc=cxx, cxx=cxx, cuda=CudaMachine(kits))
+    board = profile("host", version="host", sm=["host"], torch="host", flavour="host")
+    board = board.model_copy(update={"variant": {}, "default_variant": None})
+    sm = {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    made = make_plan(board, host, environ=sm, cuda=CudaOptions(torch="2.11"))
+    made.require(building=True)
+    assert made.cuda is not None
+    assert (made.cuda.goal.sm, made.cuda.goal.version, made.cuda.torch.version) == (("90",), "13.0", "2.11.0")
+    assert made.cuda.tools.toolkit.origin == ("package index" if toolkit is None else "/usr/local/cuda: /c")
+    none = make_plan(board, host, environ=sm, cuda=CudaOptions(torch="2.3"))
+    assert "2.11" in refused(HostError, lambda: none.require(building=True))
+
+
+def test_an_environment_of_this_machine_is_no_target_of_a_cross_build() -> None:
+    text = refused(UsageError, lambda: plan(python=Path("/usr/bin/python3")))
+    assert "wheels for aarch64, built on x86_64" in text
 
 
 # Exports ------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from mambaport.profile import find_profile
 from mambaport.store import Store
 from mambaport.toolchains import CudaGoal
 
-ORIN = CudaGoal("12.6", ("87",), (), "l4t", "2.5", "3.10")
+ORIN = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
 PROFILE = find_profile("jetson").with_variant("jetpack6")
 TORCH = """
 from types import SimpleNamespace

@@ -61,7 +61,7 @@ def test_a_board_with_a_gpu(tmp_path: Path) -> None:
     assert "target     aarch64, neoverse-v3ae, glibc 2.39" in run(BLOCKS[1], tmp_path)
     cuda = read_profile(tmp_path / "jetson-thor.toml").cuda
     assert cuda is not None
-    assert (cuda.version, cuda.sm, cuda.torch, cuda.python) == ("13.0", ("110",), "2.11", "3.12")
+    assert (cuda.version, cuda.sm, cuda.torch) == ("13.0", ("110",), "2.11")
 
 
 def test_the_error_that_the_page_shows(tmp_path: Path) -> None:

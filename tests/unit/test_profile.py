@@ -225,13 +225,13 @@ def test_an_unknown_or_misfitting_board_is_refused_when_the_profile_is_read(
     assert fault in refusal(jetson(tmp_path, text))
 
 
-def test_a_platform_gives_glibc_cuda_and_python(tmp_path: Path) -> None:
+def test_a_platform_gives_glibc_and_cuda(tmp_path: Path) -> None:
     thor = read_profile(
         jetson(tmp_path, 'extends = "jetson:jetpack7"\n[target]\ncpu = "neoverse-v3ae"\n[cuda]\nsm = ["110"]')
     )
     assert (thor.platform, thor.target.arch, thor.target.glibc) == ("jetpack7", "aarch64", "2.39")
     assert thor.cuda is not None
-    assert (thor.cuda.version, thor.cuda.python, thor.cuda.flavour) == ("13.0", "3.12", "l4t")
+    assert (thor.cuda.version, thor.cuda.flavour) == ("13.0", "l4t")
     assert (thor.variant, thor.aliases, thor.default_variant) == ({}, (), None)
     assert thor.package == find_profile("jetson").package
 

@@ -76,13 +76,10 @@ class Platform(Model):
     """The majors of Jetson Linux that are this JetPack."""
     system: BoardName
     arch: Arch
-    python: Minor
     cuda: Minor
     flavour: Literal["l4t", "sbsa", "desktop"]
     sm: tuple[Sm, ...]
     """The architectures of the GPUs that the platform runs on."""
-    libraries: tuple[str, ...] = ()
-    """Folders of CUDA's pip packages, relative to site-packages."""
 
     @property
     def glibc(self) -> str:

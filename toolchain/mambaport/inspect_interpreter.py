@@ -59,8 +59,6 @@ def main():
                 "prefix": sys.prefix,
                 "virtual": sys.prefix != sys.base_prefix,
                 "purelib": paths["purelib"],
-                "include": paths["include"],
-                "pyconfig": sysconfig.get_config_h_filename(),
                 "externally_managed": os.path.exists(os.path.join(paths["stdlib"], "EXTERNALLY-MANAGED")),
                 "torch": torch_build(),
                 "packages": dict(

@@ -49,10 +49,6 @@ class Interpreter(Model):
     virtual: bool
     purelib: str
     externally_managed: bool
-    include: str = ""
-    """The folder of its Python.h, whether or not it is there."""
-    pyconfig: str = ""
-    """Its pyconfig.h, which Debian keeps elsewhere."""
     torch: Torch | None
     packages: dict[str, Package]
 

@@ -59,10 +59,6 @@ class CudaTarget(Model):
     """Whose CUDA it is: Jetson's (L4T), that of an aarch64 server, or x86-64's."""
     torch: TorchMinor
     """The torch minor that is built for when none is named; an extension works with no other."""
-    python: Annotated[str, StringConstraints(pattern=r"^(3\.[0-9]+|host)$")]
-    """The CPython minor that is built for when none is named."""
-    libraries: tuple[str, ...] = ()
-    """Folders of its CUDA libraries, relative to site-packages, for the extensions' RUNPATH."""
 
     @model_validator(mode="after")
     def _architectures_are_known(self) -> CudaTarget:
@@ -130,7 +126,7 @@ class Profile(Model):
     """Another profile, by name or by a path relative to this file, with a variant: ``jetson:jetpack7``.
     Every key that this file lacks is taken from that profile, except aliases and variants."""
     platform: str | None = None
-    """The device's system, by its name in ``boards/platforms.toml``: gives glibc, CUDA and Python."""
+    """The device's system, by its name in ``boards/platforms.toml``: gives glibc and CUDA."""
     target: Target
     cuda: CudaTarget | None = None
     """The target's GPU; without it no CUDA extension is built."""
@@ -295,8 +291,6 @@ def _with_platform(data: Mapping[str, Any], path: Path, prefix: str = "") -> dic
         facts["cuda"] = {
             "version": platform.cuda,
             "flavour": platform.flavour,
-            "python": platform.python,
-            "libraries": list(platform.libraries),
         }
     return merged(facts, data)
 

@@ -1,8 +1,11 @@
 """Build commands for CUDA extensions, beside plain C kernels: no torch import when told what to build with.
 
 Upstream gives the work to torch's BuildExtension, which compiles for the torch, the Python and the machine that it
-runs in. This compiles for those that a configuration names (`cuda_config`), so that a wheel for a Jetson can be
-made on any machine. Built by hand, the same facts are read from the torch that is installed.
+runs in. This compiles for the torch and the machine that a configuration names (`cuda_config`), so that a wheel for a
+Jetson can be made on any machine. Built by hand, the same facts are read from the torch that is installed.
+
+An extension is a shared library that registers torch operators. It includes no header of Python, so one wheel serves
+every Python; the package of its name loads it and calls the operators.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,8 +26,8 @@ import kernel_build
 from cuda_config import CudaConfig, configuration
 
 
-class CudaExtension(Extension):
-    """An extension module of C++ and CUDA sources that include torch.
+class CudaExtension(kernel_build.KernelExtension):
+    """The library of torch operators of the package `name`: ``name/libname.so``, from C++ and CUDA sources.
 
     Args:
         sources: in the order in which their compilation starts.
@@ -40,7 +44,9 @@ class CudaExtension(Extension):
         include_dirs: Sequence[str | Path],
         job_mib: int,
     ) -> None:
-        super().__init__(name, sources=sources, include_dirs=[os.path.relpath(folder) for folder in include_dirs])
+        super().__init__(name, sources)
+        self.sources = [*sources, "csrc/torch_library.cpp"]
+        self.include_dirs = [os.path.relpath(folder) for folder in include_dirs]
         self.flags = extra_compile_args
         self.job_mib = job_mib
 
@@ -50,19 +56,13 @@ class CudaExtension(Extension):
 
 
 # What torch's BuildExtension adds and upstream does not take back.
-COMMON_FLAGS = ("-std=c++17", "-DNDEBUG", "-DTORCH_API_INCLUDE_EXTENSION_H", "-D__CUDA_NO_HALF2_OPERATORS__")
+COMMON_FLAGS = ("-std=c++17", "-DNDEBUG", "-D__CUDA_NO_HALF2_OPERATORS__")
 # No build id and no symbols: they may differ where the code is the same, and nothing needs them.
 LINK_FLAGS = ("-shared", "-Wl,--no-as-needed", "-Wl,--enable-new-dtags", "-Wl,--build-id=none", "-Wl,-z,now", "-s")
 
 
 class build_ext(kernel_build.build_ext):
     """Builds `CudaExtension` and `kernel_build.KernelExtension`."""
-
-    def get_ext_filename(self, fullname: str) -> str:
-        for ext in self.extensions or ():
-            if isinstance(ext, CudaExtension) and ext.name == fullname:
-                return fullname + ext.config.ext_suffix
-        return super().get_ext_filename(fullname)
 
     def build_extension(self, ext: Extension) -> None:
         if not isinstance(ext, CudaExtension):
@@ -81,23 +81,16 @@ class build_ext(kernel_build.build_ext):
             *LINK_FLAGS,
             *(f"-L{path}" for path in config.library_dirs),
             *(f"-l{name}" for name in config.libraries),
-            *(f"-Wl,-rpath,{path}" for path in config.runpath),
             "-o",
             str(library),
         ]
         print(shlex.join(command), flush=True)
         if subprocess.run(command, check=False).returncode:
             raise SystemExit(f"{ext.name} could not be linked; the linker's message is above")
+        shutil.copyfile("torch_library.py", library.with_name("_library.py"))
 
 
-class bdist_wheel(kernel_build.bdist_wheel):
-    """Tags a wheel that holds a CUDA extension for the Python and the machine that it was built for."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        for ext in self.distribution.ext_modules or ():
-            if isinstance(ext, CudaExtension) and ext.config.wheel_tag:
-                return ext.config.wheel_tag
-        return super().get_tag()
+bdist_wheel = kernel_build.bdist_wheel
 
 
 def _units(ext: CudaExtension, folder: Path) -> list[cuda_objects.Unit]:
@@ -106,7 +99,7 @@ def _units(ext: CudaExtension, folder: Path) -> list[cuda_objects.Unit]:
     mapping = cuda_objects.prefix_maps(config)
     common = [
         *COMMON_FLAGS,
-        f"-DTORCH_EXTENSION_NAME={ext.name}",
+        f"-DTORCH_EXTENSION_NAME={ext.name.partition('.')[0]}",
         f"-D_GLIBCXX_USE_CXX11_ABI={config.cxx11_abi}",
         *(f"-I{folder}" for folder in ext.include_dirs),
     ]

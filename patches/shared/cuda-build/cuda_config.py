@@ -1,8 +1,7 @@
 """What a CUDA extension is built with and for: told by CUDA_BUILD_CONFIG, or read from this machine.
 
 CUDA_BUILD_CONFIG names a JSON file with the fields of `CudaConfig`, and ``sm`` and ``ptx``. Then nothing here
-looks at the machine, and torch is not imported. Without it, torch, the CUDA toolkit and Python are those that run
-the build.
+looks at the machine, and torch is not imported. Without it, torch and the CUDA toolkit are those of this machine.
 
 Environment of a build by hand:
     CUDA_HOME             the toolkit's folder; otherwise nvcc on PATH, then /usr/local/cuda
@@ -18,13 +17,12 @@ import json
 import os
 import re
 import subprocess
-import sysconfig
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("c10", "torch_cpu", "torch_python", "c10_cuda", "cudart")
+LIBRARIES = ("c10", "torch_cpu", "c10_cuda", "cudart")
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,6 @@ class CudaConfig:
     libraries: tuple[str, ...]
     cxx11_abi: int
     """1 where the target's torch has libstdc++'s C++11 ABI, otherwise 0."""
-    ext_suffix: str
-    wheel_tag: tuple[str, str, str] | None
-    """Python, ABI and platform of the wheel; None for those of this Python."""
-    runpath: tuple[str, ...]
-    """Where the loader looks for torch's and CUDA's libraries, from the extension's own place."""
     jobs: int
     nvcc_threads: int
     object_cache: str | None = None
@@ -170,20 +163,15 @@ def _from_machine(job_mib: int) -> CudaConfig:
             f"{nvcc} is CUDA {version}, and torch {torch.__version__} was built for CUDA {torch.version.cuda}: set "
             "CUDA_HOME to a toolkit of the same major version."
         )
-    site = Path(torch.__file__).parents[1]
-    runtimes = sorted({found.parent for found in site.glob("nvidia/*/lib/libcudart.so*")})
     return CudaConfig(
         nvcc=nvcc,
         cxx=os.environ.get("CXX") or "g++",
         cuda_version=version,
         # "cuda" is a device to newer torch, and merely true to older.
-        include_dirs=(*cpp_extension.include_paths("cuda"), sysconfig.get_path("include")),
+        include_dirs=tuple(cpp_extension.include_paths("cuda")),
         library_dirs=tuple(cpp_extension.library_paths("cuda")),
         libraries=LIBRARIES,
         cxx11_abi=int(torch._C._GLIBCXX_USE_CXX11_ABI),
-        ext_suffix=sysconfig.get_config_var("EXT_SUFFIX"),
-        wheel_tag=None,
-        runpath=("$ORIGIN/torch/lib", *(f"$ORIGIN/{folder.relative_to(site)}" for folder in runtimes)),
         jobs=_jobs(job_mib),
         nvcc_threads=int(os.environ.get("NVCC_THREADS") or 1),
     )

@@ -16,9 +16,9 @@ from mambaport.wheels import Wheel
 
 _GLIBCXX = re.compile(r"GLIBCXX_3\.4\.(\d+)")
 _CUDART = re.compile(r"libcudart\.so\.(\d+)")
-_TAGGED = re.compile(r"\.cpython-(3\d+)-")
-# What an extension takes from the interpreter and from CUDA's runtime, which are not torch's to give.
-_ELSEWHERE = re.compile(r"_?Py[A-Z_]|(__)?cuda[A-Z]")
+_PYTHON = re.compile(r"_?Py[A-Z_]")
+# What an extension takes from CUDA's runtime, which is not torch's to give.
+_RUNTIME = re.compile(r"(__)?cuda[A-Z]")
 _CXX11_STRING = "NSt7__cxx1112basic_string"
 _OLD_STRING = "RKSs"
 _SHOWN = 8
@@ -55,9 +55,8 @@ def cuda_findings(
         _architectures(code, target),
         _cuda_major(extensions, target),
         _flavour(facts, target),
-        _python(extensions, wheel, target),
+        _python(extensions, wheel),
         _libstdcxx(extensions, goal),
-        _run_path(extensions, target),
     ]
     if symbols is None:
         findings.append(Finding("torch", "skip", "no torch was given to hold the symbols against (--torch)"))
@@ -114,21 +113,18 @@ def _flavour(facts: Mapping[str, object], target: CudaGoal | None) -> Finding:
     return judge("flavour", faults, names.get(str(said), str(said)), target.flavour if target else "")
 
 
-def _python(extensions: list[Library], wheel: Wheel, target: CudaGoal | None) -> Finding:
-    tag = wheel.tag.split("-", maxsplit=1)[0]
+def _python(extensions: list[Library], wheel: Wheel) -> Finding:
+    """A wheel serves every Python where its extensions take nothing from one."""
     faults = []
     for item in extensions:
-        match = _TAGGED.search(item.name)
-        if match is None:
-            faults.append(f"{item.name} does not say for which Python it is")
-        elif f"cp{match[1]}" != tag:
-            faults.append(f"{item.name} in a wheel for {tag}")
-    if target is not None and tag != f"cp{target.python.replace('.', '')}":
+        symbols = sorted(name for name in item.undefined if _PYTHON.match(name))
+        libraries = [name for name in item.needed if "python" in name]
+        if found := [*libraries, *symbols[:_SHOWN]]:
+            faults.append(f"{item.name} needs {', '.join(found)}")
+    tag = wheel.tag.rpartition("-")[0]
+    if tag != "py3-none":
         faults.append(f"the wheel is for {tag}")
-    expected = (
-        f"extensions and tag for Python {target.python}" if target else "extensions for the tag's Python"
-    )
-    return judge("python", faults, tag, expected)
+    return judge("python", faults, "every Python", "no symbols of Python, and the tag py3-none")
 
 
 def _libstdcxx(extensions: list[Library], goal: Goal | None) -> Finding:
@@ -149,18 +145,6 @@ def _libstdcxx(extensions: list[Library], goal: Goal | None) -> Finding:
         f"{needs}, target has GLIBCXX_3.4.{ceiling}",
         f"nothing newer than GLIBCXX_3.4.{ceiling}, which comes with glibc {goal.glibc}",
     )
-
-
-def _run_path(extensions: list[Library], target: CudaGoal | None) -> Finding:
-    wanted = target.runpath if target is not None else ("$ORIGIN/torch/lib",)
-    faults = []
-    for item in extensions:
-        there = {path for paths in item.run_paths for path in paths.split(":")}
-        faults += [f"{item.name} does not look in {path}" for path in wanted if path not in there]
-        if item.has_rpath:
-            faults.append(f"{item.name} has RPATH, which overrules LD_LIBRARY_PATH")
-    every = sorted({path for item in extensions for path in item.run_paths})
-    return judge("runpath", faults, " ".join(every), f"RUNPATH with {' and '.join(wanted)}")
 
 
 def _abi(extensions: list[Library], symbols: TargetSymbols) -> Finding:
@@ -199,4 +183,4 @@ def _symbols(extensions: list[Library], symbols: TargetSymbols) -> Finding:
 
 def _from_torch(library: Library) -> frozenset[str]:
     """The symbols that only torch can give: undefined, without a system library's version, not optional."""
-    return frozenset(name for name in library.undefined if not _ELSEWHERE.match(name))
+    return frozenset(name for name in library.undefined if not _RUNTIME.match(name))

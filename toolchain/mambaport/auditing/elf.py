@@ -24,7 +24,7 @@ SYSTEM_LIBRARIES = re.compile(
 )
 # What an extension of torch takes from torch and from CUDA, which are on the device already.
 GPU_LIBRARIES = re.compile(
-    r"lib(c10|c10_cuda|torch|torch_cpu|torch_cuda|torch_python)\.so|libcudart\.so\.[0-9]+|libstdc\+\+\.so\.6"
+    r"lib(c10|c10_cuda|torch|torch_cpu|torch_cuda)\.so|libcudart\.so\.[0-9]+|libstdc\+\+\.so\.6"
 )
 _GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)")
 _NO_VERSION = ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")

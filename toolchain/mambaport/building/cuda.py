@@ -10,7 +10,6 @@ from pathlib import Path
 from mambaport import process
 from mambaport.building.cuda_root import cuda_root
 from mambaport.building.target_torch import TorchFiles, torch_files
-from mambaport.cuda.pythons import copy_headers
 from mambaport.cuda.resolve import CudaPlan
 from mambaport.errors import HostError
 from mambaport.host import Host
@@ -28,8 +27,6 @@ class CudaParts:
     home: Path
     """The toolkit."""
     torch: TorchFiles
-    python: Path
-    """The folder with Python.h."""
 
 
 def cuda_parts(store: Store, fetcher: Fetcher, plan: CudaPlan, host: Host, report: Report) -> CudaParts:
@@ -40,14 +37,7 @@ def cuda_parts(store: Store, fetcher: Fetcher, plan: CudaPlan, host: Host, repor
     """
     source = plan.tools.toolkit.source
     home = source if isinstance(source, Path) else cuda_root(store, fetcher, source, host.arch, report)
-    torch = torch_files(store, fetcher, plan.torch, report)
-    headers = plan.tools.headers
-    python = store.make(
-        "toolchains",
-        f"python-{headers.version}-headers-{headers.sha256[:16]}",
-        lambda folder: copy_headers(headers, folder / "include"),
-    )
-    return CudaParts(home, torch, python / "include")
+    return CudaParts(home, torch_files(store, fetcher, plan.torch, report))
 
 
 def cuda_settings(
@@ -86,15 +76,10 @@ def write_config(plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, 
         "cuda_version": plan.tools.toolkit.version,
         "sm": list(plan.goal.sm),
         "ptx": list(plan.goal.ptx),
-        "include_dirs": [
-            str(path) for path in (*parts.torch.include_dirs, *_cuda_include(parts.home), parts.python)
-        ],
+        "include_dirs": [str(path) for path in (*parts.torch.include_dirs, *_cuda_include(parts.home))],
         "library_dirs": [str(stubs)],
         "libraries": [name.removeprefix("lib").partition(".so")[0] for name in plan.libraries],
         "cxx11_abi": int(plan.torch.cxx11_abi),
-        "ext_suffix": plan.ext_suffix,
-        "wheel_tag": list(plan.wheel_tag),
-        "runpath": list(plan.goal.runpath),
         "jobs": jobs,
         "nvcc_threads": 1,
         "object_cache": str(objects),

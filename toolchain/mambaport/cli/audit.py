@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,7 +17,7 @@ from mambaport.host import read_host
 from mambaport.plan import choose_variant, resolve_goal
 from mambaport.profile import find_profile
 from mambaport.toolchains import Goal
-from mambaport.wheels import Wheel, read_wheel
+from mambaport.wheels import read_wheel
 
 MARKS = {"pass": "[good]✓[/good]", "fail": "[bad]✗[/bad]", "skip": "[quiet]-[/quiet]"}
 
@@ -52,7 +50,7 @@ def audit(
     goal = _goal(profile_name, variant) if profile_name else None
     report = session.report
     symbols = _symbols(session, torch) if torch is not None else None
-    audits = [_audit(read_wheel(path), goal, symbols) for path in wheels]
+    audits = [audit_wheel(read_wheel(path), goal, symbols) for path in wheels]
     data = {"audits": [item.to_json() for item in audits]}
     for item in audits:
         if not session.as_json:
@@ -77,14 +75,6 @@ def _goal(profile_name: str, variant: str | None) -> Goal:
     """The profile's target: of the variant named; else, on a Jetson, of the device's own JetPack."""
     profile, host = find_profile(profile_name), read_host()
     return resolve_goal(profile.with_variant(variant or choose_variant(profile, host, None)), host)
-
-
-def _audit(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None) -> WheelAudit:
-    """One wheel. Which Python a CUDA wheel is for is up to who built it, so its tag says."""
-    tag = re.match(r"cp3(\d+)-", wheel.tag)
-    if goal is not None and goal.cuda is not None and tag is not None:
-        goal = replace(goal, cuda=replace(goal.cuda, python=f"3.{tag[1]}"))
-    return audit_wheel(wheel, goal, symbols)
 
 
 def _symbols(session: Session, torch: Path) -> TargetSymbols:

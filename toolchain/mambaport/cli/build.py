@@ -41,11 +41,10 @@ def build(
     output: Path,
     toolchain: str | None,
     jobs: int | None,
-    cuda_python: str | None,
+    cuda_python: Path | None,
     cuda_torch: str | None,
     torch_wheel: Path | None,
     cuda_home: Path | None,
-    python_headers: Path | None,
 ) -> None:
     """Build a profile's wheels: fetched, patched, compiled, audited.
 
@@ -55,11 +54,11 @@ def build(
       mambaport build -p rpi --toolchain gcc-aarch64   with Debian's cross gcc
       mambaport build -p ./my-board.toml -o dist       a profile of your own
       mambaport build -p jetson                        CUDA wheels for JetPack 6, or for this Jetson
-      mambaport build -p jetson --variant jetpack7     for JetPack 7: CUDA 13, Python 3.12
+      mambaport build -p jetson --variant jetpack7     for JetPack 7: CUDA 13
       mambaport build -p jetson --torch-wheel torch-2.5.0a0+nv24.8-cp310-cp310-linux_aarch64.whl
     """
     started = time.monotonic()
-    cuda = CudaOptions(cuda_python, cuda_torch, torch_wheel, cuda_home, python_headers)
+    cuda = CudaOptions(cuda_python, cuda_torch, torch_wheel, cuda_home)
     pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda)
     made = pipeline.build(output)
     data = {

@@ -91,24 +91,22 @@ def build_options(function: F) -> F:
 
 
 def cuda_options(function: F) -> F:
-    """What a build with CUDA extensions is for: ``--python``, ``--torch``, and where parts of it are."""
+    """Which torch a CUDA build is for: ``--python``, ``--torch``, ``--torch-wheel``; and ``--cuda-home``."""
     options = (
         click.option(
             "--python",
             "cuda_python",
-            metavar="V|PATH",
-            help="CUDA: the target's Python, a minor such as 3.11, or an interpreter of this machine.",
+            type=FILE,
+            metavar="PATH",
+            help="CUDA: the interpreter of the environment whose torch the extensions are for.",
         ),
         click.option(
-            "--torch", "cuda_torch", metavar="V", help="CUDA: the target's torch, a minor such as 2.6."
+            "--torch", "cuda_torch", metavar="V", help="CUDA: the target's torch, a pinned minor such as 2.6."
         ),
         click.option(
             "--torch-wheel", type=FILE, metavar="FILE", help="CUDA: the wheel of the target's torch."
         ),
         click.option("--cuda-home", type=FOLDER, metavar="DIR", help="CUDA: the toolkit to compile with."),
-        click.option(
-            "--python-headers", type=FOLDER, metavar="DIR", help="CUDA: the folder of the target's Python.h."
-        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -152,19 +150,15 @@ class Session:
         jobs: int | None = None,
         cuda: CudaOptions | None = None,
         environment: Path | None = None,
-        system: str | None = None,
     ) -> Pipeline:
         """The pipeline of a profile on this machine, announced in a few lines.
 
         Args:
             environment: the interpreter that the wheels go to, whose torch the extensions are then for.
-            system: the emulated system that they go to.
         """
         profile, host = find_profile(profile_name), read_host()
         if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
-            cuda = CudaOptions(python=str(environment))
-        if system is not None and profile.cuda:
-            cuda = CudaOptions(python=next(item.python for item in emulation().system if item.name == system))
+            cuda = CudaOptions(python=environment)
         plan = make_plan(profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda)
         announce(plan, self.report)
         return Pipeline(plan, self.store, self.fetcher, self.report)
@@ -204,10 +198,9 @@ def announce(plan: Plan, report: Report) -> None:
     )
     if (cuda := plan.cuda) is not None:
         sm = " ".join(f"sm_{name}" for name in cuda.goal.sm)
-        report.line("", f"{sm}, torch {cuda.torch.version}, Python {cuda.goal.python}", cuda.torch.origin)
+        report.line("", f"{sm}, torch {cuda.torch.version}", cuda.torch.origin)
         if isinstance(tools := cuda.found, CudaTools):
             report.line("", f"nvcc {tools.toolkit.release}", tools.toolkit.origin)
-            report.line("", f"headers of Python {tools.headers.version}", tools.headers.origin)
 
 
 def emulated_system(profile_name: str, variant: str | None, asked: str | None) -> str:

@@ -44,7 +44,7 @@ def verify(
     environment = None if emulate or system else default_python(python)
     if environment is None:
         chosen = emulated_system(profile_name, variant, system)
-        pipeline = session.pipeline(profile_name, variant, system=chosen)
+        pipeline = session.pipeline(profile_name, variant)
         result = pipeline.verify_emulated(chosen, wheelhouse)
     else:
         pipeline = session.pipeline(profile_name, variant, environment=environment)

@@ -11,7 +11,7 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-LIBRARIES = ("libc10.so", "libc10_cuda.so", "libtorch_cpu.so", "libtorch_cuda.so", "libtorch_python.so")
+LIBRARIES = ("libc10.so", "libc10_cuda.so", "libtorch_cpu.so", "libtorch_cuda.so")
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 _CXX11 = "NSt7__cxx1112basic_string"
 # A function of libc10 with a std::string in its signature, in every torch from 1.8 on.

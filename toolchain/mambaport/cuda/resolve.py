@@ -1,4 +1,4 @@
-"""The CUDA side of a plan: toolkit, host compiler, torch and Python headers, found before a build begins."""
+"""The CUDA side of a plan: toolkit, host compiler and torch, found before a build begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mambaport.cuda.pythons import PythonHeaders, find_headers, read_headers
 from mambaport.cuda.toolkit import ChosenToolkit, choose_toolkit
 from mambaport.cuda.torch import TargetTorch, environment_torch, pinned_torch, wheel_torch
 from mambaport.digests import data_sha256
@@ -21,20 +20,21 @@ from mambaport.toolchains import CudaGoal, Goal, Toolchain
 from mambaport.toolchains.nvcc import NvccCross, NvccNative
 
 # Libraries of the target that an extension names; the linker is shown empty ones in their place.
-STUBS = ("c10", "torch_cpu", "torch_python", "c10_cuda", "cudart")
+STUBS = ("c10", "torch_cpu", "c10_cuda", "cudart")
+# The CUDA of a machine without a toolkit, until the torch to compile for says which CUDA it needs.
+UNKNOWN = "0.0"
 
 
 @dataclass(frozen=True)
 class CudaOptions:
     """What the command line says of it."""
 
-    python: str | None = None
-    """A minor such as ``3.11``, or the path of an interpreter."""
+    python: Path | None = None
+    """The interpreter of an environment, whose torch the extensions are compiled for."""
     torch: str | None = None
     """A minor."""
     torch_wheel: Path | None = None
     cuda_home: Path | None = None
-    python_headers: Path | None = None
 
     def given(self) -> list[str]:
         """The names of those that were given."""
@@ -47,22 +47,16 @@ class CudaTools:
 
     toolkit: ChosenToolkit
     cxx: Program
-    headers: PythonHeaders
 
     def identity(self) -> dict[str, str]:
         """What decides the compiled bytes, besides torch, sources and flags."""
-        return {
-            "nvcc": self.toolkit.identity,
-            "host-compiler": self.cxx.identity,
-            "python-headers": f"{self.headers.version} {self.headers.sha256[:16]}",
-        }
+        return {"nvcc": self.toolkit.identity, "host-compiler": self.cxx.identity}
 
     def to_json(self) -> dict[str, Any]:
         return {
             "version": self.toolkit.version,
             "nvcc": self.toolkit.release,
             "toolkit": self.toolkit.origin,
-            "python_headers": self.headers.version,
         }
 
 
@@ -93,15 +87,6 @@ class CudaPlan:
         return tuple(f"lib{name}.so" + (f".{self.goal.major}" if name == "cudart" else "") for name in STUBS)
 
     @property
-    def ext_suffix(self) -> str:
-        return f".cpython-{self.goal.python.replace('.', '')}-{self.arch}-linux-gnu.so"
-
-    @property
-    def wheel_tag(self) -> tuple[str, str, str]:
-        python = f"cp{self.goal.python.replace('.', '')}"
-        return python, python, f"linux_{self.arch}"
-
-    @property
     def label(self) -> str:
         """The fields that upstream's own wheels have, as the end of the local version."""
         abi = "true" if self.torch.cxx11_abi else "false"
@@ -130,24 +115,20 @@ class CudaPlan:
             "headers": self.torch.origin,
             "note": self.torch.note,
             "cxx11_abi": self.torch.cxx11_abi,
-            "python": self.goal.python,
-            "runpath": list(self.goal.runpath),
             "stubs": list(self.libraries),
         }
 
 
 def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
     """The profile's CUDA with each ``host`` replaced by what this machine has, as far as that is known."""
-    sm = tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus)) or settings.cuda_architectures
-    toolkit = host.cuda.toolkits[0].version if host.cuda.toolkits else "0.0"
+    sm = settings.cuda_architectures or tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus))
+    toolkit = host.cuda.toolkits[0].version if host.cuda.toolkits else UNKNOWN
     return CudaGoal(
         version=toolkit if cuda.version == "host" else cuda.version,
         sm=sm if cuda.sm == ("host",) else cuda.sm,
         ptx=cuda.ptx,
         flavour=_flavour(host) if cuda.flavour == "host" else cuda.flavour,
         torch="" if cuda.torch == "host" else cuda.torch,
-        python=_minor(host.python) if cuda.python == "host" else cuda.python,
-        libraries=cuda.libraries,
     )
 
 
@@ -169,43 +150,44 @@ def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, opti
             expected="an NVIDIA GPU with its driver",
             hint="run it on the machine with the GPU, or name its architecture: TORCH_CUDA_ARCH_LIST=8.7",
         )
-    interpreter = _interpreter(options, host) if native and _own_torch(profile, host, options) else None
-    if interpreter is not None:
-        cuda = replace(cuda, python=_minor(interpreter.version))
-    elif options.python is not None:
-        cuda = replace(cuda, python=_python_minor(options.python))
-    if options.torch_wheel is not None:
-        torch = wheel_torch(options.torch_wheel, arch, cuda)
-    elif interpreter is not None:
-        torch = environment_torch(interpreter, cuda)
-    else:
-        torch = pinned_torch(arch, replace(cuda, torch=options.torch or cuda.torch))
+    if options.python is not None and not native:
+        raise UsageError(
+            "--python names an environment of this machine, and the wheels are for another one",
+            found=f"wheels for {arch}, built on {host.arch}",
+            expected="--torch with a minor, or --torch-wheel with the wheel of the target's torch",
+            hint="drop --python: the wheels are for every Python",
+        )
+    torch = _torch(profile, goal, host, options, native=native)
     if options.torch is not None and options.torch != torch.minor:
         raise UsageError(
-            "--torch and the torch that is there differ",
+            "--torch and the torch to compile for differ",
             found=f"torch {torch.version} ({torch.origin})",
             expected=f"torch {options.torch}",
-            hint="drop --torch: the wheels are built for the torch that is there",
+            hint="drop --torch: the wheels are built for that torch",
         )
-    cuda = replace(cuda, torch=torch.minor)
+    version = torch.cuda if cuda.version == UNKNOWN else cuda.version
+    cuda = replace(cuda, torch=torch.minor, version=version)
     try:
-        return CudaPlan(cuda, arch, torch, _tools(tool, cuda, host, options, interpreter))
+        toolkit = choose_toolkit(cuda, host, options.cuda_home, native=native)
+        return CudaPlan(cuda, arch, torch, CudaTools(toolkit, _host_compiler(tool, host, toolkit)))
     except HostError as fault:
         return CudaPlan(cuda, arch, torch, fault)
 
 
-def _tools(
-    tool: NvccNative | NvccCross,
-    cuda: CudaGoal,
-    host: Host,
-    options: CudaOptions,
-    interpreter: Interpreter | None,
-) -> CudaTools:
-    toolkit = choose_toolkit(cuda, host, options.cuda_home, native=isinstance(tool, NvccNative))
-    cxx = _host_compiler(tool, host, toolkit)
-    if interpreter is not None and options.python_headers is None:
-        return CudaTools(toolkit, cxx, _own_headers(interpreter))
-    return CudaTools(toolkit, cxx, find_headers(cuda.python, options.python_headers))
+def _torch(profile: Profile, goal: Goal, host: Host, options: CudaOptions, *, native: bool) -> TargetTorch:
+    """The torch to compile for: a wheel file, an environment's, or a pinned release.
+
+    ``--torch`` names a pinned release, also where the profile takes this machine's torch: wheels for another
+    machine's GPU. On a Jetson the device's torch counts, and ``--torch`` only states which one is expected.
+    """
+    cuda = goal.cuda
+    assert cuda is not None
+    if options.torch_wheel is not None:
+        return wheel_torch(options.torch_wheel, goal.arch, cuda)
+    from_host = profile.cuda is not None and profile.cuda.torch == "host" and options.torch is None
+    if native and (from_host or options.python is not None or host.cuda.jetson is not None):
+        return environment_torch(_interpreter(options, host), cuda)
+    return pinned_torch(goal.arch, replace(cuda, torch=options.torch or cuda.torch))
 
 
 def _host_compiler(tool: NvccNative | NvccCross, host: Host, toolkit: ChosenToolkit) -> Program:
@@ -226,15 +208,13 @@ def _host_compiler(tool: NvccNative | NvccCross, host: Host, toolkit: ChosenTool
 
 def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
     """The environment whose torch is compiled for: the one named, else the first that has a torch."""
-    if options.python is not None and not _is_minor(options.python):
-        return read_interpreter(Path(options.python).absolute(), [])
+    if options.python is not None:
+        return read_interpreter(options.python.absolute(), [])
     looked = []
     for python in _pythons(host):
         try:
             found = read_interpreter(python, [])
         except (MambaportError, OSError):
-            continue
-        if options.python is not None and _minor(found.version) != options.python:
             continue
         if found.torch is not None:
             return found
@@ -242,8 +222,9 @@ def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
     raise HostError(
         "There is no torch to compile for",
         found=f"none in {', '.join(looked) or 'any Python that was looked at'}",
-        expected="an interpreter with the device's own torch",
-        hint="name it with --python PATH, or install the torch that fits the device first",
+        expected="an interpreter with the torch of this machine",
+        hint="name it with --python PATH, or install the torch that fits this machine first; or name a "
+        "pinned torch with --torch, for example --torch 2.11",
     )
 
 
@@ -256,38 +237,6 @@ def _pythons(host: Host) -> Iterator[Path]:
         path = Path("/usr/bin") / name
         if path.exists():
             yield path
-
-
-def _own_torch(profile: Profile, host: Host, options: CudaOptions) -> bool:
-    """Whether the torch of this machine is the one to compile for: on the device itself it is."""
-    if options.torch_wheel is not None:
-        return False
-    here = profile.cuda is not None and profile.cuda.torch == "host"
-    named = options.python is not None and not _is_minor(options.python)
-    return here or named or host.cuda.jetson is not None
-
-
-def _own_headers(interpreter: Interpreter) -> PythonHeaders:
-    minor = _minor(interpreter.version)
-    try:
-        return read_headers(
-            Path(interpreter.include), Path(interpreter.pyconfig), interpreter.executable, minor
-        )
-    except LookupError:
-        return find_headers(minor, None)
-
-
-def _python_minor(text: str) -> str:
-    """A minor as given, or that of the interpreter at a path."""
-    return text if _is_minor(text) else _minor(read_interpreter(Path(text).absolute(), []).version)
-
-
-def _is_minor(text: str) -> bool:
-    return text.startswith("3.") and text[2:].isdigit()
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 def _flavour(host: Host) -> str:

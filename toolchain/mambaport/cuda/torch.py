@@ -20,7 +20,7 @@ from mambaport.toolchains import CudaGoal
 from mambaport.wheels import UNREADABLE_ZIP
 
 HEADERS = ("torch/include/*",)
-EXPORTS = tuple(f"torch/lib/{name}" for name in ("libc10*.so", "libtorch_c*.so", "libtorch_python.so"))
+EXPORTS = tuple(f"torch/lib/{name}" for name in ("libc10*.so", "libtorch_c*.so"))
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
     Raises:
         HostError: none is pinned.
     """
-    fitting = [item for item in torch_releases() if item.arch == arch and _major(item.cuda) == cuda.major]
+    fitting = [item for item in torch_releases() if item.arch == arch and _fits(item.cuda, cuda)]
     for item in fitting:
-        if (item.minor, item.python) == (cuda.torch, cuda.python):
+        if item.minor == cuda.torch:
             return TargetTorch(
                 version=item.version,
                 cuda=item.cuda,
@@ -63,12 +63,13 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
                 source=item,
                 note=item.note,
             )
-    known = ", ".join(f"{item.minor} (Python {item.python})" for item in fitting) or "none"
+    known = ", ".join(item.minor for item in fitting) or "none"
+    which = f"{arch} and CUDA {cuda.major}" if cuda.major else arch
     raise HostError(
-        f"No torch {cuda.torch} for {arch}, Python {cuda.python} and CUDA {cuda.major} is pinned",
-        found=f"pinned for {arch} and CUDA {cuda.major}: {known}",
+        f"No torch {cuda.torch} for {which} is pinned",
+        found=f"pinned for {which}: {known}",
         expected="a torch whose headers can be had",
-        hint="choose one of these with --torch and --python, or give the wheel of the device's torch with "
+        hint="choose one of these with --torch, or give the wheel of the device's torch with "
         "--torch-wheel FILE, or build on the device",
     )
 
@@ -82,15 +83,22 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
     try:
         name, version, _build, tags = parse_wheel_filename(path.name)
     except InvalidWheelFilename as fault:
-        raise UsageError(f"{path.name} is not a wheel's name", found=str(fault), hint=_WHEEL_MEND) from None
+        raise UsageError(f"{path.name} is not a wheel's name", found=str(fault), hint=_WHEEL_HINT) from None
     if not path.is_file() or name != "torch":
         raise UsageError(
             "--torch-wheel is not a torch wheel",
             found=str(path) if path.is_file() else f"no file {path}",
             expected="a file torch-*.whl",
-            hint=_WHEEL_MEND,
+            hint=_WHEEL_HINT,
         )
-    _check_tags(path, {(tag.interpreter, tag.platform) for tag in tags}, arch, cuda)
+    platforms = {tag.platform for tag in tags}
+    if not any(platform.endswith(f"_{arch}") for platform in platforms):
+        raise UsageError(
+            "This torch wheel is for another architecture",
+            found=", ".join(sorted(platforms)),
+            expected=f"a wheel for {arch}",
+            hint=_WHEEL_HINT,
+        )
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as scratch:
             text = archive.read("torch/version.py").decode()
@@ -109,7 +117,7 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
         sha256=file_sha256(path),
         source=path,
     )
-    return _fitting(torch, str(path), cuda, UsageError, _WHEEL_MEND)
+    return _fitting(torch, str(path), cuda, UsageError, _WHEEL_HINT)
 
 
 def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
@@ -150,7 +158,7 @@ def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
     return _fitting(torch, target.executable, cuda, HostError, hint)
 
 
-_WHEEL_MEND = (
+_WHEEL_HINT = (
     "give the wheel that the device's torch was installed from: NVIDIA's for its JetPack, aarch64, with CUDA"
 )
 
@@ -165,7 +173,7 @@ def _fitting(
             expected=f"a torch built with CUDA {cuda.major}",
             hint=hint,
         )
-    if _major(torch.cuda) != cuda.major:
+    if not _fits(torch.cuda, cuda):
         raise error(
             "This torch is of another CUDA",
             found=f"torch {torch.version} with CUDA {torch.cuda} ({where})",
@@ -175,31 +183,12 @@ def _fitting(
     return torch
 
 
-def _check_tags(path: Path, tags: set[tuple[str, str]], arch: str, cuda: CudaGoal) -> None:
-    if not any(platform.endswith(f"_{arch}") for _python, platform in tags):
-        raise UsageError(
-            "This torch wheel is for another architecture",
-            found=", ".join(sorted(platform for _python, platform in tags)),
-            expected=f"a wheel for {arch}",
-            hint=_WHEEL_MEND,
-        )
-    wanted = "cp" + cuda.python.replace(".", "")
-    if not any(python == wanted for python, _platform in tags):
-        found = ", ".join(sorted(python for python, _platform in tags))
-        raise UsageError(
-            "This torch wheel is for another Python",
-            found=f"{found} ({path.name})",
-            expected=f"{wanted}, as the target's Python is {cuda.python}",
-            hint="give the wheel for that Python, or name the device's with --python, "
-            "for example --python 3.12",
-        )
-
-
 def _version_py(text: str) -> dict[str, str]:
     """The plain assignments of torch/version.py."""
     pattern = re.compile(r"^(\w+)(?:\s*:[^=]+)?\s*=\s*['\"]([^'\"]*)['\"]", re.M)
     return dict(pattern.findall(text))
 
 
-def _major(version: str) -> int:
-    return int(version.split(".", maxsplit=1)[0])
+def _fits(version: str, cuda: CudaGoal) -> bool:
+    """Whether a torch's CUDA is of the target's major version, where that is known already."""
+    return cuda.major in (0, int(version.split(".", maxsplit=1)[0]))

@@ -50,13 +50,9 @@ def torch_facts():
 
 def main():
     there = [name for name in EXTENSIONS if importlib.util.find_spec(name) is not None]
-    alone = {name: load(name) for name in there}  # before torch: RUNPATH must find its libraries
-    for name in there:
-        sys.modules.pop(name, None)
     torch = torch_facts()
     extensions = {name: load(name) for name in there}
     facts = {
-        "alone": alone,
         "torch": torch,
         "triton": importlib.util.find_spec("triton") is not None,
         "extensions": {name: fault for name, fault in extensions.items() if has_cuda(name)},

@@ -50,7 +50,7 @@ def gpu_checks(goal: CudaGoal, host: Host, python: Path) -> list[Check]:
     if torch.get("available"):
         checks.append(_kernels(torch, goal))
     for name, fault in facts["extensions"].items():
-        checks.append(_extension(name, fault or facts["alone"].get(name), late=fault is None))
+        checks.append(Check(name, "good", "loads") if fault is None else _explained(name, fault))
     found = "there" if facts["triton"] else "not installed: norms and Mamba-2 run in PyTorch on the GPU"
     checks.append(Check("triton", "good" if facts["triton"] else "optional", found))
     return checks
@@ -140,16 +140,6 @@ def _kernels(torch: dict[str, Any], goal: CudaGoal) -> Check:
     return Check(name, "good", f"torch runs one, of {' '.join(torch['architectures'])}")
 
 
-def _extension(name: str, fault: str | None, *, late: bool) -> Check:
-    if fault is None:
-        return Check(name, "good", "loads, before torch and after it")
-    if late:
-        return Check(
-            name, "optional", f"loads only after torch: {fault}", "import torch first, or build anew"
-        )
-    return _explained(name, fault)
-
-
 def _explained(name: str, fault: str) -> Check:
     rows = explain(fault)
     return Check(name, "missing", fault, rows[0].failure.hint if rows else "see the error")
@@ -161,7 +151,7 @@ def _ask(python: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     for line in reversed(finished.output.splitlines()):
-        if line.startswith('{"alone"'):
+        if line.startswith('{"torch"'):
             found: dict[str, Any] = json.loads(line)
             return found
-    return {"alone": {}, "torch": {"fault": finished.tail}, "triton": False, "extensions": {}}
+    return {"torch": {"fault": finished.tail}, "triton": False, "extensions": {}}

@@ -1,4 +1,4 @@
-"""Whether a wheel with CUDA extensions fits an environment: its torch, its Python, its CUDA, its GPU."""
+"""Whether a wheel with CUDA extensions fits an environment: its torch, its CUDA, its GPU."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def unfit(reasons: Sequence[str], target: Interpreter) -> InstallError:
     return InstallError(
         "The wheels do not fit this environment",
         found="\n".join(reasons),
-        expected=f"wheels for {torch}, Python {target.version}: {target.prefix}",
-        hint="build them for it: `mambaport build` on the device takes its torch and Python by itself; "
-        "elsewhere, --torch and --python say them",
+        expected=f"wheels for {torch}: {target.prefix}",
+        hint="build them for it: `mambaport build` on the device takes its torch by itself; elsewhere, "
+        "--torch or --torch-wheel names it",
     )
 
 
@@ -41,11 +41,7 @@ def misfits(wheel: Wheel, target: Interpreter, gpus: Sequence[Gpu]) -> list[str]
     facts = wheel.provenance().get("cuda")
     if not isinstance(facts, dict):
         return []
-    reasons = []
-    python = ".".join(target.version.split(".")[:2])
-    if facts["python"] != python:
-        reasons.append(f"built for Python {facts['python']}, this is {python}")
-    reasons += _torch_misfits(facts, target)
+    reasons = _torch_misfits(facts, target)
     sms = [str(sm) for sm in facts["sm"]]
     foreign = [gpu for gpu in gpus if not _runs(gpu.sm, sms, [str(sm) for sm in facts.get("ptx", ())])]
     names = " ".join(f"sm_{sm}" for sm in sms)

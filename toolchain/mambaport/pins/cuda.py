@@ -62,8 +62,6 @@ class TorchRelease(Model):
     version: str
     arch: str
     """Of the target."""
-    python: str
-    """CPython minor."""
     cuda: str
     """The CUDA that its headers are configured for."""
     cxx11_abi: bool = True

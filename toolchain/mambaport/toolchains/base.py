@@ -12,7 +12,7 @@ from mambaport.pins import Pin
 
 @dataclass(frozen=True)
 class CudaGoal:
-    """The CUDA side of a goal: which GPUs, and the torch and Python that the extensions are tied to."""
+    """The CUDA side of a goal: which GPUs, and the torch that the extensions are tied to."""
 
     version: str
     """CUDA of the target, ``12.6``; a wheel needs its major version."""
@@ -24,19 +24,10 @@ class CudaGoal:
     """``l4t``, ``sbsa`` or ``desktop``."""
     torch: str
     """torch's minor, ``2.5``."""
-    python: str
-    """CPython's minor, ``3.10``."""
-    libraries: tuple[str, ...] = ()
-    """Folders of the CUDA libraries relative to site-packages."""
 
     @property
     def major(self) -> int:
         return int(self.version.split(".", maxsplit=1)[0])
-
-    @property
-    def runpath(self) -> tuple[str, ...]:
-        """Where an extension in site-packages finds torch's and CUDA's libraries."""
-        return tuple(f"$ORIGIN/{folder}" for folder in ("torch/lib", *self.libraries))
 
 
 @dataclass(frozen=True)

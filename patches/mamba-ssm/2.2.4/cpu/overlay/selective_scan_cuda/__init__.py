@@ -11,7 +11,6 @@ import importlib.util
 import os
 import sys
 import types
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
 from pathlib import Path
 
 import torch
@@ -28,17 +27,10 @@ _SITE = Path(__file__).resolve().parents[1]
 
 
 def _compiled():
-    """The CUDA code, fwd and bwd in _cuda.py or in an extension beside this folder; None in a CPU wheel."""
-    if importlib.util.find_spec(f"{__name__}._cuda"):
-        return importlib.import_module(f"{__name__}._cuda")
-    spec = FileFinder(str(_SITE), (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec(__name__)
-    if spec is None or spec.loader is None:
+    """The CUDA code, fwd and bwd, where the wheel brings its library; None in a CPU wheel."""
+    if not Path(__file__).with_name("libselective_scan_cuda.so").is_file():
         return None
-    package = sys.modules[__name__]
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[__name__] = package  # the extension has put itself there
-    return module
+    return importlib.import_module(f"{__name__}._cuda")
 
 
 _cuda = _compiled()
