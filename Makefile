@@ -30,14 +30,14 @@ $(TOOL)/bin/python $(NUMERIC)/bin/python:
 	  $(PYTHON) -m pip --python $@ install $(QUIETLY) pip; } || \
 	  { rm -rf $(dir $(@D)); echo "no virtual environment: sudo apt-get install python3-venv python3-pip"; exit 12; }
 
-$(TOOL)/.tool: pyproject.toml | $(TOOL)/bin/python
+$(TOOL)/.tool: pyproject.toml setup.py | $(TOOL)/bin/python
 	@echo "setup    mambaport into $(TOOL)/"
 	@PYTHONWARNINGS=ignore $(TOOL)/bin/python -m pip install $(QUIETLY) --editable .
 	@touch $@
 
 $(TOOL)/.test: $(TOOL)/.tool
 	@echo "setup    test and lint tools into $(TOOL)/"
-	@PYTHONWARNINGS=ignore $(TOOL)/bin/python -m pip install $(QUIETLY) --editable '.[test,lint]'
+	@PYTHONWARNINGS=ignore $(TOOL)/bin/python -m pip install $(QUIETLY) --editable '.[run,test,lint]'
 	@touch $@
 
 $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python

@@ -206,7 +206,8 @@ def classified(result: dict[str, Any], count: int) -> Inference:
 
 def test_classes_get_their_names_or_keep_their_numbers(result: dict[str, Any]) -> None:
     def label(count: int, names: list[str] | None) -> str | None:
-        named = _named(classified(result, count), names, Path("labels"))
+        path = None if names is None else Path("labels")
+        named = _named(classified(result, count), names or imagenet_labels(), path)
         return named.images[0].classes[0].label
 
     assert label(3, ["ant", "bee", "cat"]) == "cat"

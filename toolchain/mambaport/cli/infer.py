@@ -64,7 +64,7 @@ def infer(
       mambaport infer --model vim-small --image a.jpg --image b.png --checkpoint vim_s_midclstok_80p5acc.pth
       mambaport infer --image part.jpg --checkpoint own.safetensors --labels parts.txt --threads 4
     """
-    names = None if labels is None else read_labels(labels)
+    names = imagenet_labels() if labels is None else read_labels(labels)
     ask = request(
         "infer",
         model,
@@ -90,19 +90,20 @@ def infer(
     end(session, f"{result.model} at {result.size} pixels", result.environment, result.peak_bytes)
 
 
-def _named(result: Inference, names: Labels | None, path: Path | None) -> Inference:
-    """With the name of each class, where there are names."""
-    if names is None:
-        known = imagenet_labels()
-        names = known if result.class_count == len(known) else None
-    elif len(names) != result.class_count:
+def _named(result: Inference, names: Labels, path: Path | None) -> Inference:
+    """With the name of each class, where the model has as many classes as there are names.
+
+    Raises:
+        UsageError: the user's names (of the file ``path``) are more or fewer than the classes.
+    """
+    if len(names) != result.class_count:
+        if path is None:
+            return result
         raise UsageError(
             f"{path} does not name this model's classes",
             found=f"{len(names)} names",
             expected=f"{result.class_count}, one for each class",
         )
-    if names is None:
-        return result
     images = tuple(
         image.model_copy(
             update={

