@@ -182,12 +182,11 @@ def test_an_error_goes_to_people_on_stderr_and_to_programs_as_one_object(run: Ru
     assert ran.json["error"]["found"] == "pi5"
 
 
-def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mambaport.errors import UsageError
-
-    monkeypatch.setattr(sys, "argv", ["mambaport", "show", "pi5", "--debug"])
-    with pytest.raises(UsageError):
-        main()
+def test_debug_shows_the_traceback(run: Run) -> None:
+    ran = run("show", "pi5", "--debug")
+    assert ran.code == 2
+    assert "Traceback (most recent call last)" in ran.err
+    assert "mambaport.errors.UsageError: There is no profile pi5" in ran.err
 
 
 def test_brackets_in_a_message_are_printed_as_they_are(run: Run) -> None:

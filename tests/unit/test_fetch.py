@@ -13,6 +13,7 @@ from helpers import pin_of
 
 from mambaport.errors import FetchError, UsageError
 from mambaport.pins import Pin
+from mambaport.pip_settings import pip_settings
 from mambaport.report import Report
 from mambaport.sources import Fetcher
 from mambaport.sources.fetch import client
@@ -113,6 +114,7 @@ def test_the_index_is_the_option_then_our_variable_then_pips(
     monkeypatch: pytest.MonkeyPatch, option: str | None, own: str | None, pip: str, expected: str
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", pip)
+    pip_settings.cache_clear()
     if own is not None:
         monkeypatch.setenv("MAMBAPORT_INDEX_URL", own)
     with client(index_settings(option, None)) as simple:

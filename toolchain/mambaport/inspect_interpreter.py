@@ -3,11 +3,17 @@
 Written for Pythons much older than mambaport's own, so that a wrong one can be told so.
 """
 
-import json
 import os
-import platform
 import sys
-import sysconfig
+
+# The folder of this file is mambaport's; its modules must not stand for the environment's.
+here = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
+
+import json  # noqa: E402
+import platform  # noqa: E402
+import site  # noqa: E402
+import sysconfig  # noqa: E402
 
 
 def distribution(name):
@@ -26,27 +32,53 @@ def distribution(name):
     return {"version": version, "path": str(getattr(found, "_path", ""))}
 
 
+def torch_folder():
+    """The folder that `import torch` would take; None where there is none. Nothing is imported."""
+    try:
+        from importlib.util import find_spec
+
+        spec = find_spec("torch")
+    except (ImportError, ValueError, AttributeError):
+        return None
+    folders = list(getattr(spec, "submodule_search_locations", None) or [])
+    return folders[0] if folders else None
+
+
 def torch_build():
-    """torch's version with its local part, its CUDA and its C++ ABI, from torch/version.py alone."""
+    """torch's version with its local part, its CUDA and its C++ ABI, from torch/version.py alone.
+
+    `path` is its .dist-info folder where it has one beside it, else the folder of the package.
+    """
+    folder = torch_folder()
     found = distribution("torch")
-    if found is None:
+    if folder is None or (found is None and not os.path.exists(os.path.join(folder, "version.py"))):
         return None
     values = {}
-    path = os.path.join(os.path.dirname(found["path"]), "torch", "version.py")
     try:
-        with open(path) as stream:
+        with open(os.path.join(folder, "version.py")) as stream:
             exec(stream.read(), values)  # a file of plain assignments; importing torch takes seconds
-    except OSError:
-        pass
-    return {
-        "version": str(values.get("__version__", found["version"])),
-        "cuda": values.get("cuda"),
-        "path": found["path"],
-    }
+    except Exception:
+        values = {}
+    beside = found is not None and os.path.dirname(found["path"]) == os.path.dirname(folder)
+    version = values.get("__version__", found["version"] if found else None)
+    if version is None:
+        return None
+    return {"version": str(version), "cuda": values.get("cuda"), "path": found["path"] if beside else folder}
+
+
+def writable(path):
+    """Whether this user may write to a folder, or make it."""
+    while path and not os.path.exists(path):
+        parent = os.path.dirname(path)
+        if parent == path:
+            break
+        path = parent
+    return os.access(path, os.W_OK)
 
 
 def main():
     paths = sysconfig.get_paths()
+    found = dict((name, distribution(name)) for name in sys.argv[1:])
     print(
         json.dumps(
             {
@@ -57,13 +89,13 @@ def main():
                 "bits": 64 if sys.maxsize > 2**32 else 32,
                 "glibc": platform.libc_ver()[1],
                 "prefix": sys.prefix,
-                "virtual": sys.prefix != sys.base_prefix,
+                "virtual": sys.prefix != getattr(sys, "base_prefix", sys.prefix),
                 "purelib": paths["purelib"],
+                "writable": writable(paths["purelib"]),
+                "user_site": site.getusersitepackages() if site.ENABLE_USER_SITE else None,
                 "externally_managed": os.path.exists(os.path.join(paths["stdlib"], "EXTERNALLY-MANAGED")),
                 "torch": torch_build(),
-                "packages": dict(
-                    (name, distribution(name)) for name in sys.argv[1:] if distribution(name) is not None
-                ),
+                "packages": dict((name, package) for name, package in found.items() if package is not None),
             }
         )
     )

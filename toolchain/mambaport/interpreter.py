@@ -20,7 +20,7 @@ class Torch(Model):
     version: str
     cuda: str | None
     path: str
-    """Its .dist-info folder."""
+    """Its .dist-info folder, or the package itself where it has none beside it."""
 
     @property
     def folder(self) -> Path:
@@ -48,12 +48,57 @@ class Interpreter(Model):
     prefix: str
     virtual: bool
     purelib: str
+    """The environment's own site-packages."""
+    writable: bool = True
+    """Whether this user may write to ``purelib``."""
+    user_site: str | None = None
+    """The user's site-packages (~/.local), where the interpreter looks there."""
     externally_managed: bool
     torch: Torch | None
     packages: dict[str, Package]
 
+    @property
+    def for_user(self) -> bool:
+        """Whether packages go into the user's site-packages: outside of a virtual environment, where torch is
+        there, or where the system's cannot be written to."""
+        if self.virtual or self.user_site is None:
+            return False
+        beside = self.torch is not None and Path(self.torch.path).parent == Path(self.user_site)
+        return beside or not self.writable
+
+    @property
+    def site(self) -> Path:
+        """The folder that packages go into."""
+        return Path(self.user_site if self.for_user and self.user_site else self.purelib)
+
+    @property
+    def place(self) -> str:
+        """Where packages go, for people."""
+        return str(self.site) if self.for_user else self.prefix
+
+    def holds(self, package: Package) -> bool:
+        """Whether a distribution stands where packages go; others, such as the system's, are left alone."""
+        return Path(package.path).parent.resolve() == self.site.resolve()
+
     def to_json(self) -> dict[str, Any]:
         return self.model_dump()
+
+
+# Which say where packages are. The others (PYTHONOPTIMIZE, PYTHONSAFEPATH, ...) change how a program runs.
+_KEPT = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE"})
+
+
+def python_environment() -> dict[str, str]:
+    """The caller's environment for a target interpreter: it sees the packages that the user's programs see.
+
+    Of Python's variables only those that say where packages are; PYTHONPATH's relative folders are made
+    absolute and its empty ones left out, so that the working folder decides nothing.
+    """
+    found = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON") or key in _KEPT}
+    if "PYTHONPATH" in found:
+        folders = [str(Path(part).absolute()) for part in found["PYTHONPATH"].split(os.pathsep) if part]
+        found["PYTHONPATH"] = os.pathsep.join(folders)
+    return found
 
 
 def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
@@ -63,7 +108,9 @@ def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
         InstallError: it cannot be run, or is no Python.
     """
     try:
-        finished = process.run([python, "-I", _INSPECT, *packages], env=dict(os.environ), tied=False)
+        finished = process.run(
+            [python.absolute(), _INSPECT, *packages], env=python_environment(), cwd=Path("/"), tied=False
+        )
     except (FileNotFoundError, PermissionError) as fault:
         raise InstallError(
             f"{python} cannot be run",

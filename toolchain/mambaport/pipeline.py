@@ -31,6 +31,7 @@ from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.patching import apply_sets
 from mambaport.patchset import Source
 from mambaport.pins import Pin
+from mambaport.pip_settings import pip_settings
 from mambaport.plan import PackagePlan, Plan, set_json
 from mambaport.report import Report, size_text
 from mambaport.sources import Fetcher, assemble
@@ -260,7 +261,9 @@ class Pipeline:
         def prove() -> None:
             proven.append(self._judged(probe_interpreter(python, self.report)))
 
-        install_wheels(target, wheels, profile, prove, self.report, self.fetcher.pip_options())
+        options = self.fetcher.pip_options()
+        settings = self.fetcher.pip_settings(pip_settings(target.executable))
+        install_wheels(target, wheels, profile, prove, self.report, options, settings)
         return target, wheels, proven[0]
 
     def verify(self, python: Path) -> Verification:

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from mambaport.redaction import redact
+
 TAIL_LINES = 30
 GRACE_SECONDS = 3.0
 
@@ -64,7 +66,7 @@ def run(
         sink: IO[str] | None = None
         if log is not None:
             sink = stack.enter_context(log.open("a", encoding="utf-8"))
-            sink.write(f"$ {shlex.join(command)}\n")
+            sink.write(redact(f"$ {shlex.join(command)}\n"))
             sink.flush()
         child = subprocess.Popen(
             _tie(command, env) if tied else command,
@@ -82,7 +84,7 @@ def run(
             for line in child.stdout:
                 lines.append(line)
                 if sink is not None:
-                    sink.write(line)
+                    sink.write(redact(line))
                     sink.flush()
                 if on_line is not None:
                     on_line(line)

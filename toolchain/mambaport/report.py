@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.markup import escape as rich_escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,9 +21,16 @@ from rich.progress import (
 )
 from rich.theme import Theme
 
+from mambaport.redaction import redact
+
 THEME = Theme(
     {"stage": "bold cyan", "good": "green", "bad": "bold red", "warn": "yellow", "quiet": "bright_black"}
 )
+
+
+def escape(text: str) -> str:
+    """``text`` for rich, as it is, without passwords."""
+    return rich_escape(redact(text))
 
 
 class Report:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import NoReturn
 
 import click
-from rich.markup import escape
 
 from mambaport import __version__
 from mambaport.cli.adopt import adopt
@@ -28,7 +28,8 @@ from mambaport.cli.profiles import profiles
 from mambaport.cli.show import show
 from mambaport.cli.verify import verify
 from mambaport.errors import DISK_FULL, HostError, Interrupted, MambaportError, UsageError, disk_full
-from mambaport.report import Report
+from mambaport.redaction import redact, redact_all
+from mambaport.report import Report, escape
 
 EXAMPLES = """\b
 Examples:
@@ -97,11 +98,11 @@ def main() -> NoReturn:
         sys.exit(_tell(Interrupted("Interrupted", hint=_AGAIN), arguments))
     except MambaportError as error:
         if "--debug" in arguments:
-            raise
+            _trace()
         sys.exit(_tell(error, arguments))
     except Exception as fault:
         if "--debug" in arguments:
-            raise
+            _trace()
         sys.exit(_tell(_unforeseen(fault), arguments))
     sys.exit(0)
 
@@ -126,6 +127,11 @@ def _unforeseen(fault: Exception) -> MambaportError:
     )
 
 
+def _trace() -> None:
+    """The traceback of the error in hand, without passwords."""
+    click.echo(redact(traceback.format_exc()), err=True)
+
+
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -141,5 +147,5 @@ def _tell(error: MambaportError, arguments: list[str]) -> int:
     if error.detail:
         console.print(f"[quiet]{escape(error.detail)}[/quiet]", soft_wrap=True)
     if "--json" in arguments:
-        click.echo(json.dumps({**error.data, "error": error.to_json()}, indent=2))
+        click.echo(json.dumps(redact_all({**error.data, "error": error.to_json()}), indent=2))
     return error.exit_code

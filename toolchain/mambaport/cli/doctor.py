@@ -7,7 +7,6 @@ from typing import TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from mambaport.cli.options import Session, default_python, output_options, python_option
@@ -17,6 +16,7 @@ from mambaport.failures import explain as explanations
 from mambaport.host import read_host
 from mambaport.plan import choose_variant
 from mambaport.profile import find_profile
+from mambaport.report import escape
 
 MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[bad]✗[/bad]"}
 

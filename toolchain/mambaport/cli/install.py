@@ -47,10 +47,11 @@ def install(
     if session.emit(
         {
             "environment": target.prefix,
+            "site": str(target.site),
             "wheels": [{"name": w.name, "version": w.version, "sha256": w.sha256} for w in wheels],
             "verification": proven.to_json(),
         }
     ):
         return
     versions = " and ".join(f"{wheel.name} {wheel.version}" for wheel in wheels)
-    session.report.success(f"{versions} installed and proven in {target.prefix}")
+    session.report.success(f"{versions} installed and proven in {target.place}")

@@ -19,6 +19,7 @@ from mambaport.pins import emulation
 from mambaport.pipeline import Pipeline
 from mambaport.plan import Plan, make_plan, resolve_goal
 from mambaport.profile import find_profile
+from mambaport.redaction import redact_all
 from mambaport.report import Report
 from mambaport.settings import read_settings
 from mambaport.sources import Fetcher
@@ -166,7 +167,7 @@ class Session:
     def emit(self, data: dict[str, Any]) -> bool:
         """With ``--json``: one JSON object on stdout, and True."""
         if self.as_json:
-            click.echo(json.dumps(data, indent=2))
+            click.echo(json.dumps(redact_all(data), indent=2))
         return self.as_json
 
 

@@ -3,10 +3,15 @@
 Prints one JSON object. Each import is tried, and what the loader says is kept.
 """
 
-import importlib
-import importlib.util
-import json
 import sys
+from pathlib import Path
+
+# The folder of this file is mambaport's; its modules (cuda.py) must not stand for the environment's.
+sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
+
+import importlib  # noqa: E402
+import importlib.util  # noqa: E402
+import json  # noqa: E402
 
 EXTENSIONS = ("causal_conv1d_cuda", "selective_scan_cuda")
 

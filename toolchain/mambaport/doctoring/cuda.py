@@ -13,6 +13,7 @@ from mambaport.boards import jetpack_of
 from mambaport.doctoring.checks import Check
 from mambaport.failures import explain
 from mambaport.host import Host
+from mambaport.interpreter import python_environment
 from mambaport.profile import Profile
 from mambaport.settings import read_settings
 from mambaport.toolchains import CudaGoal
@@ -147,7 +148,7 @@ def _explained(name: str, fault: str) -> Check:
 
 def _ask(python: Path) -> dict[str, Any] | None:
     try:
-        finished = process.run([python, "-I", _ASK], env=dict(os.environ), cwd=Path("/"))
+        finished = process.run([python, _ASK], env=python_environment(), cwd=Path("/"))
     except OSError:
         return None
     for line in reversed(finished.output.splitlines()):

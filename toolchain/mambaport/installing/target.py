@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -93,7 +95,7 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
         )
 
 
-def missing_requirements(target: Interpreter, requires: tuple[str, ...]) -> list[str]:
+def missing_requirements(target: Interpreter, requires: Sequence[str]) -> list[str]:
     """Which of the light dependencies the environment lacks, or has too old."""
     missing = []
     for text in requires:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from mambaport import process
 from mambaport.errors import HostError, MambaportError, RunError, UsageError
+from mambaport.interpreter import python_environment
 from mambaport.models import Model, validate
 from mambaport.report import Report
 
@@ -37,7 +38,6 @@ def run_task(python: Path, request: dict[str, Any], result: type[M], report: Rep
             hint="name it, for example --python .venv/bin/python",
         )
     last: dict[str, Any] = {}
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     steps = report.steps(request["task"], request["model"])
     with tempfile.TemporaryDirectory(prefix="mambaport-") as scratch, steps as step:
         path = Path(scratch, "request.json")
@@ -51,7 +51,9 @@ def run_task(python: Path, request: dict[str, Any], result: type[M], report: Rep
             if "stage" in last:
                 step(last["stage"], last.get("done"), last.get("total"))
 
-        finished = process.run([python, "-I", RUNNER, path], env=environment, on_line=on_line, keep_lines=200)
+        finished = process.run(
+            [python, RUNNER, path], env=python_environment(), on_line=on_line, keep_lines=200
+        )
     if "error" in last:
         fields = dict(last["error"])
         raise KINDS[fields.pop("kind")](fields.pop("what"), **fields)

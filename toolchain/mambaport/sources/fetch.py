@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pypi_simple
@@ -17,8 +18,9 @@ from mambaport import __version__
 from mambaport.digests import file_sha256
 from mambaport.errors import FetchError
 from mambaport.pins import Pin
+from mambaport.pip_settings import pip_settings
 from mambaport.report import Report, size_text
-from mambaport.sources.index import IndexSettings, pip_setting
+from mambaport.sources.index import IndexSettings
 from mambaport.store import Store
 
 RETRIES = 3
@@ -60,12 +62,17 @@ class Fetcher:
         return entry / pin.filename
 
     def pip_options(self) -> list[str]:
-        """What makes pip look where this fetcher looks."""
-        if self.offline:
-            return ["--no-index"]
-        if self.index.mirror is not None:
+        """What makes pip look where this fetcher looks, where that is no index."""
+        if self.index.mirror is not None and not self.offline:
             return ["--no-index", "--find-links", str(self.index.mirror)]
-        return ["--index-url", self.index.url] if self.index.url else []
+        return ["--no-index"] if self.offline else []
+
+    def pip_settings(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """pip's own ``settings`` with this fetcher's index; offline, only the folders of this machine."""
+        if self.offline:
+            links = [word for word in settings.get("find-links", "").split() if "://" not in word]
+            return {"find-links": " ".join(links)} if links else {}
+        return {**settings, **({"index-url": self.index.url} if self.index.url else {})}
 
     def kept(self, pin: Pin) -> Path | None:
         """The file's path if the store has it whole, else None."""
@@ -161,12 +168,15 @@ def client(index: IndexSettings) -> pypi_simple.PyPISimple:
     """A client of the configured index, with retries and the certificates pip uses."""
     session = requests.Session()
     session.headers["User-Agent"] = f"mambaport/{__version__}"
-    if certificates := pip_setting("cert", "PIP_CERT"):
+    settings = pip_settings(sys.executable)
+    if certificates := settings.get("cert"):
         session.verify = certificates
+    if proxy := settings.get("proxy"):
+        session.proxies = {"http": proxy, "https": proxy}
     retry = Retry(total=RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
-    if url := index.url or pip_setting("index-url", "PIP_INDEX_URL"):
+    if url := index.url or settings.get("index-url"):
         return pypi_simple.PyPISimple(endpoint=url, session=session)
     return pypi_simple.PyPISimple(session=session)
 

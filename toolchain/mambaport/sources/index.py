@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport.errors import UsageError
+from mambaport.redaction import keep_secret
 from mambaport.settings import read_settings
 
 
@@ -39,17 +37,6 @@ def index_settings(url: str | None, mirror: Path | None) -> IndexSettings:
         )
     if mirror is not None:
         return IndexSettings(url, mirror.resolve())
-    return IndexSettings(url or settings.index_url, None)
-
-
-def pip_setting(key: str, variable: str) -> str | None:
-    """A setting of pip's, from its environment variable or its configuration files (by asking pip)."""
-    if variable in os.environ:
-        return os.environ[variable] or None
-    answer = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", f"global.{key}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or None
+    url = url or settings.index_url
+    keep_secret(url or "")
+    return IndexSettings(url, None)

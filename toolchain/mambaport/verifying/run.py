@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mambaport import process
+from mambaport.interpreter import python_environment
 from mambaport.report import Report
 from mambaport.verifying.emulation import EmulatedRoot
 from mambaport.verifying.results import Verification, parse
@@ -19,9 +19,8 @@ def probe_interpreter(python: Path, report: Report) -> Verification:
     Raises:
         VerifyError: the probe did not finish.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     with report.working("verify", str(python)) as latest:
-        finished = process.run([python, "-I", PROBE], env=environment, on_line=latest, cwd=Path("/"))
+        finished = process.run([python, PROBE], env=python_environment(), on_line=latest, cwd=Path("/"))
     return parse(finished)
 
 

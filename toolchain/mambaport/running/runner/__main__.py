@@ -1,4 +1,4 @@
-"""Runs one task, given as a file of JSON: ``python -I runner request.json``."""
+"""Runs one task, given as a file of JSON: ``python runner request.json``."""
 
 import json
 import sys

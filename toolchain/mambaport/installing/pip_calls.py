@@ -1,0 +1,189 @@
+"""Calls of pip, run by the target interpreter; and what pip has put there, held against the wheels."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from mambaport import process
+from mambaport.errors import InstallError, disk_full
+from mambaport.interpreter import Interpreter, python_environment
+from mambaport.pip_settings import RUNNER, pip_environment
+from mambaport.wheels import Wheel
+
+
+def install_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
+    """Installs exactly these wheels, in place of what is there; no index is asked.
+
+    Raises:
+        InstallError: pip failed.
+        HostError: the disk is full.
+    """
+    words = ["--no-deps", "--no-index", "--force-reinstall", "--no-compile"]
+    paths = [str(wheel.path.absolute()) for wheel in wheels]
+    _pip(target, ["install", *_scheme(target), *words, *paths], "installing the wheels")
+
+
+def install_requirements(
+    target: Interpreter, requirements: Sequence[str], options: Sequence[str], settings: Mapping[str, str]
+) -> None:
+    """Installs requirements beside the torch that is there, which stays as it is.
+
+    Args:
+        options: pip's options for where they come from.
+        settings: pip's settings for that; they may hold a password.
+
+    Raises:
+        InstallError: pip failed.
+        HostError: the disk is full.
+    """
+    assert target.torch is not None
+    with tempfile.TemporaryDirectory(prefix="mambaport-") as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text(f"torch=={target.torch.version}\n", encoding="utf-8")
+        words = ["install", *_scheme(target), *options, "--constraint", str(constraints), *requirements]
+        _pip(target, words, "installing " + ", ".join(requirements), settings)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A distribution in one folder of packages."""
+
+    version: str
+    path: Path
+    """Its .dist-info folder."""
+
+
+def installed_in(site: Path, names: Sequence[str]) -> dict[str, Installed]:
+    """Which distributions a folder of packages has, whether or not Python finds another copy before."""
+    found = {}
+    for item in metadata.distributions(path=[str(site)]):
+        name = canonicalize_name(item.metadata["Name"] or "")
+        path = getattr(item, "_path", None)
+        if name in names and path is not None:
+            found[str(name)] = Installed(item.version, Path(path))
+    return found
+
+
+def uninstall(target: Interpreter, names: Sequence[str]) -> None:
+    """Removes distributions.
+
+    Raises:
+        InstallError: pip failed.
+    """
+    _pip(target, ["uninstall", "--yes", *names], "removing " + ", ".join(names))
+
+
+def check_requirements(target: Interpreter, requirements: Sequence[str]) -> None:
+    """Refuses an environment in which pip, having said yes, has not put the requirements.
+
+    Raises:
+        InstallError: with what is not there.
+    """
+    if requirements:
+        raise InstallError(
+            "pip has not installed what it was given",
+            found=f"without {', '.join(requirements)}: {target.place}",
+            expected=f"{', '.join(requirements)} in {target.site}",
+            hint=f"install them by hand, then run this again: {target.executable} -m pip install "
+            + " ".join(f"'{text}'" for text in requirements),
+        )
+
+
+def check_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
+    """Holds an environment against the wheels that went into it: versions, places, and every file's digest.
+
+    Args:
+        target: the environment, read after the installation.
+
+    Raises:
+        InstallError: with each difference.
+    """
+    reasons = [reason for wheel in wheels for reason in _differences(target, wheel)]
+    if reasons:
+        raise InstallError(
+            "What is installed is not what the wheels hold",
+            found="\n".join(reasons),
+            expected=f"each file of the wheels in {target.site}, first where Python looks",
+            hint="remove the other copies that are named here; PYTHONPATH and the user's site-packages come "
+            "before an environment's own",
+        )
+
+
+def _differences(target: Interpreter, wheel: Wheel) -> list[str]:
+    there = target.packages.get(wheel.name)
+    if there is None:
+        return [f"{wheel.name} is not installed"]
+    if Version(there.version) != Version(wheel.version) or not target.holds(there):
+        return [f"Python finds {wheel.name} {there.version} in {Path(there.path).parent}"]
+    reasons = []
+    for name, digest in _record(wheel):
+        path = target.site / name
+        try:
+            content = path.read_bytes()
+        except OSError as fault:
+            reasons.append(f"{path}: {fault.strerror}")
+            continue
+        if digest and digest != _digest(digest.partition("=")[0], content):
+            reasons.append(f"{path} differs from the wheel's")
+    return reasons[:10]
+
+
+def _record(wheel: Wheel) -> list[tuple[str, str]]:
+    """The files that a wheel puts into site-packages, and their digests as RECORD writes them."""
+    with zipfile.ZipFile(wheel.path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
+        rows = list(csv.reader(archive.read(name).decode("utf-8").splitlines()))
+    files = [(row[0], row[1]) for row in rows if len(row) > 1 and row[0] != name]
+    return [(file, digest) for file, digest in files if ".data/" not in file]
+
+
+def _digest(algorithm: str, content: bytes) -> str:
+    digest = hashlib.new(algorithm, content).digest()
+    return f"{algorithm}={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+
+
+def _scheme(target: Interpreter) -> list[str]:
+    """Where the packages go, said outright: pip's own choice depends on what it may write to."""
+    return ["--user"] if target.for_user else ["--no-user"]
+
+
+def _pip(
+    target: Interpreter, arguments: Sequence[str], doing: str, settings: Mapping[str, str] | None = None
+) -> None:
+    """mambaport's own pip, run by the target's interpreter, which need not have one.
+
+    Args:
+        settings: pip's settings for where packages come from; None when no index is asked.
+
+    ``pip --python`` would do the same in a child of its own, which a kill of ours would not reach.
+
+    Raises:
+        InstallError: with what pip printed.
+    """
+    command = [target.executable, str(RUNNER), "--disable-pip-version-check", *arguments]
+    seen = python_environment()
+    if settings is None:  # pip looks at the environment alone, not at copies that come before
+        seen.pop("PYTHONPATH", None)
+    environment = pip_environment(settings or {}, seen)
+    finished = process.run(command, env=environment, cwd=Path("/"))
+    if finished.ok:
+        return
+    if "No space left on device" in finished.output:
+        raise disk_full(str(target.site))
+    raise InstallError(
+        f"pip failed while {doing}",
+        found=f"exit status {finished.returncode}",
+        hint="what pip says is below",
+        detail=finished.tail,
+    )
