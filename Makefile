@@ -15,7 +15,7 @@ QUIETLY := --quiet --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
+.PHONY: help setup wheels kernels test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ setup: $(TOOL)/.tool ## install mambaport into .venv
 
 wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheelhouse/
 	@$(TOOL)/bin/mambaport build --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT))
+
+kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for this machine
+	cd kernels && ../$(TOOL)/bin/python -m mambaport_build
 
 test: test-unit test-integration test-target test-numeric ## all tests that this machine can run
 
@@ -92,4 +95,4 @@ bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels beside their peers
 	$(NUMERIC)/bin/python -m benchmarks
 
 clean: ## remove what was built here; the store stays (mambaport cache clean)
-	rm -rf $(TOOL) $(NUMERIC) wheelhouse build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(TOOL) $(NUMERIC) wheelhouse build dist kernels/build kernels/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -65,6 +65,9 @@ def _patch_set(title: str, item: PatchSet) -> list[str]:
         f"{item.meta.summary}\n",
         "| patch | why | owns | upstream |\n|---|---|---|---|",
     ]
+    for replacement in item.meta.replace:
+        cells = (f"{replacement.file} (replaced)", replacement.why, " ".join(replacement.failures), "")
+        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     for patch in item.patches:
         name = patch.file.removesuffix(".patch")
         cells = (name, patch.why, " ".join(patch.failures), patch.upstream or "")

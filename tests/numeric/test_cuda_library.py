@@ -12,7 +12,7 @@ import pytest
 import torch
 
 PATCHES = Path(__file__).parents[2] / "patches"
-SHARED = PATCHES / "shared" / "cuda-build"
+SHARED = PATCHES / "shared"
 OVERLAY = PATCHES / "mamba-ssm" / "2.2.4" / "cuda" / "overlay"
 TORCH = Path(torch.__file__).parent
 TENSOR, OPTIONAL = "const at::Tensor &", "const std::optional<at::Tensor> &"

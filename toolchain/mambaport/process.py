@@ -11,11 +11,11 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mambaport.redaction import redact
 
@@ -112,8 +112,11 @@ def _setpriv() -> str | None:
     return shutil.which("setpriv")
 
 
-def _stop_group(child: subprocess.Popen[str]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+def _stop_group(
+    child: subprocess.Popen[Any],
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL),
+) -> None:
+    for number in signals:
         _signal_group(child, number)
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
@@ -124,6 +127,31 @@ def _stop_group(child: subprocess.Popen[str]) -> None:
             time.sleep(0.05)
 
 
-def _signal_group(child: subprocess.Popen[str], number: signal.Signals) -> None:
+def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
+
+
+@contextlib.contextmanager
+def background(
+    argv: Sequence[str | Path], *, env: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs ``argv`` while the block runs, with its output in ``log``; ends it with the block.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    command = tuple(str(part) for part in argv)
+    with log.open("ab") as sink:
+        child = subprocess.Popen(
+            _tie(command, env),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        _stop_group(child, (signal.SIGTERM, signal.SIGKILL))

@@ -9,6 +9,7 @@
 ``TORCH_CUDA_ARCH_LIST``  the GPU architectures where no GPU is found: ``8.7;9.0+PTX``
 ``VIRTUAL_ENV``           the active environment
 ``*_FORCE_FALLBACK``      leaves a package's kernels out
+``SCCACHE_*``, ``AWS_*``  the storage of the compiler cache; by default a folder of the store
 ========================  ======================================================================
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import platformdirs
 
+_CACHE_STORAGE = ("SCCACHE_", "AWS_", "ACTIONS_")
 _TRUE = frozenset({"TRUE", "1", "YES", "ON"})
 
 
@@ -43,6 +45,8 @@ class Settings:
     """PATH, for the programs that a build runs."""
     fallbacks: frozenset[str]
     """The FORCE_FALLBACK variables that are true."""
+    compiler_cache: tuple[tuple[str, str], ...] = ()
+    """The variables that choose the compiler cache's storage and open it. They may hold secrets."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -59,6 +63,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         cuda_architectures=_architectures(where.get("TORCH_CUDA_ARCH_LIST", "")),
         virtual_env=_path(where.get("VIRTUAL_ENV")),
         path=where.get("PATH", os.defpath),
+        compiler_cache=tuple(
+            (name, value) for name, value in where.items() if name.startswith(_CACHE_STORAGE)
+        ),
         fallbacks=frozenset(
             name for name, value in where.items() if name.endswith("_FORCE_FALLBACK") and is_true(value)
         ),

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from mambaport.errors import DISK_FULL, HostError
 
-KINDS = ("archives", "toolchains", "environments", "wheels", "objects", "roots", "sites")
+KINDS = ("archives", "toolchains", "environments", "wheels", "compilations", "roots", "sites")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
 _FSYNC_EACH_UP_TO = 64
 

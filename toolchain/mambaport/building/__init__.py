@@ -1,7 +1,8 @@
 """Build: a patched tree becomes a wheel, in an isolated environment, without network."""
 
 from mambaport.building.build import build_wheel
-from mambaport.building.cuda import cuda_parts, cuda_settings
+from mambaport.building.compiler_cache import compiler_cache
+from mambaport.building.cuda import cuda_parts
 from mambaport.building.environment import build_environment, unpacked_toolchain
 
-__all__ = ["build_environment", "build_wheel", "cuda_parts", "cuda_settings", "unpacked_toolchain"]
+__all__ = ["build_environment", "build_wheel", "compiler_cache", "cuda_parts", "unpacked_toolchain"]

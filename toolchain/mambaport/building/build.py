@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pyproject_hooks import BuildBackendHookCaller
+from pyproject_hooks import BackendUnavailable, BuildBackendHookCaller
 
 from mambaport import process
+from mambaport.building.compiler_cache import CompilerCache
+from mambaport.building.cuda import CudaParts, cuda_config, cuda_environment
 from mambaport.building.provenance import external_requirements, provenance, sbom
 from mambaport.errors import BuildError, disk_full
 from mambaport.failures import explain
@@ -18,6 +21,8 @@ from mambaport.plan import PackagePlan, Plan
 from mambaport.report import Report
 from mambaport.toolchains import Compiler
 
+# Names the configuration file for kernels/mambaport_build.
+VARIABLE = "MAMBAPORT_BUILD_CONFIG"
 BACKEND = "setuptools.build_meta"
 # A port where nothing listens: a build that cannot be cut off from the network still finds no way out.
 NOWHERE = "http://127.0.0.1:9"
@@ -29,7 +34,8 @@ def build_wheel(
     tree: Path,
     python: Path,
     compiler: Compiler,
-    extra: Mapping[str, str],
+    parts: CudaParts | None,
+    cache: CompilerCache | None,
     log: Path,
     destination: Path,
     scratch: Path,
@@ -38,13 +44,19 @@ def build_wheel(
     """Builds one wheel from its patched tree into ``destination``.
 
     Args:
-        extra: variables for this build alone.
+        parts: what its CUDA library is compiled with, where it has one
+        cache: the compiler cache, where one runs
 
     Raises:
         BuildError: the package's build failed; the error quotes the end of the log.
-        HostError: the disk is full.
+        HostError: the disk is full, or the host compiler cannot link.
     """
-    environment = {**_environment(plan, package, compiler, scratch), **extra}
+    environment = {
+        **_environment(plan, package, compiler, scratch),
+        **(cuda_environment(parts, plan.host.path) if parts else {}),
+        **(cache.environment if cache else {}),
+        VARIABLE: str(_write_config(plan, parts, cache, scratch)),
+    }
     raw = scratch / "raw"
     raw.mkdir()
     with warnings.catch_warnings(), report.working("build", f"{package.name} {package.version}") as latest:
@@ -66,17 +78,27 @@ def build_wheel(
                 raise _failed(package, result.returncode, result.tail, log)
 
         hooks = BuildBackendHookCaller(str(tree), BACKEND, runner=runner, python_executable=str(python))
-        # Without kernels the wheel is for any machine, and setuptools finds that out by itself.
-        settings = {} if package.fallback else {"--build-option": [f"--plat-name={plan.goal.platform_tag}"]}
         try:
             warnings.simplefilter("ignore")  # the backend's, relayed; they stand in the log
-            name = hooks.build_wheel(str(raw), settings)
-        except BuildError:
-            raise
-        except Exception as fault:
-            tail = finished[-1].tail if finished else ""
-            raise _failed(package, 0, tail or str(fault), log) from None
+            name = hooks.build_wheel(str(raw))
+        except BackendUnavailable as fault:
+            raise _failed(package, 0, str(fault), log) from None
     return _with_provenance(plan, package, raw / name, destination, scratch, environment)
+
+
+def _write_config(plan: Plan, parts: CudaParts | None, cache: CompilerCache | None, scratch: Path) -> Path:
+    """The file that kernels/mambaport_build/config.py reads."""
+    cuda = cuda_config(plan.cuda, parts, scratch) if plan.cuda is not None and parts is not None else None
+    config = {
+        "jobs": plan.jobs,
+        "memory_mib": plan.host.available_mib,
+        "launcher": [str(cache.program)] if cache else [],
+        "wheel_tag": ["py3", "none", plan.goal.platform_tag],
+        "cuda": cuda,
+    }
+    path = scratch / "build-config.json"
+    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    return path
 
 
 def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: Path) -> dict[str, str]:
@@ -95,7 +117,6 @@ def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: 
         "http_proxy": NOWHERE,
         "https_proxy": NOWHERE,
         "SOURCE_DATE_EPOCH": str(package.source.epoch),
-        "MAX_JOBS": str(plan.jobs),
         "CC": compiler.cc,
         "CFLAGS": compiler.cflags,
         package.source.local_version_variable: package.local_version,

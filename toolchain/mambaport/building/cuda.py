@@ -1,11 +1,11 @@
-"""What CUDA extensions are built with, written down for setup.py: the file that CUDA_BUILD_CONFIG names."""
+"""What CUDA libraries are built with: the toolkit, torch's headers, and the configuration that names them."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mambaport import process
 from mambaport.building.cuda_root import cuda_root
@@ -16,8 +16,6 @@ from mambaport.host import Host
 from mambaport.report import Report
 from mambaport.sources import Fetcher
 from mambaport.store import Store
-
-VARIABLE = "CUDA_BUILD_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -40,58 +38,36 @@ def cuda_parts(store: Store, fetcher: Fetcher, plan: CudaPlan, host: Host, repor
     return CudaParts(home, torch_files(store, fetcher, plan.torch, report))
 
 
-def cuda_settings(
-    plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, jobs: int, path: str
-) -> dict[str, str]:
-    """The variables of a build with CUDA: the configuration, and the toolkit's own, for that build alone.
-
-    Args:
-        path: PATH of the build, to which the toolkit's programs are added.
+def cuda_config(plan: CudaPlan, parts: CudaParts, scratch: Path) -> dict[str, Any]:
+    """The ``cuda`` section of the build's configuration (``CudaConfig`` of mambaport_build), and its stubs.
 
     Raises:
         HostError: the host compiler cannot make a library.
     """
-    config = write_config(plan, parts, store, scratch, jobs)
+    return {
+        "home": str(parts.home),
+        "version": plan.tools.toolkit.version,
+        "cxx": plan.tools.cxx.path,
+        "gencode": [
+            *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in plan.goal.sm),
+            *(f"-gencode=arch=compute_{sm},code=compute_{sm}" for sm in plan.goal.ptx),
+        ],
+        "include_dirs": [str(path) for path in parts.torch.include_dirs],
+        "library_dirs": [str(_stubs(plan, scratch / "stubs"))],
+        "libraries": [name.removeprefix("lib").partition(".so")[0] for name in plan.libraries],
+        "cxx11_abi": int(plan.torch.cxx11_abi),
+        "identity": plan.object_key,
+    }
+
+
+def cuda_environment(parts: CudaParts, path: str) -> dict[str, str]:
+    """The variables with which the toolkit's programs find each other; ``path`` is the build's PATH."""
     libraries = [path for path in (parts.home / "lib64", parts.home / "lib") if path.is_dir()]
     return {
-        VARIABLE: str(config),
         "CUDA_HOME": str(parts.home),
         "PATH": os.pathsep.join([str(parts.home / "bin"), path]),
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
     }
-
-
-def write_config(plan: CudaPlan, parts: CudaParts, store: Store, scratch: Path, jobs: int) -> Path:
-    """The JSON file for ``cuda_build.py``, and the link stubs it names.
-
-    Raises:
-        HostError: the host compiler cannot make a library.
-    """
-    stubs = _stubs(plan, scratch / "stubs")
-    objects = store.root / "objects"
-    objects.mkdir(parents=True, exist_ok=True)
-    config = {
-        "nvcc": str(parts.home / "bin" / "nvcc"),
-        "cxx": plan.tools.cxx.path,
-        "cuda_version": plan.tools.toolkit.version,
-        "sm": list(plan.goal.sm),
-        "ptx": list(plan.goal.ptx),
-        "include_dirs": [str(path) for path in (*parts.torch.include_dirs, *_cuda_include(parts.home))],
-        "library_dirs": [str(stubs)],
-        "libraries": [name.removeprefix("lib").partition(".so")[0] for name in plan.libraries],
-        "cxx11_abi": int(plan.torch.cxx11_abi),
-        "jobs": jobs,
-        "nvcc_threads": 1,
-        "object_cache": str(objects),
-        "toolchain": plan.object_key,
-    }
-    path = scratch / "cuda-build.json"
-    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    return path
-
-
-def _cuda_include(home: Path) -> list[Path]:
-    return [path for path in (home / "include", home / "include" / "cccl") if path.is_dir()]
 
 
 def _stubs(plan: CudaPlan, folder: Path) -> Path:

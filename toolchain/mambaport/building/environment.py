@@ -1,7 +1,8 @@
-"""What a build runs in: a virtual environment that holds the pinned requirements and nothing else."""
+"""What a build runs in: a virtual environment with the pinned requirements and tools, and nothing else."""
 
 from __future__ import annotations
 
+import shutil
 import sysconfig
 import venv
 from pathlib import Path
@@ -35,6 +36,11 @@ def _fill(folder: Path, wheels: list[Path]) -> None:
     site = next((folder / "lib").glob("python3*/site-packages"))
     for wheel in wheels:
         unpack_wheel(wheel, site)
+    for scripts in site.glob("*.data/scripts"):
+        for program in scripts.iterdir():
+            program.chmod(0o755)
+            program.rename(folder / "bin" / program.name)
+        shutil.rmtree(scripts.parent)
 
 
 def unpacked_toolchain(store: Store, fetcher: Fetcher, pins: tuple[Pin, ...], report: Report) -> Path | None:

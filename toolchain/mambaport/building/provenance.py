@@ -87,7 +87,7 @@ def sbom(plan: Plan, package: PackagePlan) -> str:
                 for patch in item.patches
             ],
             notes="\n".join(
-                f"{item.name}/{patch.file}: {patch.why}" for item in package.sets for patch in item.patches
+                f"{item.name}/{change.file}: {change.why}" for item in package.sets for change in item.changes
             ),
         ),
         properties=[Property(name="mambaport:key", value=package.key)],

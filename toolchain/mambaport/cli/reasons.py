@@ -12,11 +12,16 @@ from mambaport.patchset import PatchSet
 
 
 def print_reasons(console: Console, item: PatchSet) -> None:
-    """One patch set: its patches in order, then its overlay."""
+    """One patch set: the files it replaces, its patches in order, then its overlay."""
     console.print(
         f"  [stage]{item.name}[/stage] revision {item.meta.revision}: {escape(item.meta.summary)}",
         soft_wrap=True,
     )
+    for replacement in item.meta.replace:
+        notes = [*replacement.failures, *([replacement.thread] if replacement.thread else [])]
+        head = f"    {replacement.file} replaced  [warn]{escape(', '.join(notes))}[/warn]"
+        console.print(head, soft_wrap=True)
+        console.print(Padding(f"[quiet]{escape(replacement.why)}[/quiet]", (0, 2, 0, 9)))
     for patch in item.patches:
         notes = [*patch.failures]
         notes += [f"upstream since {patch.upstream}"] if patch.upstream else []

@@ -88,24 +88,42 @@ def apply_set(tree: Path, item: PatchSet) -> list[str]:
     Raises:
         PatchError: a patch does not match exactly, or an overlay file is already there.
     """
-    expected = _expected_files(tree, item)
+    expected, overlay = _expected_files(tree, item), item.overlay_files()
     _run_patch_ng(tree, item)
     for name, lines in expected.items():
         if (tree / name).read_text(encoding="utf-8").split("\n") != lines:
             raise PatchError(
                 f"patch-ng made something else of {name} than the hunks say", hint="this is a bug"
             )
-    for name, source in item.overlay_files().items():
+    for name in item.replaced.keys() - overlay.keys():
+        raise PatchError(f"Patch set {item.name} replaces {name} by nothing", expected=f"overlay/{name}")
+    for name, source in overlay.items():
+        _check_place(tree, item, name)
         target = tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return sorted(expected)
+
+
+def _check_place(tree: Path, item: PatchSet, name: str) -> None:
+    """Whether an overlay file may go where it goes: to a free place, or to that of the file it replaces."""
+    target, replaced = tree / name, item.replaced.get(name)
+    if replaced is None:
         if target.exists():
             raise PatchError(
                 f"Overlay file {name} of patch set {item.name} is already in the tree",
                 expected="a name that the source does not have",
-                hint="change an existing file with a patch; rename the overlay file",
+                hint="change an existing file with a patch, or name it under [[replace]] with its sha256",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    return sorted(expected)
+        return
+    found = file_sha256(target) if target.is_file() else None
+    if found != replaced:
+        raise PatchError(
+            f"Patch set {item.name} does not replace this {name}",
+            found=f"sha256 {found}" if found else "no such file",
+            expected=f"sha256 {replaced} (patchset.toml)",
+            hint="read what upstream changed in that file, take it over, then name the new sha256",
+        )
 
 
 def _expected_files(tree: Path, item: PatchSet) -> dict[str, list[str]]:

@@ -29,6 +29,17 @@ class BuildRequirements(Model):
     pin: tuple[Pin, ...]
 
 
+class BuildTools(Model):
+    """The programs that a build runs, per architecture of the machine that builds."""
+
+    x86_64: tuple[Pin, ...]
+    aarch64: tuple[Pin, ...]
+
+    def for_host(self, arch: str) -> tuple[Pin, ...]:
+        """The wheels for a machine; none where the index has none for it."""
+        return {"x86_64": self.x86_64, "aarch64": self.aarch64}.get(arch, ())
+
+
 class Zig(Model):
     """The C cross compiler from the package index: one wheel per host architecture."""
 
@@ -72,6 +83,12 @@ class Emulation(Model):
 def build_requirements() -> BuildRequirements:
     path = pins_dir() / "build-requirements.toml"
     return validate(BuildRequirements, read_toml(path), path)
+
+
+@cache
+def build_tools() -> BuildTools:
+    path = pins_dir() / "build-tools.toml"
+    return validate(BuildTools, read_toml(path), path)
 
 
 @cache

@@ -1,0 +1,43 @@
+"""What can be compiled: a library, its sources and their flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class KernelLibrary:
+    """A library of CPU kernels in C, loaded by the Python package of the same name.
+
+    Its sources are the C files of ``csrc/common`` and ``csrc/NAME`` in the folder `root`.
+    """
+
+    name: str
+    root: str = "kernels"
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        return Path(self.root, "csrc", "common"), Path(self.root, "csrc", self.name)
+
+    @property
+    def sources(self) -> list[Path]:
+        return sorted((path for folder in self.folders for path in folder.glob("*.c")), key=lambda path: path.name)
+
+
+@dataclass(frozen=True)
+class CudaLibrary:
+    """A library of C++ and CUDA sources that include torch, loaded by the Python package of the same name."""
+
+    name: str
+    sources: Sequence[str]
+    """In the order in which their compilation starts: the longest first."""
+    include_dirs: Sequence[str]
+    """Folders of the tree. Each CUDA object depends on every header in them."""
+    cxx_flags: Sequence[str]
+    nvcc_flags: Sequence[str]
+    memory_mib: int
+    """Memory that the largest compilation takes, in MiB."""
+    fallback_sm: Sequence[str] = field(default=())
+    """GPU architectures for a build by hand on a machine without a GPU; those that nvcc does not know are left out."""
