@@ -218,15 +218,6 @@ def test_a_toolchain_that_cannot_choose_its_glibc_says_what_it_links() -> None:
     assert whole(host=replace(PI, glibc="2.41")).goal.glibc == "2.41"
 
 
-def test_jobs_are_bounded_by_cores_memory_and_what_was_asked() -> None:
-    host = replace(HOST, cores=8, available_mib=2048)
-    assert host.jobs(512) == 4
-    assert host.jobs(512, 2) == 2
-    assert host.jobs(64) == 8
-    assert host.jobs(99999) == 1
-    assert host.jobs(512, 99) == 4
-
-
 def test_unknown_variants_and_versions_and_wrong_orders_are_refused() -> None:
     with pytest.raises(UsageError, match="has no variant old"):
         package(variant="old")

@@ -87,11 +87,6 @@ class Host:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "virtual_env": str(self.virtual_env) if self.virtual_env else None}
 
-    def jobs(self, memory_per_job_mib: int, asked: int | None = None) -> int:
-        """How many compiler processes may run side by side: by cores, by memory, and what was asked."""
-        by_memory = max(1, self.available_mib // max(1, memory_per_job_mib))
-        return max(1, min(asked or self.cores, by_memory))
-
 
 class ThisMachine(Host):
     """The facts of this machine, each read when it is first needed.

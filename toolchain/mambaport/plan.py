@@ -227,7 +227,7 @@ def make_plan(
         host=host,
         goal=goal,
         toolchain=tool,
-        jobs=host.jobs(profile.build.memory_per_job_mib, jobs),
+        jobs=max(1, jobs or host.cores),
         packages=tuple(packages),
         cuda=cuda_plan,
         compiler_cache=settings.compiler_cache,

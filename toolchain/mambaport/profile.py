@@ -99,7 +99,7 @@ class BuildChoice(Model):
     environment: dict[EnvironmentName, str] = Field(default_factory=dict)
     """Variables for the packages' builds."""
     memory_per_job_mib: int = 1024
-    """What one compiler process may need; limits the jobs that run side by side."""
+    """What the largest compilation needs. As many run at once as memory allows."""
 
 
 class InstallChoice(Model):

@@ -74,7 +74,7 @@ def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
 
 def _memory(profile: Profile, host: Host) -> Check:
     each = profile.build.memory_per_job_mib
-    jobs = host.jobs(each)
+    jobs = max(1, min(host.cores, host.available_mib // each))
     found = (
         f"{host.available_mib / 1024:.1f} GiB available and {host.swap_mib / 1024:.1f} GiB swap: "
         f"{jobs} compiler job{'s' if jobs > 1 else ''} of {each / 1024:.1f} GiB"
