@@ -28,7 +28,7 @@ def test_the_answer_has_every_wheel_with_its_digests(rpi: Any) -> None:
         assert path.parent == Path(rpi["wheelhouse"])
         assert wheel["tag"] == "py3-none-linux_aarch64"
         assert (wheel["sha256"], wheel["size"]) == (sha256(path), path.stat().st_size)
-        assert Path(wheel["log"]).read_text().count("-c csrc/cpu/") >= 1
+        assert Path(wheel["log"]).read_text().count("compile kernels/csrc/") >= 5
         pinned = read_source(wheel["name"], dict(known_versions())[wheel["name"]])
         assert wheel["sources"] == [{"filename": a.filename, "sha256": a.sha256} for a in pinned.archive]
         patches = [patch for item in wheel["patch_sets"] for patch in item["patches"]]
@@ -167,8 +167,8 @@ def test_the_patched_trees_can_be_written_out_to_read(rpi: Any, shared: Path, tm
     trees = mambaport(shared, "patch", "-p", "rpi", "-o", tmp_path / "trees", "--offline").good()["trees"]
     assert list(trees) == PACKAGES
     for tree in map(Path, trees.values()):
-        assert (tree / "kernel_build.py").is_file()
-        assert list((tree / "csrc" / "cpu").glob("*.c"))
+        assert (tree / "mambaport_build" / "setup_commands.py").is_file()
+        assert list((tree / "kernels" / "csrc").glob("*_cpu/*.c"))
         assert not list(tree.rglob("*.orig"))
         sources = [str(path) for path in tree.rglob("*.py")]
         subprocess.run([sys.executable, "-m", "py_compile", *sources], check=True)
