@@ -13,11 +13,14 @@ import json
 import os
 import sys
 
+HOST_COMPILER = "g++"  # the build writes the name of nvcc's host compiler here
+
 
 def main(arguments):
     unit_path = os.environ.get("MAMBAPORT_NVCC_UNIT", "")
     if not unit_path or (arguments and "testfile" in os.path.basename(arguments[-1])):
-        os.execvp("g++", ["g++", *arguments])  # the cache asks what compiler this is
+        # The cache asks what compiler this is, by a source of its own.
+        os.execvp(HOST_COMPILER, [HOST_COMPILER, *arguments])
     with open(unit_path, encoding="utf-8") as stream:
         unit = json.load(stream)
     if "-E" in arguments:

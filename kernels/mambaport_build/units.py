@@ -148,7 +148,9 @@ def _nvcc_command(
         return (*words, *threads)
     wrapper = made.with_name("nvcc_unit")
     if not wrapper.exists():
-        wrapper.write_bytes(Path(__file__).with_name("nvcc_unit.py").read_bytes())
+        host = Path(shlex.split(config.cuda.cxx)[-1]).name
+        text = Path(__file__).with_name("nvcc_unit.py").read_text(encoding="utf-8")
+        wrapper.write_text(text.replace('HOST_COMPILER = "g++"', f'HOST_COMPILER = "{host}"'), encoding="utf-8")
         wrapper.chmod(0o755)
     headers = sorted(
         path
