@@ -15,7 +15,7 @@ QUIETLY := --quiet --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheel
 kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for this machine
 	cd kernels && ../$(TOOL)/bin/python -m mambaport_build
 
+test-kernels: kernels $(NUMERIC)/.numeric ## the kernels alone, compiled in place: the loop of changing C and testing it
+	cd kernels/tests && PYTHONPATH=.. ../../$(NUMERIC)/bin/python -m pytest --quiet .
+
 test: test-unit test-integration test-target test-numeric ## all tests that this machine can run
 
 test-unit: $(TOOL)/.test ## seconds, no network
@@ -67,6 +70,7 @@ test-target: $(TOOL)/.test ## the wheels on emulated aarch64
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## every function against float64 references, on this machine's wheels
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
+	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels of the wheels
 	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # the GPU's tests, tested
 
 test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## wheels for this machine's NVIDIA GPU, built, proven and tested on it

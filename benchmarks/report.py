@@ -25,7 +25,7 @@ def machine() -> dict[str, object]:
         "machine": platform.machine(),
         "processor": cpu[1] if cpu else "unknown",
         "cores": os.cpu_count(),
-        "kernels": os.environ.get("KERNEL_ISA") or "the best there is",
+        "kernels": os.environ.get("MAMBAPORT_KERNEL_ISA") or "the best there is",
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "load_average": round(os.getloadavg()[0], 2),
         "versions": {name: metadata.version(name) for name in packages if importlib.util.find_spec(name)},

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
 
-_lib = _library.load("causal_conv1d_cpu")
 _ops = torch.library.Library("causal_conv1d_cpu", "FRAGMENT")
 
 
@@ -122,10 +121,11 @@ def _forward(x, weight, bias, seq_idx, initial_states, return_final_states, silu
     if reverse and (seq_idx is not None or initial_states is not None or return_final_states):
         raise ValueError("reverse goes with neither seq_idx nor states")
     out, final_states = torch.empty_like(x), _final_states(x, weight, return_final_states)
-    _library.call(
-        _lib.causal_conv1d_forward,
-        *_conv_args(x, weight, bias, seq_idx, initial_states, silu, reverse, out),
-        *view(final_states if return_final_states else None), _address(seq_idx),
+    _lib.causal_conv1d_forward(
+        batch=batch, dim=dim, seqlen=seqlen, width=weight.shape[1], silu=silu, threads=torch.get_num_threads(),
+        x=_in_time(x, reverse), out=_in_time(out, reverse), weight=view(weight), bias=view(bias),
+        initial_states=view(initial_states), final_states=view(final_states if return_final_states else None),
+        seq_idx=_address(seq_idx),
     )  # fmt: skip
     return out, final_states
 
@@ -137,15 +137,17 @@ def _final_states(x, weight, wanted):
 
 
 def _backward(grad_out, grad_final_states, x, weight, bias, seq_idx, initial_states, silu, reverse):
+    batch, dim, seqlen = x.shape
     grad_x = torch.empty_like(x)
     grad_initial = None if initial_states is None else torch.empty_like(initial_states)
     grad_weight = torch.zeros_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
     grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-    _library.call(
-        _lib.causal_conv1d_backward,
-        *_conv_args(x, weight, bias, seq_idx, initial_states, silu, reverse, None), *view(None), _address(seq_idx),
-        *_in_time(grad_out, reverse), *_in_time(grad_x, reverse), *view(grad_initial), *view(grad_final_states),
-        grad_weight.data_ptr(), _address(grad_bias),
+    _lib.causal_conv1d_backward(
+        batch=batch, dim=dim, seqlen=seqlen, width=weight.shape[1], silu=silu, threads=torch.get_num_threads(),
+        x=_in_time(x, reverse), weight=view(weight), bias=view(bias), initial_states=view(initial_states),
+        seq_idx=_address(seq_idx), grad_out=_in_time(grad_out, reverse), grad_x=_in_time(grad_x, reverse),
+        grad_initial_states=view(grad_initial), grad_final_states=view(grad_final_states),
+        grad_weight=grad_weight.data_ptr(), grad_bias=_address(grad_bias),
     )  # fmt: skip
     empty = x.new_empty(0)
     return (
@@ -169,22 +171,12 @@ def _update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu
     if conv_state_indices is not None and batch and int(conv_state_indices.max()) >= entries:
         raise IndexError(f"conv_state_indices names entry {int(conv_state_indices.max())} of {entries}")
     out = torch.empty_like(rows)
-    _library.call(
-        _lib.causal_conv1d_update,
-        batch, dim, seqlen, width, silu, torch.get_num_threads(), state_len,
-        *view(rows), *view(out), *view(weight), *view(bias), *view(conv_state),
-        _address(cache_seqlens), _address(conv_state_indices),
+    _lib.causal_conv1d_update(
+        batch=batch, dim=dim, seqlen=seqlen, width=width, silu=silu, threads=torch.get_num_threads(),
+        state_len=state_len, x=view(rows), out=view(out), weight=view(weight), bias=view(bias), state=view(conv_state),
+        cache_seqlens=_address(cache_seqlens), state_indices=_address(conv_state_indices),
     )  # fmt: skip
     return out.squeeze(-1) if x.dim() == 2 else out
-
-
-def _conv_args(x, weight, bias, seq_idx, initial_states, silu, reverse, out):
-    """The fields of C's ``struct conv_args`` up to the final states."""
-    batch, dim, seqlen = x.shape
-    return (
-        batch, dim, seqlen, weight.shape[1], silu, torch.get_num_threads(),
-        *_in_time(x, reverse), *_in_time(out, reverse), *view(weight), *view(bias), *view(initial_states),
-    )  # fmt: skip
 
 
 def _in_time(tensor, reverse):

@@ -1,9 +1,11 @@
-"""The selective scan of Mamba-1 and Mamba-2 on a CPU, compiled, and the norms around it.
+"""The selective scan of Mamba-1 and Mamba-2 on a CPU, compiled, and the norms and linear layers beside it.
 
-Importing this package raises ImportError in a wheel built without its library.
+Importing this package raises ModuleNotFoundError in a wheel that was built without its library, and ImportError where
+the library is of another build than the Python files.
 """
 
 from ._chunk_scan import chunk_scan, supports_chunk_scan
+from ._lib import library
 from ._linear import linear, supports_linear
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
@@ -14,6 +16,7 @@ from ._state_update import selective_state_update, supports_state_update
 __all__ = [
     "chunk_scan",
     "gated_norm",
+    "instruction_set",
     "layer_norm",
     "linear",
     "mamba_step",
@@ -28,3 +31,12 @@ __all__ = [
     "supports_projected_scan",
     "supports_state_update",
 ]
+
+
+def instruction_set() -> str:
+    """The instruction set that the kernels run on: base (NEON on aarch64, SSE2 on x86-64), avx2 or avx512.
+
+    It is the best that the processor has, unless the environment variable MAMBAPORT_KERNEL_ISA named another when
+    this package was imported.
+    """
+    return library.instruction_set

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
-from ._scan import AS_IT_IS
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
@@ -86,14 +84,14 @@ def _forward(
     A = A.float()
     out, final_states = torch.empty_like(x), _final_states(x, B, return_final_states)
     in_time, parameter = (0, 2, 3, 1), (0, -1)
-    _library.call(
-        _lib.selective_scan_forward,
-        batch, heads, head_dim, seqlen, dstate, groups, dt_softplus, True, True, True, torch.get_num_threads(),
-        *view(x, *in_time), *view(dt, 0, 2, -1, 1), *view(z, *in_time), *view(out, *in_time),
-        *view(A, 0, -1, -1), *view(D, *((0, 1) if D is not None and D.dim() == 2 else parameter)),
-        *view(dt_bias, *parameter), *view(B, 0, 2, 3, 1), *view(C, 0, 2, 3, 1),
-        *view(initial_states), *view(final_states if return_final_states else None),
-        _library.bits(dt_min), _library.bits(dt_max), 0 if seq_idx is None else seq_idx.data_ptr(), *AS_IT_IS,
+    _lib.selective_scan_forward(
+        batch=batch, heads=heads, head_dim=head_dim, seqlen=seqlen, dstate=dstate, groups=groups,
+        delta_softplus=dt_softplus, tied_A=True, variable_B=True, variable_C=True, threads=torch.get_num_threads(),
+        u=view(x, *in_time), delta=view(dt, 0, 2, -1, 1), z=view(z, *in_time), out=view(out, *in_time),
+        A=view(A, 0, -1, -1), D=view(D, *((0, 1) if D is not None and D.dim() == 2 else parameter)),
+        delta_bias=view(dt_bias, *parameter), B=view(B, 0, 2, 3, 1), C=view(C, 0, 2, 3, 1),
+        first_state=view(initial_states), last_state=view(final_states if return_final_states else None),
+        delta_min=dt_min, delta_max=dt_max, seq_idx=0 if seq_idx is None else seq_idx.data_ptr(),
     )  # fmt: skip
     return out, final_states
 

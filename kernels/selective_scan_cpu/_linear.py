@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
@@ -54,9 +53,9 @@ def _linear(x, weight, bias):
     x = x.contiguous()
     bias = None if bias is None else bias.contiguous()
     out = x.new_empty(*x.shape[:-1], rows)
-    _library.call(
-        _lib.linear_step,
-        rows, columns, torch.get_num_threads(), *view(weight), *view(x, -1), *view(bias), *view(out, -1),
+    _lib.linear_step(
+        rows=rows, columns=columns, threads=torch.get_num_threads(), weight=view(weight), x=view(x, -1),
+        bias=view(bias), out=view(out, -1),
     )  # fmt: skip
     return out
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
@@ -97,12 +96,12 @@ def _step(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     out = torch.empty_like(x)
-    _library.call(
-        _lib.mamba_mixer_step,
-        dim, dstate, rank, width, features, torch.get_num_threads(),
-        *view(x, -1), *view(out, -1), *view(in_weight), *view(in_bias), *view(conv_weight, 0, 2), *view(conv_bias),
-        *view(conv_state, 1, 2), *view(x_weight), *view(dt_weight), *view(dt_bias), *view(A_log), *view(D),
-        *view(ssm_state, 1, 2), *view(out_weight), *view(out_bias),
+    _lib.mamba_mixer_step(
+        inner=dim, dstate=dstate, rank=rank, width=width, features=features, threads=torch.get_num_threads(),
+        x=view(x, -1), out=view(out, -1), in_weight=view(in_weight), in_bias=view(in_bias),
+        conv_weight=view(conv_weight, 0, 2), conv_bias=view(conv_bias), conv_state=view(conv_state, 1, 2),
+        x_weight=view(x_weight), dt_weight=view(dt_weight), dt_bias=view(dt_bias), A_log=view(A_log), D=view(D),
+        state=view(ssm_state, 1, 2), out_weight=view(out_weight), out_bias=view(out_bias),
     )  # fmt: skip
     return out
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 _NO_GATE, _GATE_AFTER, _GATE_BEFORE = range(3)
 
@@ -93,11 +92,12 @@ def _norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
         raise ValueError(f"dim {dim} is not a multiple of group_size {group}")
     out, total = _outputs(x, total_dtype)
     rows = x.numel() // dim
-    _library.call(
-        _lib.layer_norm,
-        rows, dim, group, rms, gate, torch.get_num_threads(), _library.bits(eps),
-        *_rows(x := _dense(x)), *_rows(residual := _dense(residual)), *_rows(z := _dense(z)), *_rows(out),
-        *_rows(None if total_dtype is None else total), *view(weight), *view(bias),
+    # Under their names until the kernel has run: a copy that no name refers to is freed.
+    x, residual, z = _dense(x), _dense(residual), _dense(z)
+    _lib.layer_norm(
+        rows=rows, dim=dim, group=group, rms=rms, gate=gate, threads=torch.get_num_threads(), eps=eps,
+        x=_rows(x), residual=_rows(residual), z=_rows(z), out=_rows(out),
+        total=_rows(None if total_dtype is None else total), weight=view(weight), bias=view(bias),
     )  # fmt: skip
     return out, total
 

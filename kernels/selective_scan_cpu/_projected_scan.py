@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
-from ._library import view
-from ._scan import NO_LIMITS, channels, parameter
+from . import _lib, _library
+from ._scan import channels, parameter
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
@@ -90,14 +88,13 @@ def _scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto,
     # One head for all; delta's rows, B and C begin at their own rows of the one tensor.
     address, *fields = channels(projected, 1, reverse)
     row = projected.stride(1) * projected.element_size()
-    _library.call(
-        _lib.selective_scan_forward,
-        batch, 1, dim, seqlen, dstate, 1, delta_softplus, False, True, True, torch.get_num_threads(),
-        *channels(u, 1, reverse), address, *fields, *channels(z, 1, reverse), *channels(out, 1, reverse),
-        *parameter(A, 1), *parameter(D, 1), *parameter(delta_bias, 1),
-        address + rank * row, *fields, address + (rank + dstate) * row, *fields,
-        *view(None), *view(None), *NO_LIMITS,
-        rank, *parameter(delta_weight, 1), *channels(onto, 1, reverse), _library.bits(scale),
+    _lib.selective_scan_forward(
+        batch=batch, heads=1, head_dim=dim, seqlen=seqlen, dstate=dstate, groups=1, delta_softplus=delta_softplus,
+        tied_A=False, variable_B=True, variable_C=True, threads=torch.get_num_threads(),
+        u=channels(u, 1, reverse), delta=(address, *fields), z=channels(z, 1, reverse), out=channels(out, 1, reverse),
+        A=parameter(A, 1), D=parameter(D, 1), delta_bias=parameter(delta_bias, 1),
+        B=(address + rank * row, *fields), C=(address + (rank + dstate) * row, *fields),
+        rank=rank, delta_weight=parameter(delta_weight, 1), onto=channels(onto, 1, reverse), scale=scale,
     )  # fmt: skip
     return out
 

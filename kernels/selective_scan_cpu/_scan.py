@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
-# The fields of C's ``struct scan_args`` after the states: no bounds of delta, no seq_idx; delta as it is, out alone.
-NO_LIMITS = (_library.bits(float("-inf")), _library.bits(float("inf")), 0)
-AS_IT_IS = (0, *view(None), *view(None), _library.bits(1.0))
 
 
 def supports(u, delta, A, B, C, D=None, z=None, delta_bias=None) -> bool:
@@ -84,13 +80,18 @@ _ops.define(
 
 def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
     check(u, delta, A, B, C, D, z, delta_bias)
+    batch, dim, seqlen = u.shape
     out = torch.empty_like(u)
     last_state = _last_state(u, A, return_last_state)
     groups = _groups(B, C)
-    _library.call(
-        _lib.selective_scan_forward,
-        *scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out),
-        *view(None), *channels(last_state if return_last_state else None, groups), *NO_LIMITS, *AS_IT_IS,
+    _lib.selective_scan_forward(
+        batch=batch, heads=groups, head_dim=dim // groups, seqlen=seqlen, dstate=A.shape[1], groups=groups,
+        delta_softplus=delta_softplus, tied_A=False, variable_B=B.dim() > 2, variable_C=C.dim() > 2,
+        threads=torch.get_num_threads(), u=channels(u, groups, reverse), delta=channels(delta, groups, reverse),
+        z=channels(z, groups, reverse), out=channels(out, groups, reverse), A=parameter(A, groups),
+        D=parameter(D, groups), delta_bias=parameter(delta_bias, groups),
+        B=projection(B, groups, reverse), C=projection(C, groups, reverse),
+        last_state=channels(last_state if return_last_state else None, groups),
     )  # fmt: skip
     return out, last_state
 
@@ -120,15 +121,18 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
     grad_B, grad_C = projection_sums(B), projection_sums(C)
     grad_D, grad_bias = sums(D is not None, batch_parts, dim), sums(delta_bias is not None, batch_parts, dim)
     if u.numel():
-        # The inputs again as the forward pass had them, then the gradients.
-        _library.call(
-            _lib.selective_scan_backward,
-            *scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, None),
-            *view(None), *view(None), *NO_LIMITS, *AS_IT_IS,
-            *(field for t in (grad_out, grad_u, grad_delta, grad_z) for field in channels(t, groups, reverse)),
-            grad_A.data_ptr(), grad_D.data_ptr() if D is not None else 0,
-            grad_bias.data_ptr() if delta_bias is not None else 0,
-            grad_B.data_ptr(), grad_C.data_ptr(), batch_parts, channel_parts,
+        _lib.selective_scan_backward(
+            batch=batch, heads=groups, head_dim=dim // groups, seqlen=seqlen, dstate=dstate, groups=groups,
+            delta_softplus=delta_softplus, tied_A=False, variable_B=B.dim() > 2, variable_C=C.dim() > 2,
+            threads=threads, u=channels(u, groups, reverse), delta=channels(delta, groups, reverse),
+            z=channels(z, groups, reverse), A=parameter(A, groups), D=parameter(D, groups),
+            delta_bias=parameter(delta_bias, groups), B=projection(B, groups, reverse),
+            C=projection(C, groups, reverse), grad_out=channels(grad_out, groups, reverse),
+            grad_u=channels(grad_u, groups, reverse), grad_delta=channels(grad_delta, groups, reverse),
+            grad_z=channels(grad_z, groups, reverse), grad_A=grad_A.data_ptr(),
+            grad_D=grad_D.data_ptr() if D is not None else 0,
+            grad_bias=grad_bias.data_ptr() if delta_bias is not None else 0,
+            grad_B=grad_B.data_ptr(), grad_C=grad_C.data_ptr(), batch_parts=batch_parts, channel_parts=channel_parts,
         )  # fmt: skip
 
     def total(parts, like):
@@ -143,19 +147,6 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
     return (
         grad_u, grad_delta, total(grad_A, A), total(grad_B, B), total(grad_C, C), total(grad_D, D),
         grad_z if z is not None else grad_D.new_empty(0), total(grad_bias, delta_bias),
-    )  # fmt: skip
-
-
-def scan_args(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, groups, out):
-    """The fields of C's ``struct scan_args`` up to the states."""
-    batch, dim, seqlen = u.shape
-    return (
-        batch, groups, dim // groups, seqlen, A.shape[1], groups,
-        delta_softplus, False, B.dim() > 2, C.dim() > 2, torch.get_num_threads(),
-        *channels(u, groups, reverse), *channels(delta, groups, reverse), *channels(z, groups, reverse),
-        *channels(out, groups, reverse),
-        *parameter(A, groups), *parameter(D, groups), *parameter(delta_bias, groups),
-        *projection(B, groups, reverse), *projection(C, groups, reverse),
     )  # fmt: skip
 
 

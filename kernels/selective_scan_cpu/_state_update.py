@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import _library
+from . import _lib, _library
 from ._library import view
 
-_lib = _library.load("selective_scan_cpu")
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
@@ -72,12 +71,12 @@ def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
         ((0, 1, 2), (0, 1), (0, 1, 2, 3), (0, 1, 2)) if x.dim() == 3
         else ((0, -1, 1), (-1, 0), (0, -1, 1, 2), (-1, 0, 1))
     )  # fmt: skip
-    _library.call(
-        _lib.selective_state_update,
-        batch, heads, dim, dstate, groups, dt_softplus, False, torch.get_num_threads(),
-        *view(state, *states), *view(x, *row), *view(dt, *row), *view(z, *row), *view(out, *row),
-        *view(A, *rates), *view(B, *row), *view(C, *row), *view(D, *parameter), *view(dt_bias, *parameter),
-        0 if indices is None else indices.data_ptr(),
+    _lib.selective_state_update(
+        batch=batch, heads=heads, head_dim=dim, dstate=dstate, groups=groups, dt_softplus=dt_softplus, A_is_log=False,
+        threads=torch.get_num_threads(), state=view(state, *states), x=view(x, *row), dt=view(dt, *row),
+        z=view(z, *row), out=view(out, *row), A=view(A, *rates), B=view(B, *row), C=view(C, *row),
+        D=view(D, *parameter), dt_bias=view(dt_bias, *parameter),
+        state_indices=0 if indices is None else indices.data_ptr(),
     )  # fmt: skip
     return out
 

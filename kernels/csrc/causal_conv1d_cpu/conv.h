@@ -1,42 +1,47 @@
-/* Depthwise causal convolution of width 2 to 4 over (batch, dim, seqlen), with or without silu after it:
+/* Depthwise causal convolution of width 2 to 4 over (batch, dim, seqlen), optionally followed by silu:
 
        out[t] = silu(bias + weight[0] x[t - width + 1] + ... + weight[width - 1] x[t])                                  */
 #pragma once
 
-#include "kernel.h"
+#include "interface.h"
 
 enum { MAX_WIDTH = 4 };
 
-struct conv_args {
-    int64_t batch, dim, seqlen, width, silu, threads;
-    struct tensor x, out;                        /* (batch, dim, seqlen) */
-    struct tensor weight, bias;                  /* (dim, width), (dim,) */
-    struct tensor initial_states, final_states;  /* (batch, dim, width - 1): what comes before x; the last inputs */
-    const int32_t *seq_idx;                      /* (batch, seqlen): taps do not cross from one index to another */
-};
+// clang-format off
+#define CONV_FIELDS(FIELD) \
+    FIELD(integer, batch) FIELD(integer, dim) FIELD(integer, seqlen) FIELD(integer, width) \
+    FIELD(flag, silu) FIELD(integer, threads) \
+    FIELD(tensor, x) FIELD(tensor, out) /* (batch, dim, seqlen) */ \
+    FIELD(tensor, weight) FIELD(tensor, bias) /* (dim, width), (dim,) */ \
+    FIELD(tensor, initial_states) /* (batch, dim, width - 1): the inputs before x; zeros where absent */ \
+    FIELD(tensor, final_states) /* (batch, dim, width - 1): the last inputs; not stored where absent */ \
+    FIELD(indices, seq_idx) /* (batch, seqlen): a tap does not read an input of another index */
 
-/* The gradient. Sums over the batch come out in float32, contiguous. */
-struct conv_back_args {
-    struct conv_args conv;
-    struct tensor grad_out, grad_x, grad_initial_states, grad_final_states;
-    float *grad_weight, *grad_bias; /* (dim, width), (dim,) */
-};
+/* Sums over the batch are stored in float32, contiguous. */
+#define CONV_GRADIENT_FIELDS(FIELD) \
+    FIELD(tensor, grad_out) FIELD(tensor, grad_x) /* (batch, dim, seqlen) */ \
+    FIELD(tensor, grad_initial_states) FIELD(tensor, grad_final_states) /* (batch, dim, width - 1) */ \
+    FIELD(floats, grad_weight) FIELD(floats, grad_bias) /* (dim, width), (dim,) */
 
-/* A few steps at a time, with the inputs before them in a state that is moved on in place. */
-struct conv_update_args {
-    int64_t batch, dim, seqlen, width, silu, threads, state_len;
-    struct tensor x, out;           /* (batch, dim, seqlen) */
-    struct tensor weight, bias;     /* (dim, width), (dim,) */
-    struct tensor state;            /* (entries, dim, state_len), state_len >= width - 1 */
-    const int32_t *cache_seqlens;   /* (batch,): the state is a ring, which this many inputs have gone into */
-    const int32_t *state_indices;   /* (batch,): the entry that each row has; negative: no entry, zeros come out */
-};
+/* A few steps, where the inputs before them are in a state that is advanced in place. */
+#define CONV_UPDATE_FIELDS(FIELD) \
+    FIELD(integer, batch) FIELD(integer, dim) FIELD(integer, seqlen) FIELD(integer, width) \
+    FIELD(flag, silu) FIELD(integer, threads) FIELD(integer, state_len) \
+    FIELD(tensor, x) FIELD(tensor, out) /* (batch, dim, seqlen) */ \
+    FIELD(tensor, weight) FIELD(tensor, bias) /* (dim, width), (dim,) */ \
+    FIELD(tensor, state) /* (entries, dim, state_len), state_len >= width - 1 */ \
+    FIELD(indices, cache_seqlens) /* (batch,): the state is a ring buffer that received so many inputs before */ \
+    FIELD(indices, state_indices) /* (batch,): the entry of each row; negative: no entry, and the output is zero */
 
-#define DECLARE(isa)                                         \
-    int conv_forward_##isa(const struct conv_args *a);       \
-    int conv_backward_##isa(const struct conv_back_args *b); \
-    int conv_update_##isa(const struct conv_update_args *a);
-DECLARE(base)
-DECLARE(avx2)
-DECLARE(avx512)
-#undef DECLARE
+#define CONV_BACK_FIELDS(FIELD) CONV_FIELDS(FIELD) CONV_GRADIENT_FIELDS(FIELD)
+
+struct conv_args { CONV_FIELDS(MEMBER) };
+struct conv_back_args { struct conv_args conv; CONV_GRADIENT_FIELDS(MEMBER) };
+struct conv_update_args { CONV_UPDATE_FIELDS(MEMBER) };
+
+#define KERNELS(KERNEL) \
+    KERNEL(causal_conv1d_forward, conv_forward, conv_args, CONV_FIELDS) \
+    KERNEL(causal_conv1d_backward, conv_backward, conv_back_args, CONV_BACK_FIELDS) \
+    KERNEL(causal_conv1d_update, conv_update, conv_update_args, CONV_UPDATE_FIELDS)
+KERNELS(DECLARE_KERNEL)
+// clang-format on

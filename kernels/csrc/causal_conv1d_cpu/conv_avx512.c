@@ -3,9 +3,7 @@
 
 #include "conv_simd.h"
 
-int conv_forward_avx512(const struct conv_args *a) { return conv_forward(a); }
-int conv_backward_avx512(const struct conv_back_args *b) { return conv_backward(b); }
-int conv_update_avx512(const struct conv_update_args *a) { return conv_update(a); }
+KERNELS(DEFINE_AVX512)
 
 #include "simd_end.h"
 #endif

@@ -8,6 +8,12 @@
 
 enum { STEPS = 256, LEAST_STEPS = 32, HISTORY = MAX_WIDTH - 1 };
 
+/* The scratch memory of a tile in the forward pass: `rows` begins width - 1 steps before `out`. */
+struct forward_scratch {
+    float rows[(HISTORY + STEPS) * LANES], out[STEPS * LANES];
+};
+
+/* LANES channels of a batch entry, from `first` on, of which `count` exist. */
 struct channels {
     int64_t batch, first, count;
 };
@@ -122,9 +128,9 @@ static void load_inputs(float *rows, const struct conv_args *a, struct channels 
 }
 
 /* Steps of one tile, for any layout, by way of a copy whose rows are steps. */
-static void convolve_copied(const struct conv_args *a, struct channels c, int64_t first, int64_t steps, float *rows) {
+static void convolve_copied(const struct conv_args *a, struct channels c, int64_t first, int64_t steps, struct forward_scratch *scratch) {
     const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
-    float *out = rows + (HISTORY + STEPS) * LANES;
+    float *const rows = scratch->rows, *const out = scratch->out;
     load_inputs(rows, a, c, first, steps);
     if (a->seq_idx) convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, a->seq_idx + c.batch * a->seqlen, first);
     else convolve_block(out, &taps, rows, steps, a->width, a->silu);
@@ -245,7 +251,7 @@ static void copied_task(const void *context, int64_t index, void *scratch) {
 }
 
 static int conv_forward(const struct conv_args *a) {
-    const size_t scratch = (HISTORY + 2 * STEPS) * LANES * sizeof(float);
+    const size_t scratch = sizeof(struct forward_scratch);
     const int64_t tiles = a->batch * ((a->dim + LANES - 1) / LANES);
     const int floats = a->x.dtype == FLOAT32 && a->out.dtype == FLOAT32 && !a->seq_idx, along = a->x.stride[2] == a->out.stride[2];
     if (floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1)) return parallel_run(lines_task, a, tiles, 0, a->threads);
@@ -310,15 +316,19 @@ static void add_final_gradient(float *grad_x, const struct conv_back_args *b, st
     }
 }
 
-/* Blocks of steps from the last to the first. An input is seen by the sums of its own step and of the width - 1 after
-   it, so each block needs the first of the block after it as well. Row 0 of each array is width - 1 steps before
-   the block. */
-static void back_batch(const struct conv_back_args *b, const struct taps *taps, struct channels c, vec total[MAX_WIDTH + 1], float *rows) {
+/* The scratch memory of the backward pass. Row 0 of each array is the step width - 1 steps before a block. */
+struct backward_scratch {
+    float rows[(HISTORY + STEPS) * LANES], grad[(2 * HISTORY + STEPS) * LANES], grad_x[(HISTORY + STEPS) * LANES];
+};
+
+/* Blocks of steps from the last to the first. An input is a term of the sums of its step and of the next width - 1 steps,
+   so each block also needs the gradients of the first steps of the block after it. */
+static void back_batch(const struct conv_back_args *b, const struct taps *taps, struct channels c, vec total[MAX_WIDTH + 1], struct backward_scratch *scratch) {
     const struct conv_args *a = &b->conv;
     const int64_t before = a->width - 1, row_bytes = LANES * (int64_t)sizeof(float);
-    float *grad = rows + (HISTORY + STEPS) * LANES, *grad_x = grad + (2 * HISTORY + STEPS) * LANES;
+    float *const rows = scratch->rows, *const grad = scratch->grad, *const grad_x = scratch->grad_x;
     /* Before the block: zeros, read at the start of time only. After it: the first steps of the block after. */
-    memset(grad, 0, (size_t)((2 * HISTORY + STEPS) * row_bytes));
+    memset(grad, 0, sizeof scratch->grad);
     int64_t end = a->seqlen;
     do {
         const int64_t first = end > STEPS ? end - STEPS : 0, steps = end - first;
@@ -362,7 +372,7 @@ static void backward_task(const void *context, int64_t index, void *scratch) {
 
 static int conv_backward(const struct conv_back_args *b) {
     const int64_t tiles = (b->conv.dim + LANES - 1) / LANES;
-    return parallel_run(backward_task, b, tiles, (4 * HISTORY + 3 * STEPS) * LANES * sizeof(float), b->conv.threads);
+    return parallel_run(backward_task, b, tiles, sizeof(struct backward_scratch), b->conv.threads);
 }
 
 static void update_task(const void *context, int64_t index, void *scratch) {
@@ -395,8 +405,9 @@ static void update_task(const void *context, int64_t index, void *scratch) {
 
 static int conv_update(const struct conv_update_args *a) {
     const int64_t tiles = (a->dim + LANES - 1) / LANES;
-    const size_t bytes = (size_t)((a->state_len + 2 * a->seqlen) * LANES) * sizeof(float);
+    struct scratch layout = {.overflow = a->state_len > LONGEST || a->seqlen > LONGEST};
+    if (!layout.overflow) scratch_add(&layout, a->state_len + 2 * a->seqlen, LANES); /* the state and x, then out */
     /* A single step is over sooner than a second thread has woken. */
     const int64_t small = a->batch * a->dim * a->seqlen < 1 << 16;
-    return parallel_run(update_task, a, a->batch * tiles, bytes, small ? 1 : a->threads);
+    return parallel_run(update_task, a, a->batch * tiles, scratch_bytes(&layout), small ? 1 : a->threads);
 }

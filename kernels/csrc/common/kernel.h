@@ -1,4 +1,4 @@
-/* What every kernel shares: how a tensor comes in, and how its elements become floats. */
+/* For all kernels: the view of a tensor, and the conversion of its elements to and from float. */
 #pragma once
 
 #include <stdint.h>
@@ -6,9 +6,12 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
+#define DTYPES(NAME) NAME(FLOAT32) NAME(BFLOAT16) NAME(FLOAT16)
+#define DTYPE_ENUMERATOR(name) name,
+enum dtype { DTYPES(DTYPE_ENUMERATOR) };
+#undef DTYPE_ENUMERATOR
 
-/* A strided view, as Python packs it: every field is 8 bytes wide. Strides count elements; absent: data is NULL. */
+/* A strided view of a tensor. Strides count elements. An absent tensor has data NULL. */
 struct tensor {
     char *data;
     int64_t dtype;
@@ -42,7 +45,7 @@ static inline uint16_t half_of_float(float value) {
     const uint32_t bits = bits_of_float(value), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
     if (rest > 0x7f800000) return (uint16_t)(sign | 0x7e00);
     if (rest >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and more round to infinity */
-    if (rest < 0x38800000) {                                  /* subnormal: let the addition round */
+    if (rest < 0x38800000) {                                  /* subnormal: the addition rounds */
         return (uint16_t)(sign | (bits_of_float(float_of_bits(rest) + 0.5f) - 0x3f000000));
     }
     return (uint16_t)(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
@@ -54,7 +57,7 @@ static inline uint16_t bfloat16_of_float(float value) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* The n elements that start `offset` elements into t, `stride` apart, as floats. */
+/* Writes to `out` n elements of t as floats: element `offset` and those that follow it at distances of `stride`. */
 static inline void load_floats(float *out, const struct tensor *t, int64_t offset, int64_t stride, int64_t n) {
     const char *data = element(t, offset);
     if (t->dtype == FLOAT32) {

@@ -1,6 +1,6 @@
-/* Threads. torch already keeps a team of OpenMP threads; running on that very team is what avoids having twice as
-   many threads as cores. Its entry point comes in from Python; without one, or in a forked child, where OpenMP's
-   team no longer exists, plain threads are started for the one call. */
+/* Threads. torch keeps a team of OpenMP threads, and a second team would mean twice as many threads as cores. So work
+   runs on torch's team, by an entry point that Python passes in. Without an entry point, or in a forked child, where
+   the team of the parent process does not exist, each call starts plain threads. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -52,15 +52,19 @@ static void run_plain_threads(struct team *team, int64_t threads) {
 
 int parallel_run(parallel_task task, const void *context, int64_t count, size_t scratch_bytes, int64_t threads) {
     if (threads > count) threads = count;
-    if (count <= 0) return 0;
-    scratch_bytes = (scratch_bytes + 4095) & ~(size_t)4095; /* a page each, so that no two workers share a cache line */
+    if (count <= 0) return DONE;
+    enum { PAGE = 4096 }; /* whole pages per worker, so that no two workers share a cache line */
+    size_t total;
+    if (__builtin_add_overflow(scratch_bytes, PAGE - 1, &scratch_bytes)) return TOO_LARGE;
+    scratch_bytes &= ~(size_t)(PAGE - 1);
+    if (__builtin_mul_overflow(scratch_bytes, threads, &total) || __builtin_add_overflow(total, 64, &total)) return TOO_LARGE;
     struct team team = {.task = task, .context = context, .scratch_bytes = scratch_bytes, .count = count};
     void *scratch = NULL;
-    if (posix_memalign(&scratch, 4096, scratch_bytes * (size_t)threads + 64) != 0) return -1;
+    if (posix_memalign(&scratch, PAGE, total) != 0) return NO_MEMORY;
     team.scratch = scratch;
     if (threads <= 1) work(&team);
     else if (gomp_parallel && getpid() == openmp_process) gomp_parallel(work, &team, (unsigned)threads, 0);
     else run_plain_threads(&team, threads);
     free(scratch);
-    return 0;
+    return DONE;
 }

@@ -1,14 +1,14 @@
-/* out = weight x + bias for a single x, as in a step of decoding: bound by how fast the weights come from memory. */
+/* out = weight x + bias for a single row x, as in a step of decoding. The speed of memory limits it, which the weights
+   are read from once. */
 #pragma once
 
-#include "kernel.h"
+#include "interface.h"
 
-struct linear_args {
-    int64_t rows, columns, threads;
-    struct tensor weight;      /* (rows, columns), a row's elements next to each other */
-    struct tensor x, bias, out; /* (columns,), (rows,), (rows,), contiguous */
-};
+// clang-format off
+#define LINEAR_FIELDS(FIELD) \
+    FIELD(integer, rows) FIELD(integer, columns) FIELD(integer, threads) \
+    FIELD(tensor, weight) /* (rows, columns); the elements of a row are adjacent */ \
+    FIELD(tensor, x) FIELD(tensor, bias) FIELD(tensor, out) /* (columns,), (rows,), (rows,), contiguous */
 
-int linear_base(const struct linear_args *a);
-int linear_avx2(const struct linear_args *a);
-int linear_avx512(const struct linear_args *a);
+struct linear_args { LINEAR_FIELDS(MEMBER) };
+// clang-format on

@@ -61,6 +61,7 @@ static void linear_task(const void *context, int64_t index, void *scratch) {
 
 static int linear(const struct linear_args *a) {
     const int64_t share = rows_per_share(a), small = a->rows * a->columns < 1 << 16;
-    const size_t bytes = (size_t)(a->columns + MOST_ROWS) * sizeof(float);
-    return parallel_run(linear_task, a, a->rows ? (a->rows + share - 1) / share : 0, bytes, small ? 1 : a->threads);
+    struct scratch layout = {.overflow = a->columns > LONGEST};
+    scratch_add(&layout, 1, a->columns + MOST_ROWS);
+    return parallel_run(linear_task, a, a->rows ? (a->rows + share - 1) / share : 0, scratch_bytes(&layout), small ? 1 : a->threads);
 }

@@ -1,22 +1,22 @@
-/* A whole Mamba-1 mixer on one token: both projections, the convolution, the state update, in one call. What it does
-   beside reading the weights must cost next to nothing, since a step of decoding waits for memory alone. */
+/* A whole Mamba-1 mixer on one token, in one call: both projections, the convolution, the state update. A step of
+   decoding is limited by reading the weights, so all other work must cost little. */
 #pragma once
 
-#include "kernel.h"
+#include "interface.h"
 
-struct mamba_step_args {
-    int64_t inner, dstate, rank, width, features, threads;
-    struct tensor x, out;                    /* (features,) */
-    struct tensor in_weight, in_bias;        /* (2 inner, features), (2 inner,) */
-    struct tensor conv_weight, conv_bias;    /* (inner, width), (inner,) */
-    struct tensor conv_state;                /* (inner, width): the last inputs, this token's among them afterwards */
-    struct tensor x_weight;                  /* (rank + 2 dstate, inner) */
-    struct tensor dt_weight, dt_bias;        /* (inner, rank), (inner,) */
-    struct tensor A_log, D;                  /* (inner, dstate), (inner,) */
-    struct tensor state;                     /* (inner, dstate) */
-    struct tensor out_weight, out_bias;      /* (features, inner), (features,) */
-};
+// clang-format off
+#define MAMBA_STEP_FIELDS(FIELD) \
+    FIELD(integer, inner) FIELD(integer, dstate) FIELD(integer, rank) FIELD(integer, width) \
+    FIELD(integer, features) FIELD(integer, threads) \
+    FIELD(tensor, x) FIELD(tensor, out) /* (features,) */ \
+    FIELD(tensor, in_weight) FIELD(tensor, in_bias) /* (2 inner, features), (2 inner,) */ \
+    FIELD(tensor, conv_weight) FIELD(tensor, conv_bias) /* (inner, width), (inner,) */ \
+    FIELD(tensor, conv_state) /* (inner, width): the last inputs; afterwards this token's input is the last of them */ \
+    FIELD(tensor, x_weight) /* (rank + 2 dstate, inner) */ \
+    FIELD(tensor, dt_weight) FIELD(tensor, dt_bias) /* (inner, rank), (inner,) */ \
+    FIELD(tensor, A_log) FIELD(tensor, D) /* (inner, dstate), (inner,) */ \
+    FIELD(tensor, state) /* (inner, dstate) */ \
+    FIELD(tensor, out_weight) FIELD(tensor, out_bias) /* (features, inner), (features,) */
 
-int mamba_step_base(const struct mamba_step_args *a);
-int mamba_step_avx2(const struct mamba_step_args *a);
-int mamba_step_avx512(const struct mamba_step_args *a);
+struct mamba_step_args { MAMBA_STEP_FIELDS(MEMBER) };
+// clang-format on

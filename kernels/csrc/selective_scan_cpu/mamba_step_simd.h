@@ -1,4 +1,4 @@
-/* One token through a mixer, made of the kernels for its parts; between them everything is float32 in scratch memory. */
+/* One token through a mixer, by the kernels of its parts. The values between them are float32 in scratch memory. */
 #pragma once
 
 #include <stdlib.h>
@@ -9,7 +9,20 @@
 
 INLINE struct tensor of_floats(float *data) { return (struct tensor){.data = (char *)data, .dtype = FLOAT32, .stride = {1}}; }
 
-/* Moves the state on by x, and convolves it. */
+// clang-format off
+#define MAMBA_STEP_PARTS(PART) \
+    PART(xz, 2, inner) /* the input projection: what is convolved, then the gate */ \
+    PART(dt, 1, inner) PART(y, 1, inner) /* y: the output of the state update */ \
+    PART(projected, 1, narrow) /* rank values, of which dt is the product, then B, then C */ \
+    PART(u, 1, inner + LANES) /* the output of the convolution; silu stores whole vectors */
+// clang-format on
+
+struct mamba_step_layout {
+    MAMBA_STEP_PARTS(SCRATCH_PLACE)
+    struct scratch total;
+};
+
+/* Advances the convolution's state by x, and convolves the state. */
 static void convolve_step(const struct mamba_step_args *a, const float *x, float *out) {
     const struct tensor *state = &a->conv_state, *weight = &a->conv_weight;
     for (int64_t c = 0; c < a->inner; c++) {
@@ -32,14 +45,21 @@ INLINE int project(const struct mamba_step_args *a, int64_t rows, int64_t column
 }
 
 static int mamba_step(const struct mamba_step_args *a) {
-    const int64_t inner = a->inner, rank = a->rank, dstate = a->dstate, narrow = rank + 2 * dstate;
-    float *const memory = malloc((size_t)(5 * inner + narrow + LANES) * sizeof *memory);
-    if (!memory) return -1;
-    float *const x = memory, *const z = x + inner, *const dt = z + inner, *const y = dt + inner, *const projected = y + inner, *const u = projected + narrow;
+    const int64_t inner = a->inner, rank = a->rank, dstate = a->dstate;
+    if (inner > LONGEST || rank > LONGEST || dstate > LONGEST) return TOO_LARGE;
+    const int64_t narrow = rank + 2 * dstate;
+    struct mamba_step_layout places = {.total = {0}}, *const layout = &places;
+    MAMBA_STEP_PARTS(SCRATCH_ADD)
+    const size_t bytes = scratch_bytes(&layout->total);
+    if (bytes == SIZE_MAX) return TOO_LARGE;
+    float *const memory = malloc(bytes);
+    if (!memory) return NO_MEMORY;
+    float *const xz = memory + layout->xz, *const z = xz + inner, *const dt = memory + layout->dt, *const y = memory + layout->y;
+    float *const projected = memory + layout->projected, *const u = memory + layout->u;
     const struct tensor none = {0};
-    int failed = project(a, 2 * inner, a->features, a->in_weight, a->x, a->in_bias, of_floats(x));
+    int failed = project(a, 2 * inner, a->features, a->in_weight, a->x, a->in_bias, of_floats(xz));
     if (!failed) {
-        convolve_step(a, x, u);
+        convolve_step(a, xz, u);
         failed = project(a, narrow, inner, a->x_weight, of_floats(u), none, of_floats(projected));
     }
     if (!failed) failed = project(a, inner, rank, a->dt_weight, of_floats(projected), none, of_floats(dt));

@@ -1,18 +1,18 @@
-/* LayerNorm and RMSNorm of rows, with what comes before and after them: a residual, a gate. */
+/* LayerNorm and RMSNorm of rows, with the operations next to them: adding a residual, multiplying by a gate. */
 #pragma once
 
-#include "kernel.h"
+#include "interface.h"
 
-enum gate { NO_GATE, GATE_AFTER, GATE_BEFORE };
+enum gate { NO_GATE, GATE_AFTER, GATE_BEFORE }; /* silu(z) multiplies the norm's output, or its input */
 
-struct norm_args {
-    int64_t rows, dim, group, rms, gate, threads; /* `group` neighbouring features are normalized together */
-    double eps;
-    struct tensor x, residual, z, out; /* (rows, dim), a row's features next to each other */
-    struct tensor total;               /* x + residual, where wanted */
-    struct tensor weight, bias;        /* (dim,) */
-};
+// clang-format off
+#define NORM_FIELDS(FIELD) \
+    FIELD(integer, rows) FIELD(integer, dim) \
+    FIELD(integer, group) /* the number of adjacent features that are normalized together */ \
+    FIELD(flag, rms) FIELD(integer, gate) FIELD(integer, threads) FIELD(real, eps) \
+    FIELD(tensor, x) FIELD(tensor, residual) FIELD(tensor, z) FIELD(tensor, out) /* (rows, dim), features adjacent */ \
+    FIELD(tensor, total) /* (rows, dim): x + residual; not stored where absent */ \
+    FIELD(tensor, weight) FIELD(tensor, bias) /* (dim,) */
 
-int norm_base(const struct norm_args *a);
-int norm_avx2(const struct norm_args *a);
-int norm_avx512(const struct norm_args *a);
+struct norm_args { NORM_FIELDS(MEMBER) };
+// clang-format on

@@ -70,5 +70,7 @@ static void norm_task(const void *context, int64_t index, void *scratch) {
 
 static int norm(const struct norm_args *a) {
     const int64_t tasks = (a->rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, small = a->rows * a->dim < 1 << 16;
-    return parallel_run(norm_task, a, tasks, (size_t)(a->dim + LANES) * sizeof(float), small ? 1 : a->threads);
+    struct scratch layout = {.overflow = a->dim > LONGEST};
+    scratch_add(&layout, 1, a->dim + LANES);
+    return parallel_run(norm_task, a, tasks, scratch_bytes(&layout), small ? 1 : a->threads);
 }

@@ -9,30 +9,41 @@
 
 enum { BACK_STEPS = 64 };
 
-struct back_workspace {
-    struct workspace scan; /* delta, input and out (before the gate) of a block, as the forward scan has them */
-    float *u, *z, *grad_out;                   /* [BACK_STEPS][LANES] */
-    float *grad_y, *grad_input, *grad_decay;   /* [BACK_STEPS][LANES]: of out before the gate, of delta u, of delta through A */
-    float *states, *decays;                    /* [BACK_STEPS][BLOCK][LANES] */
-    float *grad_B, *grad_C;                    /* [BACK_STEPS][pitch][LANES], or [TASK_TILES][dstate][LANES] */
-    float *carry, *grad_A;                     /* [TASK_TILES][dstate][LANES] */
-    float *grad_D, *grad_bias;                 /* [TASK_TILES][LANES] */
-    float *starts;                             /* [blocks][TASK_TILES][dstate][LANES] */
-};
-
 INLINE int64_t back_blocks(const struct scan_args *a) { return (a->seqlen + BACK_STEPS - 1) / BACK_STEPS; }
 
-static size_t back_workspace_place(const struct scan_args *a, float *memory, struct back_workspace *w) {
-    const int64_t tile = BACK_STEPS * LANES, state = TASK_TILES * a->dstate * LANES, pitch = round_to_lanes(a->dstate);
-    const int64_t projection = tile * pitch > state ? tile * pitch : state;
-    float **const parts[] = {&w->u, &w->z, &w->grad_out, &w->grad_y, &w->grad_input, &w->grad_decay, &w->states, &w->decays,
-                             &w->grad_B, &w->grad_C, &w->carry, &w->grad_A, &w->grad_D, &w->grad_bias, &w->starts};
-    const int64_t sizes[] = {tile, tile, tile, tile, tile, tile, (BACK_STEPS + 1) * BLOCK * LANES, tile * BLOCK,
-                             projection, projection, state, state, TASK_CHANNELS, TASK_CHANNELS, back_blocks(a) * state};
-    size_t floats = workspace_floats(a);
-    if (memory) w->scan = workspace_at(memory, a);
-    for (int i = 0; i < 15; floats += (size_t)sizes[i++]) if (memory) *parts[i] = memory + floats;
-    return floats;
+// clang-format off
+#define BACK_PARTS(PART) \
+    PART(u, BACK_STEPS, LANES) PART(z, BACK_STEPS, LANES) PART(grad_out, BACK_STEPS, LANES) \
+    PART(grad_y, BACK_STEPS, LANES) /* the gradient of out before the gate */ \
+    PART(grad_input, BACK_STEPS, LANES) /* that of delta u */ \
+    PART(grad_decay, BACK_STEPS, LANES) /* that of delta by way of exp(delta A) */ \
+    PART(states, (BACK_STEPS + 1) * BLOCK, LANES) /* [BACK_STEPS + 1][BLOCK][LANES] */ \
+    PART(decays, BACK_STEPS * BLOCK, LANES) /* [BACK_STEPS][BLOCK][LANES] */ \
+    PART(grad_B, projection_rows, LANES) PART(grad_C, projection_rows, LANES) /* [BACK_STEPS][pitch][LANES], or like grad_A */ \
+    PART(carry, TASK_TILES * LANES, dstate) /* [TASK_TILES][dstate][LANES]: the gradient of a block's last states */ \
+    PART(grad_A, TASK_TILES * LANES, dstate) /* [TASK_TILES][dstate][LANES] */ \
+    PART(grad_D, TASK_TILES, LANES) PART(grad_bias, TASK_TILES, LANES) \
+    PART(starts, blocks, TASK_TILES * LANES * dstate) /* [blocks][TASK_TILES][dstate][LANES]: a block's first states */
+// clang-format on
+
+struct back_layout {
+    BACK_PARTS(SCRATCH_PLACE)
+    struct scratch total;
+};
+
+struct back_workspace {
+    struct workspace scan; /* of a block: delta, input and out (before the gate), as in the forward scan */
+    BACK_PARTS(SCRATCH_POINTER)
+};
+
+/* What the forward scan needs, then what is only for the backward scan. */
+static struct back_layout back_layout_of(const struct scan_args *a, const struct scan_layout *scan) {
+    const int64_t dstate = a->dstate, blocks = back_blocks(a);
+    struct back_layout result = {.total = scan->total}, *const layout = &result;
+    if (result.total.overflow) return result;
+    const int64_t rows = BACK_STEPS * scan->pitch, fixed = TASK_TILES * dstate, projection_rows = rows > fixed ? rows : fixed;
+    BACK_PARTS(SCRATCH_ADD)
+    return result;
 }
 
 /* `count` states from number `first` on: forwards through the block, then backwards. */
@@ -216,13 +227,26 @@ static void back_batch(const struct scan_back_args *b, struct back_workspace *w,
     }
 }
 
+struct back_work {
+    const struct scan_back_args *args;
+    struct scan_layout scan;
+    struct back_layout back;
+};
+
+INLINE struct back_workspace back_workspace_at(float *memory, const struct back_work *work) {
+    const struct back_layout *layout = &work->back;
+    struct back_workspace result = {.scan = workspace_at(memory, &work->scan, &work->args->scan)}, *const w = &result;
+    BACK_PARTS(SCRATCH_LOCATE)
+    return result;
+}
+
 /* A unit of work is a share of the batch and a share of the channels; whatever sums over either is kept per share,
    so that the order of additions does not depend on which thread comes first. */
 static void back_task(const void *context, int64_t index, void *scratch) {
-    const struct scan_back_args *b = context;
+    const struct back_work *work = context;
+    const struct scan_back_args *b = work->args;
     const struct scan_args *a = &b->scan;
-    struct back_workspace w;
-    back_workspace_place(a, scratch, &w);
+    struct back_workspace w = back_workspace_at(scratch, work);
     const int64_t batch_part = index / b->channel_parts, channel_part = index % b->channel_parts;
     const int64_t first_batch = a->batch * batch_part / b->batch_parts, end_batch = a->batch * (batch_part + 1) / b->batch_parts;
     const int64_t per_group = tasks_per_group(a), sets = a->groups * per_group, state = a->dstate * LANES;
@@ -252,7 +276,7 @@ static void back_task(const void *context, int64_t index, void *scratch) {
 }
 
 static int scan_backward(const struct scan_back_args *b) {
-    struct back_workspace unused;
-    const size_t bytes = back_workspace_place(&b->scan, NULL, &unused) * sizeof(float);
-    return parallel_run(back_task, b, b->batch_parts * b->channel_parts, bytes, b->scan.threads);
+    const struct scan_layout scan = scan_layout_of(&b->scan);
+    const struct back_work work = {b, scan, back_layout_of(&b->scan, &scan)};
+    return parallel_run(back_task, &work, b->batch_parts * b->channel_parts, scratch_bytes(&work.back.total), b->scan.threads);
 }

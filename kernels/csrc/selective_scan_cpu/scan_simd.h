@@ -85,33 +85,46 @@ INLINE struct ahead ahead_of(const struct tensor *t, struct channels c, int64_t 
     return (struct ahead){data, (s.step_stride < 0 ? -s.step_stride : s.step_stride) * size, steps, steps};
 }
 
-/* A worker's memory. Of the tiles that a task takes, each keeps its states and rates from one tile of steps to the next. */
-struct workspace {
-    float *B, *C;                  /* [MAX_STEPS][pitch] */
-    float *delta, *input, *out;    /* [MAX_STEPS][LANES]; input is delta u */
-    float *decay, *keep;           /* [MAX_STEPS][LANES], with tied A */
-    float *before;                 /* [dstate][LANES]: the states at the start, to go back to */
-    float *fixed_B, *fixed_C;      /* [dstate][LANES] */
-    float *states, *rates;         /* [TASK_TILES][dstate][LANES]; a rate is A log2 e */
-    float *projected, *weights;    /* [MAX_STEPS][rank_pitch], [TASK_TILES][rank][LANES]: what delta is the product of */
-    int64_t pitch, rank_pitch, dstate;
-    struct ahead ahead[4];         /* one for each of the first blocks of states to fetch as it goes */
+/* The scratch memory of a worker. Each tile of a task keeps its states and rates from one block of steps to the next. */
+// clang-format off
+#define SCAN_PARTS(PART) \
+    PART(B, MAX_STEPS, pitch) PART(C, MAX_STEPS, pitch) /* [MAX_STEPS][pitch] */ \
+    PART(delta, MAX_STEPS, LANES) PART(input, MAX_STEPS, LANES) /* input: delta u */ \
+    PART(out, MAX_STEPS, LANES) \
+    PART(decay, MAX_STEPS, LANES) PART(keep, MAX_STEPS, LANES) /* with tied A */ \
+    PART(before, dstate, LANES) /* the states before a block of steps, for its repetition */ \
+    PART(fixed_B, dstate, LANES) PART(fixed_C, dstate, LANES) \
+    PART(states, TASK_TILES * LANES, dstate) /* [TASK_TILES][dstate][LANES] */ \
+    PART(rates, TASK_TILES * LANES, dstate) /* [TASK_TILES][dstate][LANES]: A log2 e */ \
+    PART(projected, MAX_STEPS, rank_pitch) /* [MAX_STEPS][rank_pitch]: a factor of delta */ \
+    PART(weights, TASK_TILES * LANES, rank) /* [TASK_TILES][rank][LANES]: the other factor */
+// clang-format on
+
+struct scan_layout {
+    SCAN_PARTS(SCRATCH_PLACE)
+    int64_t pitch, rank_pitch; /* dstate and rank, rounded up to whole vectors */
+    struct scratch total;
 };
 
-static size_t workspace_floats(const struct scan_args *a) {
-    const size_t n = (size_t)a->dstate, rank = (size_t)a->rank, pitch = (size_t)round_to_lanes(a->dstate);
-    const size_t projection = MAX_STEPS * (size_t)round_to_lanes(a->rank) + TASK_TILES * rank * LANES;
-    return 2 * MAX_STEPS * pitch + 5 * MAX_STEPS * LANES + (3 + 2 * TASK_TILES) * n * LANES + projection;
+struct workspace {
+    SCAN_PARTS(SCRATCH_POINTER)
+    int64_t pitch, rank_pitch, dstate;
+    struct ahead ahead[4]; /* one for each of the first four blocks of states, which prefetch during their loops */
+};
+
+static struct scan_layout scan_layout_of(const struct scan_args *a) {
+    const int64_t dstate = a->dstate, rank = a->rank;
+    struct scan_layout result = {.total = {.overflow = dstate > LONGEST || rank > LONGEST}}, *const layout = &result;
+    if (result.total.overflow) return result;
+    const int64_t pitch = result.pitch = round_to_lanes(dstate), rank_pitch = result.rank_pitch = round_to_lanes(rank);
+    SCAN_PARTS(SCRATCH_ADD)
+    return result;
 }
 
-static struct workspace workspace_at(float *memory, const struct scan_args *a) {
-    struct workspace w = {.pitch = round_to_lanes(a->dstate), .rank_pitch = round_to_lanes(a->rank), .dstate = a->dstate};
-    float **const parts[] = {&w.B, &w.C, &w.delta, &w.input, &w.out, &w.decay, &w.keep, &w.before, &w.fixed_B, &w.fixed_C, &w.states, &w.rates, &w.projected, &w.weights};
-    const int64_t tile = MAX_STEPS * LANES, state = a->dstate * LANES;
-    const int64_t sizes[] = {MAX_STEPS * w.pitch, MAX_STEPS * w.pitch, tile, tile, tile, tile, tile, state, state, state, TASK_TILES * state, TASK_TILES * state,
-                             MAX_STEPS * w.rank_pitch, TASK_TILES * a->rank * LANES};
-    for (int i = 0; i < 14; memory += sizes[i++]) *parts[i] = memory;
-    return w;
+INLINE struct workspace workspace_at(float *memory, const struct scan_layout *layout, const struct scan_args *a) {
+    struct workspace result = {.pitch = layout->pitch, .rank_pitch = layout->rank_pitch, .dstate = a->dstate}, *const w = &result;
+    SCAN_PARTS(SCRATCH_LOCATE)
+    return result;
 }
 
 INLINE float *slot_of(float *parts, struct channels c, int64_t rows) { return parts + c.slot * rows * LANES; }
@@ -305,9 +318,15 @@ static void scan_tile(const struct scan_args *a, struct workspace *w, struct cha
     tile_store(w->out, &a->out, offset_of(&a->out, c, first), shape_of(&a->out, c, steps));
 }
 
+struct scan_work {
+    const struct scan_args *args;
+    struct scan_layout layout;
+};
+
 static void scan_task(const void *context, int64_t index, void *scratch) {
-    const struct scan_args *a = context;
-    struct workspace w = workspace_at(scratch, a);
+    const struct scan_work *work = context;
+    const struct scan_args *a = work->args;
+    struct workspace w = workspace_at(scratch, &work->layout, a);
     const int64_t per_group = tasks_per_group(a), group = index / per_group % a->groups, batch = index / per_group / a->groups;
     const int64_t first_tile = index % per_group * TASK_TILES, left = tiles_per_group(a) - first_tile;
     const int64_t tiles = left < TASK_TILES ? left : TASK_TILES, state = a->dstate * LANES;
@@ -342,5 +361,7 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
 }
 
 static int scan_forward(const struct scan_args *a) {
-    return parallel_run(scan_task, a, a->batch * a->groups * tasks_per_group(a), workspace_floats(a) * sizeof(float), a->threads);
+    const struct scan_work work = {a, scan_layout_of(a)};
+    const int64_t tasks = a->batch * a->groups * tasks_per_group(a);
+    return parallel_run(scan_task, &work, tasks, scratch_bytes(&work.layout.total), a->threads);
 }

@@ -1,18 +1,20 @@
-/* One step of the scan for each of (batch, head, head_dim) channels, moving their states on in place. */
+/* One step of the scan for each of (batch, head, head_dim) channels. Their states are advanced in place. */
 #pragma once
 
-#include "kernel.h"
+#include "interface.h"
 
-struct state_update_args {
-    int64_t batch, heads, head_dim, dstate, groups, dt_softplus, A_is_log, threads; /* A_is_log: A holds log(-A) */
-    struct tensor state;             /* (entry, head, head_dim, dstate) */
-    struct tensor x, dt, z, out;     /* (batch, head, head_dim) */
-    struct tensor A;                 /* (head, head_dim, dstate); a stride of 0 in dstate: one exponential serves all */
-    struct tensor B, C;              /* (batch, group, dstate) */
-    struct tensor D, dt_bias;        /* (head, head_dim) */
-    const int32_t *state_indices;    /* (batch,): the entry of each row */
-};
+// clang-format off
+#define STATE_UPDATE_FIELDS(FIELD) \
+    FIELD(integer, batch) FIELD(integer, heads) FIELD(integer, head_dim) FIELD(integer, dstate) \
+    FIELD(integer, groups) FIELD(flag, dt_softplus) \
+    FIELD(flag, A_is_log) /* the tensor A has the values log(-A) */ \
+    FIELD(integer, threads) \
+    FIELD(tensor, state) /* (entry, head, head_dim, dstate) */ \
+    FIELD(tensor, x) FIELD(tensor, dt) FIELD(tensor, z) FIELD(tensor, out) /* (batch, head, head_dim) */ \
+    FIELD(tensor, A) /* (head, head_dim, dstate); a stride of 0 in dstate: one exponential serves all states */ \
+    FIELD(tensor, B) FIELD(tensor, C) /* (batch, group, dstate) */ \
+    FIELD(tensor, D) FIELD(tensor, dt_bias) /* (head, head_dim) */ \
+    FIELD(indices, state_indices) /* (batch,): the entry of each row */
 
-int state_update_base(const struct state_update_args *a);
-int state_update_avx2(const struct state_update_args *a);
-int state_update_avx512(const struct state_update_args *a);
+struct state_update_args { STATE_UPDATE_FIELDS(MEMBER) };
+// clang-format on

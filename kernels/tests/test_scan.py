@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import selective_scan_cpu
 import pytest
 import reference
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-selective_scan_cpu = pytest.importorskip("selective_scan_cpu")
 selective_scan = selective_scan_cpu.selective_scan
 
 # Of the largest output, against float64. For an output of 16 bits, one unit in its last place instead.
@@ -95,7 +95,6 @@ def test_dtypes(dtype, channel_last):
     assert error(out, expected(inputs, True)[0]) < ACCURACY[dtype]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 600), st.integers(1, 20)),
     delta_scale=st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 30.0]),
@@ -129,7 +128,6 @@ def test_constant_step_over_a_long_sequence(delta):
     assert error(selective_scan(*inputs), expected(inputs, False)[0]) < ACCURACY[torch.float32]
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(8, 40), st.integers(1, 200), st.integers(1, 18)),
     kinds=st.sampled_from(KINDS[:4]),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import selective_scan_cpu as kernels
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-kernels = pytest.importorskip("selective_scan_cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -17,7 +17,6 @@ def randn(seed, *shapes):
     return [torch.randn(*shape, generator=rng) for shape in shapes]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     batch=st.integers(1, 3),
     heads=st.sampled_from([0, 1, 2, 4]),  # 0: no axis of heads
@@ -66,7 +65,6 @@ def test_state_update(batch, heads, dim, dstate, tied, optional, dtype, seed):
     assert torch.equal(states[row], untouched)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 2),
     seqlen=st.integers(1, 300),
@@ -100,7 +98,6 @@ def test_chunk_scan(batch, seqlen, heads, head_dim, dstate, groups, optional, pa
     reference.assert_close(final, states[:, -1])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 20),
     dim=st.integers(1, 100),
@@ -123,7 +120,6 @@ def test_layer_norm(rows, dim, rms, dtype, residual_dtype, with_bias, seed):
     reference.assert_close(y, want)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 20),
     groups=st.integers(1, 4),

@@ -1,0 +1,1 @@
+../binding/_interface.py

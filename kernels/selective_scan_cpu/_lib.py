@@ -1,0 +1,65 @@
+"""The kernels of libselective_scan_cpu.so. The headers of csrc/selective_scan_cpu/ say what each field means."""
+
+from __future__ import annotations
+
+import math
+
+from ._interface import ABSENT, Floats, Indices, View, load
+
+library = load("selective_scan_cpu")
+
+
+@library.kernel
+def selective_scan_forward(
+    *, batch: int, heads: int, head_dim: int, seqlen: int, dstate: int, groups: int, delta_softplus: bool,
+    tied_A: bool, variable_B: bool, variable_C: bool, threads: int, u: View, delta: View, z: View, out: View, A: View,
+    D: View, delta_bias: View, B: View, C: View, first_state: View = ABSENT, last_state: View = ABSENT,
+    delta_min: float = -math.inf, delta_max: float = math.inf, seq_idx: Indices = 0, rank: int = 0,
+    delta_weight: View = ABSENT, onto: View = ABSENT, scale: float = 1.0,
+) -> None:  # fmt: skip
+    """Stores the scan of u in out."""
+
+
+@library.kernel
+def selective_scan_backward(
+    *, batch: int, heads: int, head_dim: int, seqlen: int, dstate: int, groups: int, delta_softplus: bool,
+    tied_A: bool, variable_B: bool, variable_C: bool, threads: int, u: View, delta: View, z: View, out: View = ABSENT,
+    A: View, D: View, delta_bias: View, B: View, C: View, first_state: View = ABSENT, last_state: View = ABSENT,
+    delta_min: float = -math.inf, delta_max: float = math.inf, seq_idx: Indices = 0, rank: int = 0,
+    delta_weight: View = ABSENT, onto: View = ABSENT, scale: float = 1.0,
+    grad_out: View, grad_u: View, grad_delta: View, grad_z: View,
+    grad_A: Floats, grad_D: Floats, grad_bias: Floats, grad_B: Floats, grad_C: Floats,
+    batch_parts: int, channel_parts: int,
+) -> None:  # fmt: skip
+    """Stores the gradients of the inputs, and adds those of B and C."""
+
+
+@library.kernel
+def selective_state_update(
+    *, batch: int, heads: int, head_dim: int, dstate: int, groups: int, dt_softplus: bool, A_is_log: bool,
+    threads: int, state: View, x: View, dt: View, z: View, out: View, A: View, B: View, C: View, D: View,
+    dt_bias: View, state_indices: Indices,
+) -> None:  # fmt: skip
+    """Stores one step of the scan in out, and advances the state."""
+
+
+@library.kernel
+def layer_norm(
+    *, rows: int, dim: int, group: int, rms: bool, gate: int, threads: int, eps: float, x: View, residual: View,
+    z: View, out: View, total: View, weight: View, bias: View,
+) -> None:  # fmt: skip
+    """Stores the norm in out, and x + residual in total."""
+
+
+@library.kernel
+def linear_step(*, rows: int, columns: int, threads: int, weight: View, x: View, bias: View, out: View) -> None:
+    """Stores weight x + bias in out."""
+
+
+@library.kernel
+def mamba_mixer_step(
+    *, inner: int, dstate: int, rank: int, width: int, features: int, threads: int, x: View, out: View,
+    in_weight: View, in_bias: View, conv_weight: View, conv_bias: View, conv_state: View, x_weight: View,
+    dt_weight: View, dt_bias: View, A_log: View, D: View, state: View, out_weight: View, out_bias: View,
+) -> None:  # fmt: skip
+    """Stores the mixer's result for one token in out, and advances both states."""
