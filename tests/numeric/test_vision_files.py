@@ -175,9 +175,7 @@ def expected(photo, size=32):
 
 
 def assert_seen(path, photo, loose=1e-5, **options):
-    torch.testing.assert_close(
-        images.read(path, 32, **options).double(), expected(photo), rtol=0, atol=loose
-    )
+    torch.testing.assert_close(images.read(path, 32, **options).double(), expected(photo), rtol=0, atol=loose)
 
 
 def test_an_image_is_seen_as_the_original_sees_it(photo, tmp_path):

@@ -42,7 +42,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cpu(tmp_path: Path, locked: Path) -> PatchSet:
-    return PatchSet(shutil.copytree(locked, tmp_path / "patches/demo/1.0/cpu"))
+    return PatchSet(shutil.copytree(locked, tmp_path / "patches/demo/cpu"))
 
 
 def refusal(tree: Path, *sets: PatchSet) -> PatchError:
@@ -68,7 +68,7 @@ def test_sets_stack_and_a_later_patch_sees_the_earlier_ones_lines(
 ) -> None:
     after = ONE_AFTER.replace("one four\n", "one IV\n")
     upper = write_set(
-        tmp_path / "patches/demo/1.0/upper",
+        tmp_path / "patches/demo/upper",
         {"0001-again.patch": diff("setup.py", ONE_AFTER, after)},
         after="cpu",
     )
@@ -107,7 +107,7 @@ def test_applying_a_set_twice_is_refused(tree: Path, cpu: PatchSet) -> None:
 
 def test_a_patch_that_appends_is_not_applied_twice(tmp_path: Path, tree: Path) -> None:
     appends = {"0001-end.patch": diff("README", "read\n", "read\nmore\n")}
-    item = lock(write_set(tmp_path / "patches/demo/1.0/end", appends), tree)
+    item = lock(write_set(tmp_path / "patches/demo/end", appends), tree)
     apply_sets(tree, [item])
     assert "is already applied" in refusal(tree, item).what
     assert (tree / "README").read_text() == "read\nmore\n"
@@ -142,7 +142,7 @@ def test_a_link_in_the_tree_is_not_followed_out_of_it(tmp_path: Path, tree: Path
 
 
 def test_an_overlay_over_a_file_of_the_source_is_refused(tmp_path: Path, tree: Path) -> None:
-    item = write_set(tmp_path / "patches/demo/1.0/over", {}, {"README": "ours\n"})
+    item = write_set(tmp_path / "patches/demo/over", {}, {"README": "ours\n"})
     with pytest.raises(PatchError, match="Overlay file README"):
         refresh_lock(tree, [item])
     assert (tree / "README").read_text() == "read\n"
@@ -219,7 +219,7 @@ def test_patch_ng_takes_an_applied_patch_and_we_do_not(tmp_path: Path, tree: Pat
 
 def test_patch_ng_is_not_atomic_and_we_are(tmp_path: Path, tree: Path) -> None:
     both = PATCHES["0001-one.patch"] + PATCHES["0002-two.patch"]
-    item = lock(write_set(tmp_path / "patches/demo/1.0/both", {"0001-both.patch": both}), tree)
+    item = lock(write_set(tmp_path / "patches/demo/both", {"0001-both.patch": both}), tree)
     write_tree(tree, {"demo/core.py": "other\n"})
     refusal(tree, item)
     assert not alone(both, tree, tmp_path)
@@ -228,7 +228,7 @@ def test_patch_ng_is_not_atomic_and_we_are(tmp_path: Path, tree: Path) -> None:
 
 def test_patch_ng_writes_over_an_existing_file_and_we_do_not(tmp_path: Path, tree: Path) -> None:
     made = "--- /dev/null\n+++ b/README\n@@ -0,0 +1 @@\n+ours\n"
-    item = write_set(tmp_path / "patches/demo/1.0/made", {"0001-made.patch": made})
+    item = write_set(tmp_path / "patches/demo/made", {"0001-made.patch": made})
     with pytest.raises(PatchError, match="is refused"):
         refresh_lock(tree, [item])
     assert (tree / "README").read_text() == "read\n"
@@ -241,7 +241,7 @@ def test_patch_ng_strips_dots_and_we_refuse_them(tmp_path: Path, tree: Path) -> 
         .replace("b/setup.py", "b/../setup.py")
     )
     write_tree(tmp_path, {"setup.py": ONE})
-    item = write_set(tmp_path / "patches/demo/1.0/leaves", {"0001-leaves.patch": leaves})
+    item = write_set(tmp_path / "patches/demo/leaves", {"0001-leaves.patch": leaves})
     with pytest.raises(PatchError, match="is refused"):
         refresh_lock(tree, [item])
     assert (tmp_path / "setup.py").read_text() == ONE

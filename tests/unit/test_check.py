@@ -23,7 +23,7 @@ def series(tmp_path: Path) -> PatchSet:
         "0002-second.patch": diff("x.py", FIRST, SECOND),
         "0003-third.patch": diff("x.py", SECOND, THIRD),
     }
-    return write_set(tmp_path / "patches/demo/1.0/cpu", patches)
+    return write_set(tmp_path / "patches/demo/cpu", patches)
 
 
 def verdicts(tmp_path: Path, text: str, series: PatchSet) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_drifted_patch_is_told_with_its_place_and_does_not_hide_later_ones(
 def test_a_fix_that_upstream_has_in_other_words_is_already_upstream_from_its_release_on(
     tmp_path: Path,
 ) -> None:
-    item = write_set(tmp_path / "patches/demo/1.0/cpu", {"0001-fix.patch": diff("x.py", ONE, FIRST)})
+    item = write_set(tmp_path / "patches/demo/cpu", {"0001-fix.patch": diff("x.py", ONE, FIRST)})
     series = item.folder / "patchset.toml"
     series.write_text(series.read_text() + 'upstream = "1.2"\n')
     tree = write_tree(tmp_path / "tree", {"x.py": ONE.replace("one 4\n", "one: 4\n")})
@@ -75,7 +75,7 @@ def test_a_fix_that_upstream_has_in_other_words_is_already_upstream_from_its_rel
 
 
 def test_an_appending_patch_that_upstream_has_is_already_upstream(tmp_path: Path) -> None:
-    item = write_set(tmp_path / "patches/demo/1.0/end", {"0001-end.patch": diff("x.py", ONE, ONE + "more\n")})
+    item = write_set(tmp_path / "patches/demo/end", {"0001-end.patch": diff("x.py", ONE, ONE + "more\n")})
     assert verdicts(tmp_path, ONE + "more\n", item) == ["already upstream"]
 
 
@@ -86,9 +86,7 @@ def test_a_file_that_is_gone_is_drift(tmp_path: Path, series: PatchSet) -> None:
 
 
 def test_a_patch_of_a_file_that_a_lower_set_overlays_is_checked_against_it(tmp_path: Path) -> None:
-    lower = write_set(tmp_path / "patches/demo/1.0/low", {}, {"new.py": ONE})
-    upper = write_set(
-        tmp_path / "patches/demo/1.0/up", {"0001-x.patch": diff("new.py", ONE, FIRST)}, after="low"
-    )
+    lower = write_set(tmp_path / "patches/demo/low", {}, {"new.py": ONE})
+    upper = write_set(tmp_path / "patches/demo/up", {"0001-x.patch": diff("new.py", ONE, FIRST)}, after="low")
     states = check_against(write_tree(tmp_path / "tree", {"x.py": ""}), [lower, upper])
     assert [state.verdict for state in states] == ["applies"]

@@ -378,12 +378,13 @@ class Demo:
         archive = write_sdist(self.mirror / "demo-1.0.tar.gz", [member("demo-1.0/setup.py", text.encode())])
         pin = pin_of(archive)
         source = SOURCE.replace("0" * 64, pin.sha256).replace("size = 1", f"size = {pin.size}")
-        (self.root / "source.toml").write_text(source)
+        (self.root / "releases/1.0/source.toml").write_text(source)
 
 
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Demo:
-    root = tmp_path / "patches/demo/1.0"
+    root = tmp_path / "patches/demo"
+    (root / "releases/1.0").mkdir(parents=True)
     tree = write_tree(tmp_path / "pristine", {"setup.py": BEFORE})
     item = lock(
         write_set(root / "cpu", {"0001-x.patch": diff("setup.py", BEFORE, AFTER)}, {"new.py": "n\n"}), tree
@@ -441,7 +442,7 @@ def test_a_hostile_or_truncated_or_changed_archive_exits_10(run: Run, tmp_path: 
     assert "is not the pinned file" in run(*words).json["error"]["what"]
     write_sdist(archive, [member("demo-1.0/setup.py", b"x"), member("../x", b"x")])
     pin = pin_of(archive)
-    (demo.root / "source.toml").write_text(
+    (demo.root / "releases/1.0/source.toml").write_text(
         SOURCE.replace("0" * 64, pin.sha256).replace("size = 1", f"size = {pin.size}")
     )
     ran = run(*words)

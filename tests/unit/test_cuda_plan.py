@@ -33,7 +33,7 @@ CUDA6 = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
 @pytest.fixture(autouse=True)
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A patches/ folder with one package and one set."""
-    root = write_tree(tmp_path / "patches/demo/1.0", {"source.toml": SOURCE})
+    root = write_tree(tmp_path / "patches/demo", {"releases/1.0/source.toml": SOURCE})
     write_set(root / "cuda", {}, {"new.py": "x"}, revision=3)
     monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
 

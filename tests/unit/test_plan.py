@@ -26,7 +26,7 @@ X86 = replace(HOST, cc=CC, gcc_aarch64=GCC)
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A patches/ folder with one package, two sets."""
-    root = write_tree(tmp_path / "patches/demo/1.0", {"source.toml": SOURCE})
+    root = write_tree(tmp_path / "patches/demo", {"releases/1.0/source.toml": SOURCE})
     write_set(root / "low", {"0001-x.patch": diff("x", "a\n", "b\n")}, revision=2)
     write_set(root / "cpu", {}, {"new.py": "x"}, after="low", revision=5)
     monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
@@ -106,8 +106,8 @@ def test_each_input_changes_the_key(root: Path, monkeypatch: pytest.MonkeyPatch)
     changes = {
         "another overlay file": ("cpu/overlay/new.py", "y"),
         "another patch": ("low/0001-x.patch", diff("x", "a\n", "c\n")),
-        "another archive": ("source.toml", SOURCE.replace("0" * 64, "1" * 64)),
-        "another epoch": ("source.toml", SOURCE.replace("1700000000", "1700000001")),
+        "another archive": ("releases/1.0/source.toml", SOURCE.replace("0" * 64, "1" * 64)),
+        "another epoch": ("releases/1.0/source.toml", SOURCE.replace("1700000000", "1700000001")),
     }
     for label, (name, text) in changes.items():
         write_tree(root, {name: text})
@@ -169,7 +169,7 @@ def test_a_profile_may_ask_for_the_fallback_itself() -> None:
 
 def test_the_fallback_variable_of_one_package_leaves_the_other_alone(tmp_path: Path) -> None:
     other = SOURCE.replace('package = "demo"', 'package = "other"').replace("DEMO_FORCE", "OTHER_FORCE")
-    root = write_tree(tmp_path / "patches/other/1.0", {"source.toml": other})
+    root = write_tree(tmp_path / "patches/other", {"releases/1.0/source.toml": other})
     write_set(root / "cpu", {})
     two = [
         {"name": "demo", "version": "1.0", "patches": ["low"]},

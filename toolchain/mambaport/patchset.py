@@ -1,8 +1,8 @@
-"""Sources and patch sets as data: what stands in ``patches/<package>/<version>/``.
+"""Sources and patch sets as data: what stands in ``patches/<package>/``.
 
-``source.toml`` pins the archives. Each folder beside it is a patch set: ``patchset.toml`` with the reasons,
-numbered patches, an ``overlay/`` of files that are wholly ours, and ``lock.json``. A set can also bring
-packages of ``kernels/`` into the tree.
+``releases/<version>/source.toml`` pins the archives. Each other folder is a patch set: ``patchset.toml`` with
+the reasons, numbered patches, an ``overlay/`` of files that are wholly ours, and ``lock.json``. A set can
+also bring packages of ``kernels/`` into the tree.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class PatchSet:
     """A patch set on disk.
 
     Args:
-        folder: ``patches/<package>/<version>/<set>``.
+        folder: ``patches/<package>/<set>``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -120,7 +120,7 @@ class PatchSet:
         path = folder / "patchset.toml"
         if not path.is_file():
             raise PatchError(
-                f"There is no patch set {self.name} for {folder.parent.parent.name} {folder.parent.name}",
+                f"There is no patch set {self.name} for {folder.parent.name}",
                 found=f"no {path}",
                 expected="a folder with a patchset.toml",
                 hint="`mambaport patches list` shows what there is",
@@ -135,7 +135,7 @@ class PatchSet:
     @property
     def overlays(self) -> list[Path]:
         """The folders laid over the tree: shared ones first, then the set's own."""
-        shared = [patches_root(self.folder) / "shared" / name for name in self.meta.shared]
+        shared = [patches_dir() / "shared" / name for name in self.meta.shared]
         for folder in shared:
             if not folder.is_dir():
                 raise PatchError(
@@ -262,18 +262,13 @@ def kernel_sources(package: str) -> dict[str, Path]:
     return {**python, **sources}
 
 
-def patches_root(folder: Path) -> Path:
-    """The ``patches/`` folder above a set's folder."""
-    return folder.parent.parent.parent
-
-
 def read_source(package: str, version: str) -> Source:
     """The pinned source of a package version.
 
     Raises:
         UsageError: mambaport has no such version, or its source.toml is not valid.
     """
-    path = patches_dir() / package / version / "source.toml"
+    path = patches_dir() / package / "releases" / version / "source.toml"
     if not path.is_file():
         known = ", ".join(f"{name} {number}" for name, number in known_versions())
         raise UsageError(
@@ -285,13 +280,14 @@ def read_source(package: str, version: str) -> Source:
 def known_versions() -> list[tuple[str, str]]:
     """The (package, version) pairs that have a source.toml."""
     return sorted(
-        (path.parent.parent.name, path.parent.name) for path in patches_dir().glob("*/*/source.toml")
+        (path.parent.parent.parent.name, path.parent.name)
+        for path in patches_dir().glob("*/releases/*/source.toml")
     )
 
 
 def all_sets(package: str, version: str) -> list[PatchSet]:
     """Every patch set of a package version, in stacking order."""
-    folder = patches_dir() / package / version
+    folder = patches_dir() / package
     sets = {path.parent.name: PatchSet(path.parent) for path in folder.glob("*/patchset.toml")}
     ordered: list[PatchSet] = []
     below: str | None = None
@@ -314,7 +310,7 @@ def stack(package: str, version: str, names: tuple[str, ...]) -> list[PatchSet]:
     Raises:
         PatchError: a set is missing, or stands on one that the profile does not name before it.
     """
-    sets = [PatchSet(patches_dir() / package / version / name) for name in names]
+    sets = [PatchSet(patches_dir() / package / name) for name in names]
     below: str | None = None
     for item in sets:
         if item.meta.after != below:

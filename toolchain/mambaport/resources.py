@@ -23,7 +23,7 @@ def boards_dir() -> Path:
 
 
 def patches_dir() -> Path:
-    """The patch sets, ``<package>/<version>/<set>/``."""
+    """The patch sets, ``<package>/<set>/``."""
     return _folder("patches")
 
 
