@@ -16,7 +16,7 @@ from mambaport.auditing import Finding, TargetSymbols, audit_wheel
 from mambaport.auditing.elf import Library
 from mambaport.auditing.fatbin import DeviceCode, device_code
 from mambaport.cuda.exports import Exports
-from mambaport.toolchains import CudaGoal, Goal
+from mambaport.goal import CudaGoal, Goal
 from mambaport.wheels import read_wheel
 
 ORIN = CudaGoal("12.6", ("87",), (), "l4t", "2.5")

@@ -11,7 +11,7 @@ from helpers import EM_AARCH64, EM_X86_64, aarch64_library, for_machine, shared_
 from mambaport.auditing import Finding, audit_wheel, require
 from mambaport.auditing.elf import Library
 from mambaport.errors import AuditError
-from mambaport.toolchains import Goal
+from mambaport.goal import Goal
 from mambaport.wheels import read_wheel
 
 PI = Goal("aarch64", "2.28", "cortex-a72")

@@ -17,11 +17,10 @@ from mambaport.cuda.machine import CudaMachine, Gpu, Jetson, Toolkit, read_cuda
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.cuda.toolkit import choose_toolkit
 from mambaport.errors import HostError, MambaportError, UsageError
+from mambaport.goal import CudaGoal
 from mambaport.host import Host, Program
 from mambaport.plan import Plan, make_plan
 from mambaport.profile import Profile, make_profile
-from mambaport.toolchains import CudaGoal
-from mambaport.toolchains.nvcc import gcc_major
 
 GXX = Program("/usr/bin/aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++ (Debian 12.2.0-14) 12.2.0")
 X86 = replace(HOST, gxx_aarch64=(GXX,))
@@ -156,18 +155,6 @@ def test_a_cross_compiler_that_nvcc_does_not_take_is_passed_over_or_said() -> No
     assert made.cuda.tools.cxx == GXX
     alone = plan(host=replace(X86, gxx_aarch64=(newest,)), variant="old")
     assert "g++-13-aarch64-linux-gnu" in refused(HostError, lambda: alone.require(building=True))
-
-
-@pytest.mark.parametrize(
-    ("version", "major"),
-    [
-        (GXX.version, 12),
-        ("g++ (Ubuntu 11.4.0-1ubuntu1~22.04) 11.4.0", 11),
-        ("Debian clang version 14.0.6", None),
-    ],
-)
-def test_the_major_of_a_gcc(version: str, major: int | None) -> None:
-    assert gcc_major(Program("/x", version)) == major
 
 
 @pytest.mark.parametrize(

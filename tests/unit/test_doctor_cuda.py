@@ -15,10 +15,10 @@ from mambaport.cuda.machine import Gpu, read_cuda
 from mambaport.doctoring.checks import Check
 from mambaport.doctoring.cuda import cuda_checks, cuda_facts, gpu_checks
 from mambaport.doctoring.examine import examine
+from mambaport.goal import CudaGoal
 from mambaport.host import Host, read_host
 from mambaport.profile import find_profile
 from mambaport.store import Store
-from mambaport.toolchains import CudaGoal
 
 ORIN = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
 PROFILE = find_profile("jetson").with_variant("jetpack6")

@@ -122,3 +122,19 @@ def test_the_compiler_that_the_user_names_is_taken(tmp_path: Path, monkeypatch: 
 def test_facts_of_this_machine_can_be_replaced() -> None:
     other = replace(read_host(), cores=3)
     assert (other.cores, other.arch) == (3, read_host().arch)
+
+
+@pytest.mark.parametrize(
+    ("version", "family", "major"),
+    [
+        ("gcc (Debian 12.2.0-14) 12.2.0", "gcc", 12),
+        ("cc (Debian 10.2.1-6) 10.2.1 20210110", "gcc", 10),
+        ("aarch64-linux-gnu-g++ (Ubuntu 11.4.0-1ubuntu1~22.04) 11.4.0", "gcc", 11),
+        ("gcc-14 (GCC) 14.2.1 20240912 (Red Hat 14.2.1-3)", "gcc", 14),
+        ("Debian clang version 14.0.6", "clang", 14),
+        ("clang version 18.1.3 (1ubuntu1)", "clang", 18),
+        ("tcc version 0.9.27 (x86_64 Linux)", None, None),
+    ],
+)
+def test_family_and_major_of_a_compiler(version: str, family: str | None, major: int | None) -> None:
+    assert (Program("/x", version).family, Program("/x", version).major) == (family, major)

@@ -9,7 +9,7 @@ from helpers import EM_X86_64, aarch64_library, for_machine
 
 from mambaport.auditing.elf import Library
 from mambaport.auditing.isa import above, code_words, isa_finding
-from mambaport.toolchains import Goal
+from mambaport.goal import Goal
 
 DATA = Path(__file__).with_name("data")
 

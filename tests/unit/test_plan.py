@@ -235,3 +235,31 @@ def test_a_plan_prints_as_plain_data_with_digests() -> None:
     assert len(one["patch_sets"][0]["patches"][0]["sha256"]) == 64
     assert one["patch_sets"][1]["overlay"] == ["new.py"]
     assert data["toolchain"]["name"] == "zig"
+
+
+@pytest.mark.parametrize("old", ["gcc (Debian 9.3.0-1) 9.3.0", "Debian clang version 13.0.1"])
+def test_a_compiler_too_old_for_the_kernels_gives_way_to_zig(old: str) -> None:
+    here = replace(PI, cc=Program("/usr/bin/cc", old))
+    assert whole(host=here).toolchain.name == "zig"
+    with pytest.raises(HostError) as caught:
+        whole(host=here, toolchain="native")
+    assert "the kernels need" in str(caught.value.found)
+
+
+@pytest.mark.parametrize(
+    ("version", "cpu", "option"),
+    [
+        ("gcc (Debian 12.2.0-14) 12.2.0", "cortex-a72", "-mcpu=cortex-a72"),
+        ("gcc (Debian 12.2.0-14) 12.2.0", "generic", "-march=armv8-a"),
+        ("gcc (Debian 12.2.0-14) 12.2.0", "neoverse-v3ae", "-march=armv8.6-a+fp16"),
+        ("gcc (GCC) 15.1.0", "neoverse-v3ae", "-mcpu=neoverse-v3ae"),
+        ("Debian clang version 14.0.6", "cortex-a78ae", "-march=armv8.2-a+fp16+dotprod+rcpc"),
+        ("an unknown compiler", "cortex-a78ae", "-mcpu=cortex-a78ae"),
+    ],
+)
+def test_a_compiler_older_than_the_cpu_gets_the_cpus_architecture(
+    version: str, cpu: str, option: str, tmp_path: Path
+) -> None:
+    target = {"arch": "aarch64", "glibc": "2.28", "cpu": cpu}
+    made = whole(profile(target=target), host=replace(PI, cc=Program("/usr/bin/cc", version)))
+    assert made.toolchain.compiler(made.host, made.goal, None, tmp_path).cflags == option

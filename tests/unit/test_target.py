@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mambaport.errors import InstallError
+from mambaport.goal import Goal
 from mambaport.installing.target import check_target, missing_requirements
 from mambaport.interpreter import Interpreter, Package, Torch, read_interpreter
 from mambaport.profile import find_profile
-from mambaport.toolchains import Goal
 
 PI = Goal("aarch64", "2.28", "cortex-a72")
 RPI = find_profile("rpi")

@@ -30,6 +30,8 @@ class Cpu(Model):
     """What the CPU has beyond ARMv8.0-A with NEON, by the names of LLVM's ``-mattr``."""
     gcc: str
     """The option that selects the CPU, for gcc and clang: ``-mcpu=cortex-a72``."""
+    march: str
+    """The architecture that the CPU has, for compilers that do not know the CPU: ``armv8.2-a+fp16``."""
     gcc_since: int
     """The first gcc major that knows the option."""
     clang_since: int
@@ -38,6 +40,16 @@ class Cpu(Model):
     """The name that zig's ``-mcpu`` takes: ``cortex_a72``."""
     qemu: str | None = None
     """The CPU that qemu-user emulates in its place; None where the CPU is not emulated."""
+
+    def option(self, family: str | None, major: int | None) -> str:
+        """The option for a compiler: the CPU's own; for a compiler that is older, its architecture's.
+
+        Args:
+            family: ``gcc`` or ``clang``.
+        """
+        since = {"gcc": self.gcc_since, "clang": self.clang_since}.get(family or "")
+        known = since is None or major is None or major >= since
+        return self.gcc if known else f"-march={self.march}"
 
 
 class System(Model):

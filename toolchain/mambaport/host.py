@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from mambaport.settings import Settings, read_settings
 DEVICE_MODEL = Path("/proc/device-tree/model")
 OS_RELEASE = Path("/etc/os-release")
 MEMINFO = Path("/proc/meminfo")
+# gcc ends its line with the version, after whose build it is; clang names it.
+_GCC = re.compile(r"\S*(?:gcc|g\+\+|cc|c\+\+)\S* \(.*?\) (\d+)\.")
+_CLANG = re.compile(r"\bclang version (\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,17 @@ class Program:
 
     path: str
     version: str
+
+    @property
+    def family(self) -> str | None:
+        """``gcc`` or ``clang``; None for another program."""
+        return "gcc" if _GCC.match(self.version) else "clang" if _CLANG.search(self.version) else None
+
+    @property
+    def major(self) -> int | None:
+        """The major version of a gcc or clang."""
+        found = _GCC.match(self.version) or _CLANG.search(self.version)
+        return int(found[1]) if found else None
 
     @property
     def sha256(self) -> str:

@@ -11,13 +11,13 @@ from mambaport.boards import boards, find_cpu, find_platform
 from mambaport.cuda.resolve import CudaOptions, CudaPlan, goal_of, resolve_cuda
 from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import HostError, UsageError
+from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.patchset import PatchSet, Source, read_source, stack
 from mambaport.pins import Pin
 from mambaport.profile import PackageChoice, Profile
 from mambaport.settings import Settings, is_true, read_settings
-from mambaport.toolchains import TOOLCHAINS, Goal, Toolchain, choose
-from mambaport.toolchains.nvcc import NvccCross, NvccNative
+from mambaport.toolchains import TOOLCHAINS, Toolchain, choose
 
 # Goes up when building the same inputs gives other bytes.
 BUILD_FORMAT = 1
@@ -249,9 +249,9 @@ def _choose(
 def _plan_cuda(
     profile: Profile, goal: Goal, host: Host, tool: Toolchain, options: CudaOptions
 ) -> tuple[CudaPlan | None, HostError | None]:
-    if isinstance(tool, (NvccNative, NvccCross)):
+    if tool.cuda is not None:
         try:
-            return resolve_cuda(profile, goal, host, tool, options), None
+            return resolve_cuda(profile, goal, host, tool.cuda, options), None
         except HostError as fault:
             return None, fault
     if given := options.given():

@@ -15,7 +15,7 @@ from mambaport.auditing.isa import isa_finding
 from mambaport.auditing.records import record_findings
 from mambaport.digests import file_sha256
 from mambaport.errors import AuditError
-from mambaport.toolchains import Goal
+from mambaport.goal import Goal
 from mambaport.wheels import UNREADABLE_ZIP, Wheel
 
 

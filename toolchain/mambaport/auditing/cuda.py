@@ -11,7 +11,7 @@ from mambaport.auditing.fatbin import DeviceCode, device_code
 from mambaport.auditing.findings import Finding, judge
 from mambaport.boards import newest_libstdcxx
 from mambaport.cuda.exports import Exports
-from mambaport.toolchains import CudaGoal, Goal
+from mambaport.goal import CudaGoal, Goal
 from mambaport.wheels import Wheel
 
 _GLIBCXX = re.compile(r"GLIBCXX_3\.4\.(\d+)")

@@ -14,7 +14,7 @@ from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import Symbol, SymbolTableSection
 
 from mambaport.auditing.findings import Finding, judge
-from mambaport.toolchains import Goal
+from mambaport.goal import Goal
 from mambaport.wheels import Wheel
 
 MACHINES = {"EM_AARCH64": "aarch64", "EM_X86_64": "x86_64", "EM_ARM": "armv7l", "EM_386": "i686"}

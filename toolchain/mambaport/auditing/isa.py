@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mambaport.auditing.elf import Library
 from mambaport.auditing.findings import Finding, judge
 from mambaport.boards import find_cpu
-from mambaport.toolchains import Goal
+from mambaport.goal import Goal
 
 
 class Group(NamedTuple):

@@ -13,10 +13,10 @@ from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel
 from mambaport.building.target_torch import given_exports, stored_exports
 from mambaport.cli.options import FILE, Session, output_options
 from mambaport.errors import AuditError
+from mambaport.goal import Goal
 from mambaport.host import read_host
 from mambaport.plan import choose_variant, resolve_goal
 from mambaport.profile import find_profile
-from mambaport.toolchains import Goal
 from mambaport.wheels import read_wheel
 
 MARKS = {"pass": "[good]✓[/good]", "fail": "[bad]✗[/bad]", "skip": "[quiet]-[/quiet]"}

@@ -12,12 +12,12 @@ from mambaport.cuda.toolkit import ChosenToolkit, choose_toolkit
 from mambaport.cuda.torch import TargetTorch, environment_torch, pinned_torch, wheel_torch
 from mambaport.digests import data_sha256
 from mambaport.errors import HostError, MambaportError, UsageError
+from mambaport.goal import CudaGoal, Goal
 from mambaport.host import Host, Program
 from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.profile import CudaTarget, Profile
 from mambaport.settings import Settings
-from mambaport.toolchains import CudaGoal, Goal, Toolchain
-from mambaport.toolchains.nvcc import NvccCross, NvccNative
+from mambaport.toolchains import CudaCompiler
 
 # Libraries of the target that an extension names; the linker is shown empty ones in their place.
 STUBS = ("c10", "torch_cpu", "c10_cuda", "cudart")
@@ -132,7 +132,9 @@ def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
     )
 
 
-def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, options: CudaOptions) -> CudaPlan:
+def resolve_cuda(
+    profile: Profile, goal: Goal, host: Host, compiler: CudaCompiler, options: CudaOptions
+) -> CudaPlan:
     """Finds each part, and holds it against the target.
 
     Raises:
@@ -140,8 +142,7 @@ def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, opti
         HostError: there is no GPU, or no torch, to build for.
     """
     assert goal.cuda is not None
-    assert isinstance(tool, (NvccNative, NvccCross))
-    native = isinstance(tool, NvccNative)
+    native = compiler.native
     cuda, arch = goal.cuda, goal.arch
     if not cuda.sm:
         raise HostError(
@@ -169,7 +170,7 @@ def resolve_cuda(profile: Profile, goal: Goal, host: Host, tool: Toolchain, opti
     cuda = replace(cuda, torch=torch.minor, version=version)
     try:
         toolkit = choose_toolkit(cuda, host, options.cuda_home, native=native)
-        return CudaPlan(cuda, arch, torch, CudaTools(toolkit, _host_compiler(tool, host, toolkit)))
+        return CudaPlan(cuda, arch, torch, CudaTools(toolkit, _host_compiler(compiler, host, toolkit)))
     except HostError as fault:
         return CudaPlan(cuda, arch, torch, fault)
 
@@ -190,19 +191,17 @@ def _torch(profile: Profile, goal: Goal, host: Host, options: CudaOptions, *, na
     return pinned_torch(goal.arch, replace(cuda, torch=options.torch or cuda.torch))
 
 
-def _host_compiler(tool: NvccNative | NvccCross, host: Host, toolkit: ChosenToolkit) -> Program:
-    found = tool.cxx(host, toolkit.newest_gcc)
-    if found is not None:
-        return found
+def _host_compiler(compiler: CudaCompiler, host: Host, toolkit: ChosenToolkit) -> Program:
     newest = toolkit.newest_gcc
-    there = host.cxx if isinstance(tool, NvccNative) else next(iter(host.gxx_aarch64), None)
-    package = f"g++-{newest}" + ("" if isinstance(tool, NvccNative) else "-aarch64-linux-gnu")
+    fitting = compiler.cxx(host, newest)
+    if fitting is not None:
+        return fitting
+    present = compiler.cxx(host)
     raise HostError(
         f"nvcc {toolkit.version} does not work with this g++",
-        found=there.version if there else "none",
+        found=present.version if present else "none",
         expected=f"gcc {newest} or older",
-        hint=f"sudo apt-get install {package}"
-        + (f", then CXX=g++-{newest} CC=gcc-{newest}" if isinstance(tool, NvccNative) else ""),
+        hint=compiler.install(newest),
     )
 
 

@@ -10,9 +10,9 @@ from mambaport.boards import boards, minor_key
 from mambaport.cuda.machine import Toolkit, read_toolkit
 from mambaport.digests import data_sha256
 from mambaport.errors import HostError, UsageError
+from mambaport.goal import CudaGoal
 from mambaport.host import Host
 from mambaport.pins.cuda import CudaRelease, cuda_releases
-from mambaport.toolchains import CudaGoal
 
 
 @dataclass(frozen=True)

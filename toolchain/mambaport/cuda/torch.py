@@ -14,9 +14,9 @@ from packaging.version import Version
 from mambaport.cuda.exports import defined_symbols, has_cxx11_abi
 from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import HostError, UsageError
+from mambaport.goal import CudaGoal
 from mambaport.interpreter import Interpreter
 from mambaport.pins.cuda import TorchRelease, torch_releases
-from mambaport.toolchains import CudaGoal
 from mambaport.wheels import UNREADABLE_ZIP
 
 HEADERS = ("torch/include/*",)

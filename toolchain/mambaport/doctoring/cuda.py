@@ -12,11 +12,11 @@ from mambaport import process
 from mambaport.boards import jetpack_of
 from mambaport.doctoring.checks import Check
 from mambaport.failures import explain
+from mambaport.goal import CudaGoal
 from mambaport.host import Host
 from mambaport.interpreter import python_environment
 from mambaport.profile import Profile
 from mambaport.settings import read_settings
-from mambaport.toolchains import CudaGoal
 
 _ASK = Path(__file__).with_name("ask_torch.py")
 _FULL_POWER = "sudo nvpmodel -m 0 && sudo jetson_clocks"

@@ -9,9 +9,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from mambaport.errors import InstallError, VerifyError
+from mambaport.goal import Goal
 from mambaport.interpreter import Interpreter
 from mambaport.profile import Profile
-from mambaport.toolchains import Goal
 
 
 def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mambaport.errors import HostError
+from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.profile import Profile
-from mambaport.toolchains.base import Compiler, CudaGoal, Goal, Toolchain
+from mambaport.toolchains.base import Compiler, CudaCompiler, Toolchain
 from mambaport.toolchains.gcc import GccAarch64
 from mambaport.toolchains.native import Native
 from mambaport.toolchains.nvcc import NvccCross, NvccNative
@@ -15,7 +16,7 @@ TOOLCHAINS: dict[str, Toolchain] = {
     tool.name: tool for tool in (Native(), Zig(), GccAarch64(), NvccNative(), NvccCross())
 }
 
-__all__ = ["TOOLCHAINS", "Compiler", "CudaGoal", "Goal", "Toolchain", "choose"]
+__all__ = ["TOOLCHAINS", "Compiler", "CudaCompiler", "Toolchain", "choose"]
 
 
 def choose(profile: Profile, host: Host, goal: Goal, asked: str | None = None) -> Toolchain:

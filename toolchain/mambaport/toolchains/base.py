@@ -6,43 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mambaport.host import Host
+from mambaport.boards import find_cpu
+from mambaport.goal import Goal
+from mambaport.host import Host, Program
 from mambaport.pins import Pin
 
-
-@dataclass(frozen=True)
-class CudaGoal:
-    """The CUDA side of a goal: which GPUs, and the torch that the extensions are tied to."""
-
-    version: str
-    """CUDA of the target, ``12.6``; a wheel needs its major version."""
-    sm: tuple[str, ...]
-    """``("87",)``: one cubin each, and no others."""
-    ptx: tuple[str, ...]
-    """Architectures whose PTX is in the wheel too."""
-    flavour: str
-    """``l4t``, ``sbsa`` or ``desktop``."""
-    torch: str
-    """torch's minor, ``2.5``."""
-
-    @property
-    def major(self) -> int:
-        return int(self.version.split(".", maxsplit=1)[0])
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What to compile for: the profile's target with ``host`` resolved."""
-
-    arch: str
-    glibc: str
-    """The newest glibc whose symbols may be used."""
-    cpu: str
-    cuda: CudaGoal | None = None
-
-    @property
-    def platform_tag(self) -> str:
-        return f"linux_{self.arch}"
+# The oldest compilers that compile the kernels.
+LEAST = {"gcc": 10, "clang": 14}
 
 
 @dataclass(frozen=True)
@@ -55,15 +25,34 @@ class Compiler:
     environment: tuple[tuple[str, str], ...] = ()
 
 
+class CudaCompiler(Protocol):
+    """The CUDA side of a toolchain: nvcc with a C++ compiler for the target. The plan chooses the nvcc."""
+
+    @property
+    def native(self) -> bool:
+        """Whether it compiles for the machine that it runs on."""
+
+    def cxx(self, host: Host, newest: int | None = None) -> Program | None:
+        """The C++ compiler, for an nvcc that accepts gcc up to the major ``newest``; None where none fits."""
+
+    def install(self, newest: int | None) -> str:
+        """The command that brings such a C++ compiler."""
+
+
 class Toolchain(Protocol):
     """A C compiler for a target."""
+
+    @property
+    def cuda(self) -> CudaCompiler | None:
+        """Its CUDA compiler; None where it compiles C alone."""
 
     @property
     def name(self) -> str:
         """As profiles and ``--toolchain`` call it."""
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
-        """Why it cannot do the work on this machine, with the hint; None when it can."""
+        """Why it cannot do the work on this machine, with the hint: no compiler, or one that is too old. None
+        when it can."""
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         """What must be fetched for it."""
@@ -78,11 +67,18 @@ class Toolchain(Protocol):
         """How to call it. ``tools`` is where its pins are unpacked; ``scratch`` takes caches."""
 
 
-def gcc_flags(goal: Goal) -> str:
-    """The flags that keep gcc at or below the target's CPU."""
-    if goal.arch == "aarch64":
-        return "-march=armv8-a" if goal.cpu == "generic" else f"-mcpu={goal.cpu}"
-    return "-march=x86-64" if goal.cpu == "generic" else f"-march={goal.cpu}"
+def gcc_flags(goal: Goal, program: Program) -> str:
+    """The option that keeps a gcc or clang at or below the target's CPU."""
+    return find_cpu(goal.cpu, goal.arch).option(program.family, program.major)
+
+
+def too_old(program: Program) -> str | None:
+    """Why a compiler cannot compile the kernels; None where it can, or where its version is not known."""
+    least = LEAST.get(program.family or "")
+    if least is None or program.major is None or program.major >= least:
+        return None
+    family = program.family
+    return f"{program.path} is {family} {program.major}, and the kernels need {family} {least} or newer"
 
 
 def newer_glibc(one: str, other: str) -> str:

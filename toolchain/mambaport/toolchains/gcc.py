@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, Goal, gcc_flags, newer_glibc
+from mambaport.toolchains.base import Compiler, gcc_flags, newer_glibc, too_old
 
 
 class GccAarch64:
     name = "gcc-aarch64"
+    cuda = None
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if goal.arch != "aarch64":
@@ -21,7 +23,7 @@ class GccAarch64:
                 "no aarch64-linux-gnu-gcc on PATH; "
                 "`sudo apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross` brings it"
             )
-        return None
+        return too_old(host.gcc_aarch64)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         return ()
@@ -35,4 +37,4 @@ class GccAarch64:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.gcc_aarch64 is not None
-        return Compiler(shlex.quote(host.gcc_aarch64.path), gcc_flags(goal))
+        return Compiler(shlex.quote(host.gcc_aarch64.path), gcc_flags(goal, host.gcc_aarch64))

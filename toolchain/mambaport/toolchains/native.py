@@ -5,20 +5,22 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, Goal, gcc_flags, newer_glibc
+from mambaport.toolchains.base import Compiler, gcc_flags, newer_glibc, too_old
 
 
 class Native:
     name = "native"
+    cuda = None
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if host.arch != goal.arch:
             return f"it compiles for {host.arch}, not for {goal.arch}"
         if host.cc is None:
             return "no C compiler (cc) on PATH; `sudo apt-get install gcc libc6-dev` brings one"
-        return None
+        return too_old(host.cc)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         return ()
@@ -32,4 +34,4 @@ class Native:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.cc is not None
-        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal))
+        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal, host.cc))

@@ -6,27 +6,51 @@ torch and Python it compiles for, the plan works out (:mod:`mambaport.cuda.resol
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from pathlib import Path
 
+from mambaport.goal import Goal
 from mambaport.host import Host, Program
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, Goal, gcc_flags, newer_glibc
+from mambaport.toolchains.base import Compiler, CudaCompiler, gcc_flags, newer_glibc, too_old
+
+
+class _NativeCuda:
+    native = True
+
+    def cxx(self, host: Host, newest: int | None = None) -> Program | None:
+        return host.cxx if host.cxx and _fits(host.cxx, newest) else None
+
+    def install(self, newest: int | None) -> str:
+        if newest is None:
+            return "sudo apt-get install g++"
+        return f"sudo apt-get install g++-{newest}, then CXX=g++-{newest} CC=gcc-{newest}"
+
+
+class _CrossCuda:
+    native = False
+
+    def cxx(self, host: Host, newest: int | None = None) -> Program | None:
+        return next((found for found in host.gxx_aarch64 if _fits(found, newest)), None)
+
+    def install(self, newest: int | None) -> str:
+        version = "" if newest is None else f"-{newest}"
+        return f"sudo apt-get install g++{version}-aarch64-linux-gnu"
 
 
 class NvccNative:
     name = "nvcc-native"
+    cuda: CudaCompiler = _NativeCuda()
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if goal.cuda is None:
             return "the profile has no GPU"
         if host.arch != goal.arch:
             return f"it compiles for {host.arch}, not for {goal.arch}"
-        if self.cxx(host) is None or host.cc is None:
-            return "no C++ compiler (g++) on PATH; `sudo apt-get install g++` brings one"
-        return None
+        if host.cxx is None or host.cc is None:
+            return f"no C++ compiler (g++) on PATH; `{self.cuda.install(None)}` brings one"
+        return too_old(host.cc) or too_old(host.cxx)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         return ()
@@ -44,30 +68,28 @@ class NvccNative:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.cc is not None
-        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal))
-
-    def cxx(self, host: Host, newest: int | None = None) -> Program | None:
-        """The C++ compiler, for an nvcc that accepts gcc up to ``newest``."""
-        return host.cxx if host.cxx and _fits(host.cxx, newest) else None
+        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal, host.cc))
 
 
 class NvccCross:
     name = "nvcc-cross"
+    cuda: CudaCompiler = _CrossCuda()
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if goal.cuda is None:
             return "the profile has no GPU"
         if goal.arch != "aarch64":
             return f"it compiles for aarch64, not for {goal.arch}"
-        if self.cxx(host) is None:
-            return "no aarch64-linux-gnu-g++ on PATH; `sudo apt-get install g++-aarch64-linux-gnu` brings it"
-        return None
+        cxx = self.cuda.cxx(host)
+        if cxx is None:
+            return f"no aarch64-linux-gnu-g++ on PATH; `{self.cuda.install(None)}` brings it"
+        return too_old(cxx)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         return ()
 
     def identity(self, host: Host) -> dict[str, str]:
-        cxx = self.cxx(host)
+        cxx = self.cuda.cxx(host)
         return {"name": self.name, **({"cxx": cxx.identity} if cxx else {})}
 
     def glibc(self, host: Host, goal: Goal) -> str:
@@ -75,22 +97,13 @@ class NvccCross:
         return goal.glibc
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
-        cxx = self.cxx(host)
+        cxx = self.cuda.cxx(host)
         assert cxx is not None
         gcc = Path(cxx.path).name.replace("g++", "gcc")
-        return Compiler(shlex.quote(shutil.which(gcc) or gcc), gcc_flags(goal))
-
-    def cxx(self, host: Host, newest: int | None = None) -> Program | None:
-        """The C++ compiler, for an nvcc that accepts gcc up to ``newest``."""
-        return next((found for found in host.gxx_aarch64 if _fits(found, newest)), None)
-
-
-def gcc_major(program: Program) -> int | None:
-    """The major version of a g++; None for another compiler."""
-    said = re.search(r"(?:g\+\+|gcc|c\+\+)\S* .*?(\d+)\.\d+\.\d+$", program.version)
-    return int(said[1]) if said else None
+        return Compiler(shlex.quote(shutil.which(gcc) or gcc), gcc_flags(goal, cxx))
 
 
 def _fits(program: Program, newest: int | None) -> bool:
-    major = gcc_major(program)
-    return newest is None or major is None or major <= newest
+    if newest is None or program.family != "gcc" or program.major is None:
+        return True
+    return program.major <= newest

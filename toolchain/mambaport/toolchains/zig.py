@@ -6,13 +6,16 @@ import shlex
 from pathlib import Path
 
 from mambaport import pins as pinned
+from mambaport.boards import find_cpu
+from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, Goal
+from mambaport.toolchains.base import Compiler
 
 
 class Zig:
     name = "zig"
+    cuda = None
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if pinned.zig().for_host(host.arch) is None:
@@ -32,7 +35,7 @@ class Zig:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert tools is not None
-        cpu = {"generic": "baseline"}.get(goal.cpu, goal.cpu.replace("-", "_"))
+        cpu = find_cpu(goal.cpu, goal.arch).zig
         target = f"-target {goal.arch}-linux-gnu.{goal.glibc} -mcpu={cpu}"
         caches = (("ZIG_GLOBAL_CACHE_DIR", "zig-global"), ("ZIG_LOCAL_CACHE_DIR", "zig-local"))
         return Compiler(
