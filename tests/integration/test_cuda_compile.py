@@ -25,7 +25,7 @@ from mambaport.pipeline import Pipeline
 from mambaport.plan import make_plan
 from mambaport.profile import find_profile
 from mambaport.report import Report
-from mambaport.sources import Fetcher
+from mambaport.sources import Fetcher, Workshop
 from mambaport.sources.index import index_settings
 from mambaport.store import Store
 
@@ -80,9 +80,10 @@ class Machine:
         fetcher = Fetcher(store, index_settings(None, None), report)
         cross = replace(host, cuda=read_cuda(folder, {}))
         plan = make_plan(find_profile("jetson"), cross, variant="jetpack7", environ={})
-        self.pipeline = Pipeline(plan, store, fetcher, report)
+        shop = Workshop(store, fetcher, report, cross)
+        self.pipeline = Pipeline(plan, shop)
         assert plan.cuda is not None
-        parts = cuda_parts(store, fetcher, plan.cuda, cross, report)
+        parts = cuda_parts(shop, plan.cuda)
         self.stubs = folder / "stubs"
         self.stubs.mkdir()
         for name in ("c10", "cudart"):

@@ -27,7 +27,7 @@ from mambaport.pipeline import Pipeline
 from mambaport.plan import make_plan
 from mambaport.profile import Profile, find_profile
 from mambaport.report import Report
-from mambaport.sources import Fetcher
+from mambaport.sources import Fetcher, Workshop
 from mambaport.sources.index import index_settings
 from mambaport.store import Store
 
@@ -89,10 +89,11 @@ def ground(
     plan = make_plan(profile, host, variant=variant, environ={}, cuda=options)
     plan.require(building=True)
     assert plan.cuda is not None
-    pipeline = Pipeline(plan, store, fetcher, report)
+    shop = Workshop(store, fetcher, report, host)
+    pipeline = Pipeline(plan, shop)
     for package in plan.packages:
         pipeline.patch(package, folder / package.name)
-    parts = cuda_parts(store, fetcher, plan.cuda, host, report)
+    parts = cuda_parts(shop, plan.cuda)
     scratch = folder / "scratch"
     scratch.mkdir()
     path = write_config(plan.cuda, parts, store, scratch, jobs=1)
@@ -122,7 +123,7 @@ def test_the_parts_are_those_of_the_variant(cross: Ground) -> None:
     assert (cuda.tools.toolkit.version, cuda.torch.version) == CROSS[plan.variant]
     assert cross.config["sm"] == ["87"]
     assert cross.config["cxx11_abi"] == 1
-    parts = cuda_parts(cross.pipeline.store, cross.pipeline.fetcher, cuda, plan.host, cross.pipeline.report)
+    parts = cuda_parts(cross.pipeline.shop, cuda)
     exports = read_exports(parts.torch.exports)
     assert exports.cxx11_abi
     assert {"libc10.so", "libc10_cuda.so", "libtorch_cpu.so"} <= set(exports.libraries)
@@ -194,7 +195,7 @@ def _pinned_parts(shared: Path, host: Any, folder: Path) -> tuple[Path, Path]:
     plain = replace(host, cuda=read_cuda(folder, {}))
     plan = make_plan(find_profile("jetson"), plain, variant="jetpack7", environ={})
     assert plan.cuda is not None
-    parts = cuda_parts(store, fetcher, plan.cuda, plain, report)
+    parts = cuda_parts(Workshop(store, fetcher, report, plain), plan.cuda)
     return parts.home, parts.torch.include
 
 

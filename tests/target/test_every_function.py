@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mambaport.cli.options import open_session
-from mambaport.host import read_host
 from mambaport.verifying import prepare_emulation
 from mambaport.verifying.emulation import unpack_wheels
 
@@ -17,9 +16,7 @@ NUMERIC = Path(__file__).parents[1] / "numeric"
 
 def test_the_numeric_suite_passes_on_aarch64(wheelhouse: Path, tmp_path: Path) -> None:
     session = open_session(as_json=True, quiet=True)
-    root = prepare_emulation(
-        "bookworm", "cortex-a72", read_host(), session.store, session.fetcher, session.report
-    )
+    root = prepare_emulation("bookworm", "cortex-a72", session.shop)
     site = unpack_wheels(sorted(wheelhouse.glob("*.whl")), tmp_path / "site")
     # pytest is pure Python, so this machine's own copy serves; it comes last, after everything compiled.
     paths = [site, root.site, Path(pytest.__file__).parents[1]]

@@ -14,7 +14,7 @@ import pytest
 
 from mambaport.host import read_host
 from mambaport.report import Report
-from mambaport.sources import Fetcher
+from mambaport.sources import Fetcher, Workshop
 from mambaport.sources.index import index_settings
 from mambaport.store import Store
 from mambaport.verifying.emulation import EmulatedRoot, prepare_emulation, unpack_wheels
@@ -46,7 +46,7 @@ def system(kept: Path, wheels: Path) -> EmulatedRoot:
     """The emulated system."""
     store, report = Store(kept), Report(quiet=True)
     fetcher = Fetcher(store, index_settings(None, None), report)
-    return prepare_emulation("jetpack7", "cortex-a78ae", read_host(), store, fetcher, report)
+    return prepare_emulation("jetpack7", "cortex-a78ae", Workshop(store, fetcher, report, read_host()))
 
 
 @pytest.fixture(scope="module")

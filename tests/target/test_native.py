@@ -16,7 +16,6 @@ from arm_system import aarch64_programs, debian_root, mounted, run_inside
 
 from mambaport import pins
 from mambaport.cli.options import open_session
-from mambaport.host import read_host
 from mambaport.patchset import known_versions, read_source
 from mambaport.sources import Fetcher, unpack_wheel
 from mambaport.verifying import prepare_emulation
@@ -41,9 +40,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             _install_mambaport(root)
             session = open_session(as_json=True, quiet=True)
             _fill_mirror(root / "mirror", session.fetcher)
-            emulated = prepare_emulation(
-                "bookworm", "cortex-a72", read_host(), session.store, session.fetcher, session.report
-            )
+            emulated = prepare_emulation("bookworm", "cortex-a72", session.shop)
             for name in ("mamba", "photo"):
                 _environment(root, f"/{name}")
                 (root / name / SITE / "torch.pth").write_text("/torch\n")

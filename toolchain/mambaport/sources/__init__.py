@@ -4,5 +4,6 @@ from mambaport.sources.archives import unpack_sdist, unpack_wheel
 from mambaport.sources.excerpt import extract_members, take
 from mambaport.sources.fetch import Fetcher
 from mambaport.sources.tree import assemble
+from mambaport.sources.workshop import Workshop
 
-__all__ = ["Fetcher", "assemble", "extract_members", "take", "unpack_sdist", "unpack_wheel"]
+__all__ = ["Fetcher", "Workshop", "assemble", "extract_members", "take", "unpack_sdist", "unpack_wheel"]

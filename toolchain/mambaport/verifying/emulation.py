@@ -15,11 +15,8 @@ from mambaport import process
 from mambaport.boards import find_cpu
 from mambaport.digests import data_sha256
 from mambaport.errors import HostError
-from mambaport.host import Host
 from mambaport.pins import EmulatedSystem
-from mambaport.report import Report
-from mambaport.sources import Fetcher, unpack_wheel
-from mambaport.store import Store
+from mambaport.sources import Workshop, unpack_wheel
 from mambaport.verifying.stand_ins import add_stand_ins
 
 
@@ -61,9 +58,7 @@ class EmulatedRoot:
         return process.run([*qemu, python, *arguments], env=environment, cwd=Path("/"), on_line=on_line)
 
 
-def prepare_emulation(
-    name: str, cpu: str, host: Host, store: Store, fetcher: Fetcher, report: Report
-) -> EmulatedRoot:
+def prepare_emulation(name: str, cpu: str, shop: Workshop) -> EmulatedRoot:
     """An emulated system, on the target's CPU; made the first time.
 
     Raises:
@@ -74,20 +69,22 @@ def prepare_emulation(
     if system is None:
         known = ", ".join(item.name for item in pinned.emulation().system)
         raise HostError(f"There is no emulated system {name}", expected=f"one of: {known}")
+    host = shop.host
     if host.qemu_aarch64 is None:
         raise HostError(
             "aarch64 programs cannot run here",
             found="no qemu-aarch64-static on PATH",
             hint="sudo apt-get install qemu-user-static mmdebstrap",
         )
-    root = _root(system, host, store, fetcher.offline, report)
-    site = _site(system, root, host, store, fetcher, report)
+    root = _root(system, shop)
+    site = _site(system, root, shop)
     return EmulatedRoot(system, host.qemu_aarch64.path, find_cpu(cpu, "aarch64").qemu, root, site)
 
 
-def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, report: Report) -> Path:
+def _root(system: EmulatedSystem, shop: Workshop) -> Path:
+    host, offline = shop.host, shop.fetcher.offline
     key = f"{system.suite}-arm64-{data_sha256(system.packages)[:16]}"
-    ready = store.get("roots", key)
+    ready = shop.store.get("roots", key)
     if ready is not None:
         return ready / "root"
     if offline or host.mmdebstrap is None:
@@ -99,7 +96,7 @@ def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, repor
     program = host.mmdebstrap.path
 
     def build(folder: Path) -> None:
-        with report.working("root", f"Debian {system.suite} arm64") as latest:
+        with shop.report.working("root", f"Debian {system.suite} arm64") as latest:
             finished = process.run(
                 [
                     program,
@@ -123,27 +120,25 @@ def _root(system: EmulatedSystem, host: Host, store: Store, offline: bool, repor
         if not lib.exists():  # from Debian 13 on, the link is made by a script, and extracting runs none
             lib.symlink_to("usr/lib")
 
-    return store.make("roots", key, build) / "root"
+    return shop.store.make("roots", key, build) / "root"
 
 
-def _site(
-    system: EmulatedSystem, root: Path, host: Host, store: Store, fetcher: Fetcher, report: Report
-) -> Path:
+def _site(system: EmulatedSystem, root: Path, shop: Workshop) -> Path:
     key = f"{system.name}-torch-{system.torch}-{data_sha256([pin.sha256 for pin in system.pin])[:16]}"
-    ready = store.get("sites", key)
+    ready = shop.store.get("sites", key)
     if ready is not None:
         return ready
-    assembler = host.gcc_aarch64 or next(iter(host.gxx_aarch64), None)
+    assembler = shop.host.gcc_aarch64 or next(iter(shop.host.gxx_aarch64), None)
     if system.stand_ins and assembler is None:
         raise HostError(
             "The libraries that stand in for CUDA's cannot be made here",
             found="no aarch64-linux-gnu-gcc on PATH",
             hint="sudo apt-get install gcc-aarch64-linux-gnu",
         )
-    wheels = [fetcher.fetch(pin) for pin in system.pin]
+    wheels = [shop.fetcher.fetch(pin) for pin in system.pin]
 
     def build(folder: Path) -> None:
-        with report.working("unpack", f"torch {system.torch} for aarch64 Python {system.python}"):
+        with shop.report.working("unpack", f"torch {system.torch} for aarch64 Python {system.python}"):
             for wheel in wheels:
                 unpack_wheel(wheel, folder)
             if system.stand_ins:
@@ -151,9 +146,9 @@ def _site(
                 scratch = folder.parent / "stand-ins"
                 scratch.mkdir()
                 names = add_stand_ins(folder, root, assembler.path, scratch)
-                report.line("root", f"{len(names)} CUDA libraries stood in for", "there is no GPU here")
+                shop.report.line("root", f"{len(names)} CUDA libraries stood in for", "there is no GPU here")
 
-    return store.make("sites", key, build)
+    return shop.store.make("sites", key, build)
 
 
 def unpack_wheels(wheels: list[Path], folder: Path) -> Path:

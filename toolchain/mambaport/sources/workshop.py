@@ -1,0 +1,20 @@
+"""What the stages work with on one machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mambaport.host import Host
+from mambaport.report import Report
+from mambaport.sources.fetch import Fetcher
+from mambaport.store import Store
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The store, the fetcher that fills it, the report that people read, and the machine."""
+
+    store: Store
+    fetcher: Fetcher
+    report: Report
+    host: Host
