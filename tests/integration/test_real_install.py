@@ -109,7 +109,7 @@ def test_killed_while_installing_a_plain_rerun_heals_the_environment(
     cpu: Any, shared: Path, python: Path, wrong: Path, late: bool
 ) -> None:
     (site,) = (python.parent.parent / "lib").glob("python3*/site-packages")
-    journal = site / ".mambaport-backup" / "journal.json"
+    journal = site.parent / ".mambaport-backup" / "journal.json"
     installed: Callable[[], bool] = lambda: any(site.glob("mamba_ssm-*.dist-info/RECORD"))  # noqa: E731
     victim = started(shared, *install(shared, cpu, python, wrong))
     reach(victim, lambda: journal.is_file() and (installed() or not late))

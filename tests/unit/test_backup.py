@@ -47,6 +47,7 @@ def test_what_was_there_is_put_back_byte_for_byte(site: Path) -> None:
     backup = Backup(site)
     backup.take({"demo": site / "demo-1.0.dist-info", "absent": None})
     assert backup.pending
+    assert read_tree(site) == OLD  # with no file of mambaport's in it
     replace(site)
     removed: list[str] = []
 
@@ -62,9 +63,8 @@ def test_what_was_there_is_put_back_byte_for_byte(site: Path) -> None:
 
 def test_a_record_that_points_outside_is_not_followed(site: Path) -> None:
     Backup(site).take({"demo": site / "demo-1.0.dist-info"})
-    kept = {
-        path.relative_to(site / FOLDER).as_posix() for path in (site / FOLDER).rglob("*") if path.is_file()
-    }
+    folder = site.parent / FOLDER
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert "journal.json" in kept
     assert not any("bin/demo" in name or "passwd" in name for name in kept)
 
@@ -78,11 +78,11 @@ def test_a_dropped_backup_leaves_nothing_behind(site: Path) -> None:
 
 
 def test_a_backup_that_was_cut_off_before_its_journal_is_not_pending(site: Path) -> None:
-    write_tree(site / FOLDER / "files", {"demo/__init__.py": "half"})
+    write_tree(site.parent / FOLDER / "files", {"demo/__init__.py": "half"})
     backup = Backup(site)
     assert not backup.pending
     backup.take({"demo": site / "demo-1.0.dist-info"})
-    assert (site / FOLDER / "files/demo/__init__.py").read_text() == "old\n"
+    assert (site.parent / FOLDER / "files/demo/__init__.py").read_text() == "old\n"
 
 
 @pytest.mark.parametrize("record", [None, ""])

@@ -1,13 +1,15 @@
 """The way back: what an environment had of some packages, kept until the new ones are proven.
 
-The backup lies beside the environment's packages, under a name that Python does not import. As long as its
+The backup lies beside site-packages and not in it, where Python and other tools would find it. As long as its
 journal is there, an installation was begun and not finished; the next one first puts everything back.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ class Backup:
 
     def __init__(self, purelib: Path) -> None:
         self.purelib = purelib
-        self.folder = purelib / FOLDER
+        self.folder = purelib.parent / FOLDER
         self.journal = self.folder / "journal.json"
 
     @property
@@ -41,6 +43,8 @@ class Backup:
             InstallError: the environment cannot be written to.
         """
         try:
+            if not os.access(self.purelib, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.purelib))
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             kept = {}
