@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from mambaport.errors import MambaportError, UsageError
 
@@ -66,13 +67,19 @@ def validate(
     try:
         return model.model_validate(data)
     except ValidationError as fault:
-        faults = [
-            f"{prefix}{'.'.join(str(part) for part in item['loc']) or '(whole file)'}: {item['msg']}"
-            for item in fault.errors()
-        ]
+        faults = [prefix + _fault(item) for item in fault.errors()]
         raise error(
             f"{path} is not valid",
             found="\n".join(faults),
             expected=f"the keys of {model.__name__}, as docs/reference describes them",
             hint="correct these keys",
         ) from None
+
+
+def _fault(item: ErrorDetails) -> str:
+    """A fault as ``key: what is wrong``; a check of several keys names the key itself."""
+    key = ".".join(str(part) for part in item["loc"])
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" and not key:
+        return text
+    return f"{key or '(whole file)'}: {text}"

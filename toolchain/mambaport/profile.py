@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mambaport.boards import cpus, find_cpu, find_gpu, find_platform, minor_key, nearest
@@ -37,13 +37,15 @@ class Target(Model):
     description: str = ""
     """The devices, for people."""
 
-    @model_validator(mode="after")
-    def _cpu_is_known(self) -> Target:
-        if self.arch != "host":
-            _known(find_cpu, self.cpu, self.arch)
-        elif self.cpu not in (names := {cpu.name for cpu in cpus()}):
-            raise ValueError(f"unknown CPU {self.cpu}; {nearest(self.cpu, names)}")
-        return self
+    @field_validator("cpu")
+    @classmethod
+    def _cpu_is_known(cls, name: str, read: ValidationInfo) -> str:
+        arch = read.data.get("arch", "host")
+        if arch != "host":
+            _known(find_cpu, name, arch)
+        elif name not in (names := {cpu.name for cpu in cpus()}):
+            raise ValueError(f"unknown CPU {name}; {nearest(name, names)}")
+        return name
 
 
 class CudaTarget(Model):
@@ -60,18 +62,18 @@ class CudaTarget(Model):
     torch: TorchMinor
     """The torch minor that is built for when none is named; an extension works with no other."""
 
-    @model_validator(mode="after")
-    def _architectures_are_known(self) -> CudaTarget:
-        for sm in (*self.sm, *self.ptx):
-            if sm == "host":
-                continue
-            gpu = _known(find_gpu, sm)
-            if self.version != "host" and not gpu.compiled_by(self.version):
+    @field_validator("sm", "ptx")
+    @classmethod
+    def _architectures_are_known(cls, names: tuple[str, ...], read: ValidationInfo) -> tuple[str, ...]:
+        version = read.data.get("version", "host")
+        for sm in names:
+            gpu = _known(find_gpu, sm) if sm != "host" else None
+            if gpu is not None and version != "host" and not gpu.compiled_by(version):
                 until = f" to {gpu.until}" if gpu.until else " on"
                 raise ValueError(
-                    f"SM {sm} ({gpu.name}) is compiled by CUDA {gpu.since}{until}, not by {self.version}"
+                    f"SM {sm} ({gpu.name}) is compiled by CUDA {gpu.since}{until}, not by {version}"
                 )
-        return self
+        return names
 
 
 class PythonSupport(Model):
