@@ -11,7 +11,8 @@ TORCH_FROM ?=
 
 TOOL    := .venv
 NUMERIC := .venv-numeric
-QUIETLY := --quiet --disable-pip-version-check
+# Errors are shown; what pip warns of (an index that is not there, running as root) is not.
+QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
@@ -47,7 +48,7 @@ $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 
 setup: $(TOOL)/.tool ## install mambaport into .venv
 
-wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheelhouse/
+wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheelhouse/PROFILE/
 	@$(TOOL)/bin/mambaport build --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT))
 
 kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for this machine
@@ -78,9 +79,9 @@ test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## wheels for this machine's NVIDIA 
 	cd tests/gpu && ../../$(NUMERIC)/bin/python -m pytest .
 
 test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter imported and run under emulation
-	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6 --output wheelhouse/jetpack6
-	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 --output wheelhouse/jetpack7
-	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7
+	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
 lint: $(TOOL)/.test ## ruff and strict mypy
 	$(TOOL)/bin/ruff check .

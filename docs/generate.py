@@ -97,7 +97,8 @@ def troubleshooting() -> str:
     lines = [
         "# Troubleshooting by symptom\n",
         "Written by `make docs` from `failures.toml`. The same catalogue answers on the command line:\n",
-        "```console\npython train.py 2>&1 | mambaport doctor --explain -\n```",
+        'In a checkout, after `make setup`:\n\n```console\nexport PATH="$PWD/.venv/bin:$PATH"\n'
+        "python train.py 2>&1 | mambaport doctor --explain -\n```",
     ]
     for title, kind in (("While building or installing", "B"), ("At import or run time", "R")):
         lines.append(f"\n## {title}")

@@ -321,8 +321,8 @@ def test_git_sees_the_patches_and_its_records_stay(run: Run, root: Path) -> None
 def test_the_command_shows_reasons_and_what_comes_next(run: Run, root: Path) -> None:
     ran = run("adopt", root, "--dry-run", "-p", "rpi")
     assert ran.code == 0
-    assert "A reason that is long enough." in ran.err
-    assert "mambaport install -p rpi" in ran.err
+    assert "A reason that is long enough." in ran.out
+    assert "mambaport install -p rpi" in ran.out
     assert "3 files would be written" in ran.err
     assert read_tree(root) == FILES
 

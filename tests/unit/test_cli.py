@@ -200,7 +200,7 @@ def test_profiles_lists_the_built_in_ones(run: Run) -> None:
     ran = run("profiles", "--json")
     assert ran.code == 0
     assert {"rpi-cpu", "cpu"} <= {profile["name"] for profile in ran.json["profiles"]}
-    assert "rpi-cpu" in run("profiles").err
+    assert "rpi-cpu" in run("profiles").out
 
 
 def test_show_resolves_an_alias_to_sources_patches_and_environment(run: Run) -> None:
@@ -230,7 +230,7 @@ def test_doctor_says_what_this_machine_is(run: Run) -> None:
     assert ran.code == 0
     assert ran.json["host"]["arch"] == read_host().arch
     assert ran.json["ok"] is True
-    assert read_host().arch in run("doctor").err
+    assert read_host().arch in run("doctor").out
 
 
 def test_doctor_for_a_profile_gives_a_hint_for_all_that_is_missing(run: Run) -> None:
@@ -313,12 +313,12 @@ def test_install_without_torch_exits_15_and_never_brings_one(run: Run) -> None:
     assert ran.json["error"]["kind"] == "install"
 
 
-def test_install_for_another_machine_points_to_emulation_or_copying(run: Run, tmp_path: Path) -> None:
+def test_install_for_another_machine_points_to_copying(run: Run, tmp_path: Path) -> None:
     arch = "x86_64" if read_host().arch == "aarch64" else "aarch64"
     ran = run("install", "-p", board(tmp_path, arch), "--python", sys.executable, "--offline", "--json")
     assert ran.code == 15
     assert "copy the wheelhouse" in ran.json["error"]["hint"]
-    assert "--emulate" in ran.json["error"]["hint"]
+    assert "--emulate" not in ran.json["error"]["hint"]  # this profile has no emulated system
 
 
 def test_verify_without_the_packages_exits_16_and_says_how_to_install_them(run: Run) -> None:

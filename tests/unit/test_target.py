@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mambaport.errors import InstallError
+from mambaport.errors import InstallError, VerifyError
 from mambaport.goal import Goal
-from mambaport.installing.target import check_target, missing_requirements
+from mambaport.installing.target import check_installed, check_target, missing_requirements
 from mambaport.interpreter import Interpreter, Package, Torch, read_interpreter
 from mambaport.profile import find_profile
 
@@ -57,10 +57,12 @@ def test_an_environment_that_fits_is_accepted(changes: dict[str, object]) -> Non
     ("changes", "found", "hint"),
     [
         ({"arch": "x86_64"}, "x86_64", "--emulate"),
-        ({"arch": "armv7l"}, "armv7l", "copy the wheelhouse"),
+        ({"arch": "armv7l", "bits": 32}, "32 bits, on armv7l", "64-bit system"),
+        ({"arch": "armv8l", "bits": 32}, "armv8l", "64-bit system"),
         ({"version": "3.9.18"}, "CPython 3.9.18", "newer Python"),
         ({"implementation": "PyPy"}, "PyPy", "environment"),
-        ({"bits": 32}, "32 bits", "environment"),
+        ({"bits": 32}, "32 bits, on aarch64", "64-bit system"),
+        ({"bits": 32, "version": "3.9.1"}, "32 bits", "64-bit system"),
         ({"externally_managed": True, "virtual": False}, "/venv/bin/python", "-m venv"),
         ({"torch": None}, "none in /venv", "-m pip install 'torch==2.9.1'"),
         ({"torch": with_torch("2.3.1")}, "torch 2.3.1", "does not replace"),
@@ -73,6 +75,18 @@ def test_an_environment_that_does_not_fit_is_refused_with_the_hint(
         check_target(GOOD.model_copy(update=changes), RPI, PI)
     assert found in str(caught.value.found)
     assert hint in str(caught.value.hint)
+
+
+def test_only_a_profile_with_an_emulated_system_is_pointed_to_it() -> None:
+    jetson = find_profile("jetson").with_variant("jetpack6")
+    wrong = GOOD.model_copy(update={"arch": "x86_64"})
+    with pytest.raises(InstallError) as caught:
+        check_target(wrong, jetson, PI)
+    assert "copy the wheelhouse" in str(caught.value.hint)
+    assert "--emulate" not in str(caught.value.hint)
+    with pytest.raises(VerifyError) as failed:
+        check_installed(wrong, jetson, PI, [])
+    assert "--emulate" not in str(failed.value.hint)
 
 
 def test_only_what_is_missing_or_too_old_is_asked_for() -> None:

@@ -49,8 +49,9 @@ def test_the_wheel_of_exactly_one_version_is_found(tmp_path: Path) -> None:
     with pytest.raises(InstallError, match=r"has no demo 1\.0\+cpu\.3") as caught:
         wheels.find(tmp_path, "demo", "1.0+cpu.3")
     assert newer.name in str(caught.value.found)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InstallError) as caught:
-        wheels.find(tmp_path / "missing", "demo", "1.0")
+        wheels.find(tmp_path / "empty", "demo", "1.0")
     assert "no wheels" in str(caught.value.found)
 
 
@@ -58,3 +59,18 @@ def test_provenance_is_read_from_inside_and_empty_for_foreign_wheels(tmp_path: P
     record = {"demo-1.0+cpu.1.dist-info/provenance.json": json.dumps({"key": "k"}).encode()}
     assert wheels.read_wheel(write_wheel(tmp_path, record)).provenance() == {"key": "k"}
     assert wheels.read_wheel(write_wheel(tmp_path / "other", {})).provenance() == {}
+
+
+def test_a_wheelhouse_is_the_folder_of_a_profile_or_the_one_above(tmp_path: Path) -> None:
+    pi = write_wheel(tmp_path / "rpi", {}, version="1.0+rpi.cpu.1")
+    jetson = write_wheel(tmp_path / "jetson-jetpack6", {}, version="1.0+jetson.orin.1")
+    (tmp_path / "rpi" / "not-a-wheel.whl").write_bytes(b"")
+    for folder in (tmp_path, tmp_path / "rpi"):
+        assert wheels.find(folder, "demo", "1.0+rpi.cpu.1").path == pi
+    assert wheels.find(tmp_path, "demo", "1.0+jetson.orin.1").path == jetson
+    with pytest.raises(InstallError) as caught:
+        wheels.find(tmp_path, "demo", "2.0")
+    assert f"rpi/{pi.name}" in str(caught.value.found)
+    with pytest.raises(InstallError) as caught:
+        wheels.find(tmp_path / "missing", "demo", "1.0")
+    assert "no folder" in str(caught.value.found)

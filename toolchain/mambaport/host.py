@@ -98,6 +98,8 @@ class Host:
     """PATH, where builds look for programs."""
     virtual_env: Path | None = None
     """The active environment."""
+    bits: int = 64
+    """Of the Python that runs mambaport."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "virtual_env": str(self.virtual_env) if self.virtual_env else None}
@@ -123,6 +125,10 @@ class ThisMachine(Host):
     @cached_property
     def system(self) -> str:
         return _os_name()
+
+    @cached_property
+    def bits(self) -> int:
+        return 64 if sys.maxsize > 2**32 else 32
 
     @cached_property
     def device(self) -> str | None:

@@ -97,6 +97,17 @@ class Plan:
             _ = self.cuda.tools
 
     @property
+    def folder(self) -> str:
+        """The folder of this plan's wheels in a wheelhouse: profile, variant, and torch where it is not the
+        profile's own. What pip finds in one folder is for one kind of device."""
+        profile = self.profile
+        parts = [profile.aliases[0] if profile.aliases else profile.name]
+        parts += [self.variant] if self.variant else []
+        if self.cuda is not None and profile.cuda is not None and self.cuda.goal.torch != profile.cuda.torch:
+            parts.append(f"torch{self.cuda.goal.torch}")
+        return "-".join(parts)
+
+    @property
     def native(self) -> bool:
         """Whether this machine is of the target's architecture."""
         return self.host.arch == self.goal.arch

@@ -1,12 +1,18 @@
-"""What people read while mambaport works: plain lines on stderr, and progress on a terminal.
+"""What people read: results on stdout; progress, warnings and errors on stderr.
 
-Stages take a :class:`Report` and know nothing of the command line. stdout stays free for ``--json``.
+Stages take a :class:`Report` and know nothing of the command line. With ``--json``, stdout holds one JSON
+object and what is for people goes to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape as rich_escape
@@ -26,6 +32,11 @@ from mambaport.redaction import redact
 THEME = Theme(
     {"stage": "bold cyan", "good": "green", "bad": "bold red", "warn": "yellow", "quiet": "bright_black"}
 )
+UNBOUNDED = 4000
+"""Columns where no terminal says how many: nothing is wrapped or cut in a file or a pipe."""
+EVERY = 30.0
+"""Seconds between the lines of a long step where there is no terminal."""
+_COUNTER = re.compile(r"^\[(\d+)/(\d+)\]")
 
 
 def escape(text: str) -> str:
@@ -33,27 +44,73 @@ def escape(text: str) -> str:
     return rich_escape(redact(text))
 
 
-class Report:
-    """Writes one line per finished step, and live progress between lines where a terminal shows it."""
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 wheel``, ``2 wheels``."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
-    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True, theme=THEME, highlight=False)
+
+def open_console(*, stderr: bool) -> Console:
+    """A console as wide as the terminal; without one, so wide that nothing is wrapped."""
+    kind = _Errors if stderr else _Console
+    console = kind(stderr=stderr, theme=THEME, highlight=False)
+    if console.is_terminal:
+        return console
+    return kind(stderr=stderr, theme=THEME, highlight=False, width=UNBOUNDED)
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to the command line, which ends with the code for that."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class _Errors(_Console):
+    """A console on stderr. Where that cannot be written to (a full device, a closed pipe), work goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().print(*objects, **options)
+
+
+class Report:
+    """One line per finished step, live progress between lines where a terminal shows it, and results.
+
+    Args:
+        quiet: only warnings and errors.
+        as_json: stdout is for one JSON object; results for people go to stderr.
+        every: seconds between the lines of a long step where there is no terminal.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, every: float = EVERY) -> None:
+        self.console = open_console(stderr=True)
+        self.results = self.console if as_json else open_console(stderr=False)
         self.quiet = quiet
+        self.every = every
 
     def line(self, stage: str, text: str, note: str = "") -> None:
-        """``stage`` in a column of its own, then ``text``, then a dim ``note``."""
+        """A finished step: ``stage`` in a column of its own, then ``text``, then a dim ``note``."""
         if not self.quiet:
-            tail = f"  [quiet]{escape(note)}[/quiet]" if note else ""
-            self.console.print(f"[stage]{stage:<8}[/stage] {escape(text)}{tail}", soft_wrap=True)
+            self._print(self.console, stage, text, note)
+
+    def result(self, stage: str, text: str, note: str = "") -> None:
+        """The same form for what the command was called for."""
+        if not self.quiet:
+            self._print(self.results, stage, text, note)
+
+    @staticmethod
+    def _print(console: Console, stage: str, text: str, note: str) -> None:
+        tail = f"  [quiet]{escape(note)}[/quiet]" if note else ""
+        console.print(f"[stage]{stage:<8}[/stage] {escape(text)}{tail}", soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A line that the user should see even when quiet."""
         self.console.print(f"[warn]warning[/warn]  {escape(text)}", soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """A table or a panel."""
+        """A table of results."""
         if not self.quiet:
-            self.console.print(renderable)
+            self.results.print(renderable)
 
     def success(self, text: str) -> None:
         """The last line of a command that did its work."""
@@ -75,18 +132,40 @@ class Report:
 
     @contextmanager
     def working(self, stage: str, text: str) -> Iterator[Callable[[str], None]]:
-        """A spinner while something runs. Yields a function that shows its latest line."""
-        if self.quiet or not self.console.is_terminal:
+        """While something runs. Yields a function of each line that it prints.
+
+        On a terminal a spinner shows the latest line, and the count of a line that begins with ``[n/m]``.
+        Elsewhere a line every ``every`` seconds says that the step goes on, how long, and how far it is.
+        """
+        if self.quiet:
             yield lambda _line: None
+            return
+        state = _Step()
+        if not self.console.is_terminal:
+            ended = threading.Event()
+            beat = threading.Thread(target=self._beat, args=(stage, text, state, ended), daemon=True)
+            beat.start()
+            try:
+                yield state.take
+            finally:
+                ended.set()
+                beat.join()
             return
         head = f"[stage]{stage:<8}[/stage] {escape(text)}"
         with self.console.status(head) as status:
 
             def latest(line: str) -> None:
-                room = max(10, self.console.width - len(text) - 16)
-                status.update(f"{head} [quiet]{escape(line.strip()[:room])}[/quiet]")
+                state.take(line)
+                room = max(10, self.console.width - len(text) - len(state.count) - 20)
+                status.update(f"{head} {state.count} [quiet]{escape(state.line[:room])}[/quiet]")
 
             yield latest
+
+    def _beat(self, stage: str, text: str, state: _Step, ended: threading.Event) -> None:
+        started = time.monotonic()
+        while not ended.wait(self.every):
+            done = "  ".join(part for part in (state.count, state.line[:200]) if part)
+            self.line(stage, f"{text}: {time.monotonic() - started:.0f} s", done)
 
     @contextmanager
     def steps(self, stage: str, text: str) -> Iterator[Callable[[str, float | None, float | None], None]]:
@@ -105,6 +184,22 @@ class Report:
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(stage, total=None, now="")
             yield lambda now, done, total: bar.update(task, now=escape(now), completed=done or 0, total=total)
+
+
+class _Step:
+    """How far a running program is, by the lines that it prints."""
+
+    def __init__(self) -> None:
+        self.line = ""
+        self.count = ""
+        """``3 of 29 files``, from a line that begins with ``[3/29]``."""
+
+    def take(self, line: str) -> None:
+        text = line.strip()
+        if found := _COUNTER.match(text):
+            self.count = f"{found[1]} of {found[2]} files"
+            text = text[found.end() :].strip()
+        self.line = text or self.line
 
 
 def size_text(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
@@ -76,8 +77,12 @@ def put(wheel: Path, wheelhouse: Path) -> Path:
 
 
 def wheels_in(wheelhouse: Path) -> list[Wheel]:
-    """Every wheel of a folder."""
-    return [read_wheel(path) for path in sorted(wheelhouse.glob("*.whl"))]
+    """Every wheel of a folder, and of the folders of profiles in it. Other files are passed over."""
+    found = []
+    for path in [*sorted(wheelhouse.glob("*.whl")), *sorted(wheelhouse.glob("*/*.whl"))]:
+        with contextlib.suppress(UsageError):
+            found.append(read_wheel(path))
+    return found
 
 
 def find(wheelhouse: Path, name: str, version: str) -> Wheel:
@@ -90,10 +95,11 @@ def find(wheelhouse: Path, name: str, version: str) -> Wheel:
     for wheel in there:
         if wheel.name == name and wheel.version == version:
             return wheel
-    others = ", ".join(wheel.path.name for wheel in there) or "no wheels"
+    others = ", ".join(str(wheel.path.relative_to(wheelhouse)) for wheel in there) or "no wheels"
     raise InstallError(
         f"The wheelhouse has no {name} {version}",
-        found=f"{others} in {wheelhouse}",
-        expected=f"{name}-{version}",
-        hint="`mambaport build` with the same profile makes it; --wheelhouse names another folder",
+        found=f"{others} in {wheelhouse}" if wheelhouse.is_dir() else f"no folder {wheelhouse}",
+        expected=f"{name}-{version} in {wheelhouse}, or in a folder of it",
+        hint="`mambaport build` with the same profile makes it, in wheelhouse/PROFILE; --wheelhouse names "
+        "that folder or the one above it",
     )

@@ -11,10 +11,12 @@ from mambaport.errors import FetchError, HostError
 from mambaport.pins.cuda import CudaRelease, DebianPackage
 from mambaport.report import Report, size_text
 from mambaport.sources import Workshop, take, unpack_wheel
+from mambaport.store import Store
 
 APT_HELPER = Path("/usr/lib/apt/apt-helper")
 # Folders that nvcc looks in for a target, by its host compiler's machine.
 TARGETS = ("aarch64-linux", "sbsa-linux", "x86_64-linux")
+_HINT = "give a CUDA toolkit with --cuda-home DIR or CUDA_HOME, or install one"
 PROFILE = """\
 TOP              = $(_HERE_)/..
 CICC_PATH        = $(TOP)/nvvm/bin
@@ -37,16 +39,14 @@ def cuda_root(shop: Workshop, release: CudaRelease) -> Path:
         HostError: Debian's part cannot be had on this machine.
     """
     arch = shop.host.arch
-    tools = release.tools[arch]
-    parts = [pin.sha256 for pin in tools.pin] + [part.content_sha256 for part in release.headers]
-    if tools.debian is not None:
-        parts.append(tools.debian.sha256)
-    key = f"cuda-{release.release}-{arch}-{data_sha256([PROFILE, parts])[:16]}"
+    tools, key = release.tools[arch], _key(release, arch)
     ready = shop.store.get("toolchains", key)
     if ready is not None:
         return ready
     if tools.debian is not None and shop.fetcher.offline:
         raise _offline(tools.debian.filename)
+    if (lack := debian_lacks(shop.store, release, arch)) is not None:
+        raise lack
     wheels = [shop.fetcher.fetch(pin) for pin in tools.pin]
 
     def fill(folder: Path) -> None:
@@ -69,6 +69,38 @@ def cuda_root(shop: Workshop, release: CudaRelease) -> Path:
         )
 
     return shop.store.make("toolchains", key, fill)
+
+
+def _key(release: CudaRelease, arch: str) -> str:
+    tools = release.tools[arch]
+    parts = [pin.sha256 for pin in tools.pin] + [part.content_sha256 for part in release.headers]
+    if tools.debian is not None:
+        parts.append(tools.debian.sha256)
+    return f"cuda-{release.release}-{arch}-{data_sha256([PROFILE, parts])[:16]}"
+
+
+def debian_lacks(store: Store, release: CudaRelease, arch: str) -> HostError | None:
+    """Why Debian's part of a toolkit cannot be had on this machine; None where it can, or is not needed."""
+    package = release.tools[arch].debian
+    if package is None or store.get("toolchains", _key(release, arch)) is not None:
+        return None
+    if not APT_HELPER.exists() or shutil.which("dpkg-deb") is None:
+        return HostError(
+            f"{package.package} comes from Debian's archive, and apt is not here",
+            found=f"no {APT_HELPER}",
+            expected="a Debian with apt",
+            hint=_HINT,
+        )
+    return None if _mirrors() else _no_mirror(package, "no Debian mirror among apt's sources")
+
+
+def _no_mirror(package: DebianPackage, found: str) -> HostError:
+    return HostError(
+        f"{package.filename} cannot be had from Debian's mirror",
+        found=found,
+        expected=f"{package.path} with sha256 {package.sha256} below one of apt's Debian sources",
+        hint=_HINT,
+    )
 
 
 def _wheel_tools(unpacked: Path, folder: Path) -> None:
@@ -105,14 +137,7 @@ def _download(package: DebianPackage, path: Path, report: Report) -> None:
 
     The suite it is in need not be among apt's own: all suites share one pool.
     """
-    hint = "give a CUDA toolkit with --cuda-home DIR or CUDA_HOME, or install one"
-    if not APT_HELPER.exists() or shutil.which("dpkg-deb") is None:
-        raise HostError(
-            f"{package.package} comes from Debian's archive, and apt is not here",
-            found=f"no {APT_HELPER}",
-            expected="a Debian with apt",
-            hint=hint,
-        )
+    found = "no Debian mirror among apt's sources"
     for mirror in _mirrors():
         with report.working("fetch", package.filename):
             finished = process.run(
@@ -121,12 +146,8 @@ def _download(package: DebianPackage, path: Path, report: Report) -> None:
         if finished.ok and path.is_file() and file_sha256(path) == package.sha256:
             report.line("fetch", f"{package.filename}  {size_text(package.size)}", "Debian, sha256 ok")
             return
-    raise HostError(
-        f"{package.filename} cannot be had from Debian's mirror",
-        found=finished.tail if _mirrors() else "no Debian mirror among apt's sources",
-        expected=f"{package.path} with sha256 {package.sha256} below one of apt's Debian sources",
-        hint=hint,
-    )
+        found = finished.tail
+    raise _no_mirror(package, found)
 
 
 def _mirrors() -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -29,7 +31,7 @@ from mambaport.cli.show import show
 from mambaport.cli.verify import verify
 from mambaport.errors import DISK_FULL, HostError, Interrupted, MambaportError, UsageError, disk_full
 from mambaport.redaction import redact, redact_all
-from mambaport.report import Report, escape
+from mambaport.report import escape, open_console
 
 EXAMPLES = """\b
 Examples:
@@ -94,6 +96,9 @@ def main() -> NoReturn:
             fault.show()
             sys.exit(UsageError.exit_code)
         sys.exit(_tell(UsageError(fault.format_message()), arguments))
+    except BrokenPipeError:  # `mambaport show rpi | head`: the reader has what it wants
+        _drop(sys.stdout)
+        sys.exit(PIPE_CLOSED)
     except KeyboardInterrupt:
         sys.exit(_tell(Interrupted("Interrupted", hint=_AGAIN), arguments))
     except MambaportError as error:
@@ -104,7 +109,38 @@ def main() -> NoReturn:
         if "--debug" in arguments:
             _trace()
         sys.exit(_tell(_unforeseen(fault), arguments))
-    sys.exit(0)
+    sys.exit(_closed(arguments))
+
+
+PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+def _closed(arguments: list[str]) -> int:
+    """The exit code after all is written: 0, or an error where stdout cannot take the results."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop(sys.stdout)
+        return PIPE_CLOSED
+    except OSError as fault:
+        _drop(sys.stdout)
+        fault.filename = fault.filename or "stdout"
+        return _tell(_unforeseen(fault), [word for word in arguments if word != "--json"])
+    _flush_errors()
+    return 0
+
+
+def _flush_errors() -> None:
+    """What stderr cannot take is lost; Python would report that with a traceback and a code of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 _AGAIN = "nothing half-done was kept; run the same command again to go on"
@@ -138,7 +174,7 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _tell(error: MambaportError, arguments: list[str]) -> int:
     """Prints an error: for people on stderr, and as one object on stdout with ``--json``."""
-    console = Report().console
+    console = open_console(stderr=True)
     console.print(f"[bad]error[/bad]    {escape(error.what)}", soft_wrap=True)
     for label, text in (("found", error.found), ("expected", error.expected), ("hint", error.hint)):
         if text:
@@ -147,5 +183,10 @@ def _tell(error: MambaportError, arguments: list[str]) -> int:
     if error.detail:
         console.print(f"[quiet]{escape(error.detail)}[/quiet]", soft_wrap=True)
     if "--json" in arguments:
-        click.echo(json.dumps(redact_all({**error.data, "error": error.to_json()}), indent=2))
+        try:
+            click.echo(json.dumps(redact_all({**error.data, "error": error.to_json()}), indent=2))
+            sys.stdout.flush()
+        except OSError:  # stdout is full or closed; stderr has said what went wrong
+            _drop(sys.stdout)
+    _flush_errors()
     return error.exit_code

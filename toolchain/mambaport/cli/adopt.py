@@ -17,6 +17,7 @@ from mambaport.patching import adopt as apply_set
 from mambaport.patching import undo as undo_set
 from mambaport.plan import set_json
 from mambaport.profile import find_profile
+from mambaport.report import counted
 
 _STATES = {
     "pristine": "as its commit has it",
@@ -95,10 +96,12 @@ def _json(adoption: Adoption, name: str, checkout: Checkout) -> dict[str, Any]:
 
 def _show(session: Session, adoption: Adoption, checkout: Checkout, data: dict[str, Any]) -> None:
     commit = f"commit {data['commit'][:12]}" if data["commit"] else "no git records"
-    session.report.line("checkout", f"{checkout.title} ({checkout.repository})", f"{commit}; {adoption.root}")
-    session.report.line("state", _STATES[adoption.state])
+    session.report.result(
+        "checkout", f"{checkout.title} ({checkout.repository})", f"{commit}; {adoption.root}"
+    )
+    session.report.result("state", _STATES[adoption.state])
     if not session.as_json and not session.report.quiet:
-        print_reasons(session.report.console, adoption.set)
+        print_reasons(session.report.results, adoption.set)
     for name in adoption.named("changed", "missing", "link"):
         session.report.warn(f"{name}: {adoption.files[name]}")
 
@@ -124,16 +127,18 @@ def _tell(
     before = adoption.touched
     for name in written:
         kind = "patch" if before[name].before else "file"
-        report.line("undo" if undoing else kind, name, "removed" if undoing and kind == "file" else "")
+        report.result("undo" if undoing else kind, name, "removed" if undoing and kind == "file" else "")
     where = shlex.quote(str(adoption.root))
     if not written:
         report.success(f"{where} is {'not adopted' if undoing else 'adopted'} already; nothing was written")
     elif dry_run:
-        report.success(f"{len(written)} files would be written; nothing was (--dry-run)")
+        report.success(f"{counted(len(written), 'file')} would be written; nothing was (--dry-run)")
     elif undoing:
         report.success(f"{where} is as it was before")
     else:
         report.success(f"{where} is adopted; `mambaport adopt {where} --undo` takes it back")
     if not undoing:
-        report.line("next", f"mambaport install -p {profile_name or 'PROFILE'} --python PYTHON", "its wheels")
-        report.line("", f"cd {where} && {checkout.run}")
+        report.result(
+            "next", f"mambaport install -p {profile_name or 'PROFILE'} --python PYTHON", "its wheels"
+        )
+        report.result("", f"cd {where} && {checkout.run}")

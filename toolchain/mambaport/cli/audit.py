@@ -17,6 +17,7 @@ from mambaport.goal import Goal
 from mambaport.host import read_host
 from mambaport.plan import choose_variant, resolve_goal
 from mambaport.profile import find_profile
+from mambaport.report import counted
 from mambaport.wheels import read_wheel
 
 MARKS = {"pass": "[good]✓[/good]", "fail": "[bad]✗[/bad]", "skip": "[quiet]-[/quiet]"}
@@ -44,7 +45,7 @@ def audit(
 
     \b
     Examples:
-      mambaport audit wheelhouse/*.whl -p rpi
+      mambaport audit wheelhouse/rpi/*.whl -p rpi
       mambaport audit mamba_ssm-*.whl --torch ~/mamba/bin/python    would it load there?
     """
     goal = _goal(profile_name, variant) if profile_name else None
@@ -58,7 +59,7 @@ def audit(
     failed = [item for item in audits if not item.ok]
     if failed:
         raise AuditError(
-            f"{len(failed)} of {len(audits)} wheels do not pass",
+            f"{len(failed)} of {counted(len(audits), 'wheel')} refused",
             found="\n".join(
                 f"{item.wheel}: {finding.rule}: {finding.found}"
                 for item in failed
@@ -67,8 +68,9 @@ def audit(
             hint="do not install them; `mambaport build` makes wheels that pass",
             data=data,
         )
-    session.emit(data)
-    report.success(f"{len(audits)} wheels pass")
+    if session.emit(data):
+        return
+    report.success(f"{counted(len(audits), 'wheel')} {'passes' if len(audits) == 1 else 'pass'}")
 
 
 def _goal(profile_name: str, variant: str | None) -> Goal:

@@ -116,7 +116,7 @@ def bench(
         return
     session.report.show(benchmark_table([result, *others]))
     for word, line in facts_lines(result):
-        session.report.line(word, line)
+        session.report.result(word, line)
 
 
 def _read(path: Path, model: str) -> Benchmark:

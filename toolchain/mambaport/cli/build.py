@@ -17,7 +17,7 @@ from mambaport.cli.options import (
 )
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.pipeline import Made
-from mambaport.report import Report, size_text
+from mambaport.report import Report, counted, size_text
 
 
 @click.command()
@@ -26,10 +26,8 @@ from mambaport.report import Report, size_text
     "-o",
     "--output",
     type=FOLDER,
-    default=Path("wheelhouse"),
-    show_default=True,
     metavar="DIR",
-    help="The wheelhouse.",
+    help="Where the wheels go.  [default: wheelhouse/PROFILE, with the variant: wheelhouse/jetson-jetpack6]",
 )
 @build_options
 @cuda_options
@@ -38,7 +36,7 @@ def build(
     session: Session,
     profile_name: str,
     variant: str | None,
-    output: Path,
+    output: Path | None,
     toolchain: str | None,
     jobs: int | None,
     cuda_python: Path | None,
@@ -50,7 +48,7 @@ def build(
 
     \b
     Examples:
-      mambaport build --profile rpi                    aarch64 wheels in ./wheelhouse
+      mambaport build --profile rpi                    aarch64 wheels in wheelhouse/rpi/
       mambaport build -p rpi --toolchain gcc-aarch64   with Debian's cross gcc
       mambaport build -p ./my-board.toml -o dist       a profile of your own
       mambaport build -p jetson                        CUDA wheels for JetPack 6, or for this Jetson
@@ -60,10 +58,11 @@ def build(
     started = time.monotonic()
     cuda = CudaOptions(cuda_python, cuda_torch, torch_wheel, cuda_home)
     pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda)
-    made = pipeline.build(output)
+    house = output or Path("wheelhouse") / pipeline.plan.folder
+    made = pipeline.build(house)
     data = {
         "profile": pipeline.plan.profile.name,
-        "wheelhouse": str(output.resolve()),
+        "wheelhouse": str(house.resolve()),
         **({"cuda": pipeline.plan.cuda.to_json()} if pipeline.plan.cuda else {}),
         "wheels": [item.to_json() for item in made],
     }
@@ -71,13 +70,13 @@ def build(
         return
     for item in made:
         _describe(item, session.report)
-    session.report.success(f"{len(made)} wheels in {output}/, {time.monotonic() - started:.1f} s")
+    session.report.success(f"{counted(len(made), 'wheel')} in {house}/, {time.monotonic() - started:.1f} s")
 
 
 def _describe(made: Made, report: Report) -> None:
     """A finished wheel in two lines: where it is, and what its audit found."""
     found = {finding["rule"]: finding["found"] for finding in made.audit["findings"]}
-    report.line("wheel", str(made.wheel.path))
+    report.result("wheel", str(made.wheel.path))
     facts = [size_text(made.wheel.path.stat().st_size), f"sha256 {made.wheel.sha256[:16]}…"]
     facts += [found[rule] for rule in ("glibc", "isa") if rule in found]
-    report.line("", "", " · ".join(facts))
+    report.result("", "", " · ".join(facts))

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mambaport.cli.options import Session, output_options
-from mambaport.report import size_text
+from mambaport.report import counted, size_text
 from mambaport.store import KINDS, Entry
 
 
@@ -64,7 +64,7 @@ def clean(session: Session, kind: tuple[str, ...], yes: bool) -> None:
     chosen: list[Entry] = [entry for entry in store.entries() if not kind or entry.kind in kind]
     size = sum(entry.size for entry in chosen)
     if chosen and not yes:
-        question = f"Remove {len(chosen)} entries, {size_text(size)}, from {store.root}?"
+        question = f"Remove {counted(len(chosen), 'entry', 'entries')}, {size_text(size)}, from {store.root}?"
         if not click.confirm(question, err=True):
             session.report.line("cache", "nothing removed")
             return
@@ -72,4 +72,4 @@ def clean(session: Session, kind: tuple[str, ...], yes: bool) -> None:
         store.discard(entry.kind, entry.key)
     if session.emit({"removed": len(chosen), "size": size}):
         return
-    session.report.success(f"{len(chosen)} entries removed, {size_text(size)}")
+    session.report.success(f"{counted(len(chosen), 'entry', 'entries')} removed, {size_text(size)}")

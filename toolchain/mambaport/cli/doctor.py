@@ -55,19 +55,24 @@ def doctor(
     checks: list[Check] = []
     if profile_name:
         profile = find_profile(profile_name)
-        profile = profile.with_variant(choose_variant(profile, host, variant))
-        checks = examine(profile, host, store, default_python(python))
+        variant = choose_variant(profile, host, variant)
+        checks = examine(
+            profile, host, store, default_python(python), variant=variant, named=python is not None
+        )
     missing = [check for check in checks if check.state == "missing"]
     data = {"host": host.to_json(), "checks": [check.to_json() for check in checks], "ok": not missing}
     if not session.as_json:
         report.show(_facts(known))
         if checks:
             report.show(_checks(checks))
+            for check in checks:
+                if check.hint and check.state != "good":
+                    report.result("hint", f"{check.name}: {check.hint}")
     if missing:
         raise HostError(
             f"{len(missing)} of {len(checks)} checks fail for {profile_name}",
             found="\n".join(f"{check.name}: {check.found}" for check in missing),
-            hint="\n".join(check.hint for check in missing),
+            hint="\n".join(dict.fromkeys(check.hint for check in missing if check.hint)),
             data=data,
         )
     if not session.emit(data) and checks:
@@ -79,17 +84,17 @@ def _explain(session: Session, text: str) -> None:
     if session.emit({"explanations": [row.to_json() for row in rows]}):
         return
     for row in rows:
-        session.report.line(row.failure.id, row.line)
+        session.report.result(row.failure.id, row.line)
         for label, said in (("cause", row.failure.cause), ("hint", row.failure.hint)):
-            session.report.line("", f"{label:<6} {said}")
+            session.report.result("", f"{label:<6} {said}")
     if not rows:
-        session.report.line("doctor", "nothing that the catalogue knows stands in this text")
+        session.report.result("doctor", "nothing that the catalogue knows stands in this text")
 
 
 def _facts(known: dict[str, str]) -> Table:
     table = Table(show_header=False)
     table.add_column(style="quiet")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in known.items():
         table.add_row(name, escape(value))
     return table
@@ -97,8 +102,8 @@ def _facts(known: dict[str, str]) -> Table:
 
 def _checks(checks: list[Check]) -> Table:
     table = Table(header_style="quiet", box=SIMPLE_HEAD)
-    for name in ("check", "", "found", "hint"):
-        table.add_column(name)
+    for name in ("check", "", "found"):
+        table.add_column(name, overflow="fold")
     for check in checks:
-        table.add_row(check.name, MARKS[check.state], escape(check.found), escape(check.hint))
+        table.add_row(check.name, MARKS[check.state], escape(check.found))
     return table

@@ -87,7 +87,7 @@ def evaluate(
         return
     session.report.show(evaluation_table(result))
     rate, own = result.images / result.all_seconds, result.images / result.seconds
-    session.report.line("speed", f"{rate:.3g} images per second", f"{own:.3g} without reading them")
+    session.report.result("speed", f"{rate:.3g} images per second", f"{own:.3g} without reading them")
     warn_of_random_weights(session, result.checkpoint)
     end(session, f"{result.model}, {batch} at once", result.environment, result.peak_bytes)
 

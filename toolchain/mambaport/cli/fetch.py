@@ -10,6 +10,7 @@ from mambaport.cli.options import (
     profile_option,
     source_options,
 )
+from mambaport.report import counted
 
 
 @click.command()
@@ -28,4 +29,4 @@ def fetch(
         {"files": [{"filename": path.name, "sha256": path.parent.name, "path": str(path)} for path in paths]}
     ):
         return
-    session.report.success(f"{len(paths)} pinned files in the store")
+    session.report.success(f"{counted(len(paths), 'pinned file')} in the store")

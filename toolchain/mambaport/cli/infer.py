@@ -83,7 +83,7 @@ def infer(
     for image in result.images:
         session.report.show(classes_table(image))
         read, own = image.read_seconds, image.seconds
-        session.report.line(
+        session.report.result(
             "time", f"{own * 1e3:.0f} ms in the model", f"{read * 1e3:.0f} ms to read the image"
         )
     warn_of_random_weights(session, result.checkpoint)

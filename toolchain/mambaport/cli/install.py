@@ -39,7 +39,7 @@ def install(
     \b
     Examples:
       mambaport install --profile rpi --python ~/mamba/bin/python
-      mambaport install -p rpi --wheelhouse wheels-from-ci/
+      mambaport install -p rpi --wheelhouse wheelhouse/       its folder rpi/, or wheelhouse/rpi/ itself
     """
     environment = default_python(python)
     pipeline = session.pipeline(profile_name, variant, toolchain, jobs, environment=environment)

@@ -105,6 +105,6 @@ def warn_of_random_weights(session: Session, checkpoint: str | None) -> None:
 def end(session: Session, what: str, environment: Environment, peak_bytes: int | None) -> None:
     """The last line: how long, where, and how much memory."""
     memory = "" if peak_bytes is None else f", {size_text(peak_bytes)} of memory at most"
-    session.report.line(
+    session.report.result(
         "ran", f"{what} with {threads_text(environment)}{memory}", environment_text(environment)
     )

@@ -130,7 +130,7 @@ def wheelhouse_option(function: F) -> F:
         "--wheelhouse",
         type=FOLDER,
         metavar="DIR",
-        help="The folder with the wheels; without it they are built, or come from the store.",
+        help="The wheels' folder, or the one above; by default they are built, or come from the store.",
     )(function)
 
 
@@ -190,7 +190,7 @@ def open_session(
 ) -> Session:
     """The report, the store and the fetcher that the options ask for. The store is MAMBAPORT_CACHE, or the
     user's cache folder."""
-    report = Report(quiet=quiet)
+    report = Report(quiet=quiet, as_json=as_json)
     store = Store(
         read_settings().cache, lambda name: report.line("wait", name, "another mambaport is making it")
     )

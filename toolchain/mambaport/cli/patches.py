@@ -17,6 +17,7 @@ from mambaport.errors import PatchError, UsageError
 from mambaport.patching import PatchState, apply_sets, check_against, refresh_checkout_lock, refresh_lock
 from mambaport.patchset import PatchSet, Source, all_sets, known_versions, read_source
 from mambaport.plan import set_json
+from mambaport.report import counted
 from mambaport.sources import assemble, unpack_sdist
 from mambaport.sources.fetch import download, find_sdist
 
@@ -47,7 +48,7 @@ def list_(session: Session) -> None:
         }
     ):
         return
-    console = session.report.console
+    console = session.report.results
     for name, version, sets in versions:
         console.print(f"[bold]{name} {version}[/bold]")
         for item in sets:
@@ -79,7 +80,7 @@ def check(session: Session, package: str | None, against: str | None) -> None:
         states = _check_version(session, package, against)
     data = {"against": against, "patches": [_state_json(name, state) for name, state in states]}
     if not session.as_json:
-        _print(session.report.console, states)
+        _print(session.report.results, states)
     drifted = sum(state.verdict == "drifted" for _name, state in states)
     if drifted:
         raise PatchError(
@@ -115,9 +116,10 @@ def refresh(session: Session, package: str | None, checkout: Path | None) -> Non
     names = [str(item.folder / "lock.json") for item in changed]
     if session.emit({"changed": names}):
         return
-    session.report.success(f"{len(names)} locks rewritten" if names else "every lock is up to date")
+    rewritten = f"{counted(len(names), 'lock')} rewritten"
+    session.report.success(rewritten if names else "every lock is up to date")
     for name in names:
-        session.report.line("lock", name)
+        session.report.result("lock", name)
 
 
 def _refresh_checkout(root: Path, name: str | None) -> list[PatchSet]:

@@ -28,8 +28,8 @@ def print_reasons(console: Console, item: PatchSet) -> None:
         notes += [patch.thread] if patch.thread else []
         head = f"    {patch.file.removesuffix('.patch')}"
         console.print(head + (f"  [warn]{escape(', '.join(notes))}[/warn]" if notes else ""), soft_wrap=True)
-        console.print(Padding(f"[quiet]{escape(patch.why)}[/quiet]", (0, 2, 0, 9)))
+        console.print(Padding(f"[quiet]{escape(patch.why)}[/quiet]", (0, 2, 0, 9), expand=False))
     folders = Counter(name.rpartition("/")[0] or "." for name in item.overlay_files())
     if folders:
         parts = ", ".join(f"{folder}/ ({count})" for folder, count in sorted(folders.items()))
-        console.print(Padding(f"overlay: [quiet]{escape(parts)}[/quiet]", (0, 2, 0, 4)))
+        console.print(Padding(f"overlay: [quiet]{escape(parts)}[/quiet]", (0, 2, 0, 4), expand=False))

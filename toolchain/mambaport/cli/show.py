@@ -23,11 +23,11 @@ def show(session: Session, profile_name: str, variant: str | None) -> None:
     plan = make_plan(find_profile(profile_name), read_host(), variant=variant)
     if session.emit(plan.to_json()):
         return
-    _print(plan, Report())
+    _print(plan, session.report)
 
 
 def _print(plan: Plan, report: Report) -> None:
-    console, goal, profile = report.console, plan.goal, plan.profile
+    console, goal, profile = report.results, plan.goal, plan.profile
     console.print(f"[bold]{profile.name}[/bold]  {escape(profile.summary)}")
     console.print(f"target     {goal.arch}, {goal.cpu}, glibc {goal.glibc}")
     console.print(
@@ -41,7 +41,7 @@ def _print(plan: Plan, report: Report) -> None:
                 f"  source {archive.filename}  [quiet]sha256 {archive.sha256}[/quiet]", soft_wrap=True
             )
             if archive.why:
-                console.print(Padding(f"[quiet]{escape(archive.why)}[/quiet]", (0, 2, 0, 9)))
+                console.print(Padding(f"[quiet]{escape(archive.why)}[/quiet]", (0, 2, 0, 9), expand=False))
         for item in package.sets:
             print_reasons(console, item)
         for name, value in package.environment:

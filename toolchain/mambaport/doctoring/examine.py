@@ -8,14 +8,19 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from mambaport.building.cuda_root import debian_lacks
+from mambaport.cuda.resolve import CudaOptions
 from mambaport.doctoring.checks import Check
 from mambaport.doctoring.cuda import cuda_checks, cuda_facts, gpu_checks
 from mambaport.errors import MambaportError
 from mambaport.host import Host
 from mambaport.installing import check_target
+from mambaport.installing.target import ARM_32, SYSTEM_64
 from mambaport.interpreter import read_interpreter
-from mambaport.plan import resolve_goal
+from mambaport.pins.cuda import CudaRelease
+from mambaport.plan import make_plan, resolve_goal
 from mambaport.profile import Profile
+from mambaport.report import counted
 from mambaport.store import Store
 from mambaport.toolchains import TOOLCHAINS, choose
 
@@ -44,11 +49,34 @@ def facts(host: Host, store: Store) -> dict[str, str]:
     }
 
 
-def examine(profile: Profile, host: Host, store: Store, python: Path) -> list[Check]:
-    """What a profile needs here: to build, to install into ``python``, to prove the wheels."""
-    goal = resolve_goal(profile, host)
-    checks = [_python(host), _toolchain(profile, host), _disk(store), _isolation(host)]
+def examine(
+    profile: Profile,
+    host: Host,
+    store: Store,
+    python: Path,
+    *,
+    variant: str | None = None,
+    named: bool = False,
+) -> list[Check]:
+    """What a profile needs here: to build, to install into ``python``, to prove the wheels.
+
+    Where no check says *missing*, a build's own :meth:`~mambaport.plan.Plan.require` passes.
+
+    Args:
+        profile: the profile as it is in its file.
+        variant: the variant that was chosen.
+        named: whether the user named ``python``; then it must run, also where nothing is installed into it.
+    """
+    whole, profile = profile, profile.with_variant(variant)
+    try:
+        goal = resolve_goal(profile, host)
+    except MambaportError as fault:
+        target = Check("target", "missing", fault.found or fault.what, fault.hint or fault.expected or "")
+        return [_system(host), _python(host), target]
+    checks = [_system(host), _python(host), _toolchain(profile, host), _disk(store), _isolation(host)]
     native = host.arch == goal.arch
+    if named and not native:
+        checks.append(_interpreter(python))
     if goal.cuda is not None:
         checks += cuda_checks(profile, goal.cuda, host, native=native)
     if native:
@@ -58,7 +86,36 @@ def examine(profile: Profile, host: Host, store: Store, python: Path) -> list[Ch
         checks += gpu_checks(goal.cuda, host, python)
     if not native and profile.emulate:
         checks.append(_emulation(host))
+    if not any(check.state == "missing" for check in checks):
+        checks.append(_build(whole, variant, host, store, python if native and goal.cuda else None))
     return checks
+
+
+def _build(profile: Profile, variant: str | None, host: Host, store: Store, python: Path | None) -> Check:
+    """What a build itself demands before it begins."""
+    try:
+        plan = make_plan(profile, host, variant=variant, cuda=CudaOptions(python=python))
+        plan.require(building=True)
+        source = plan.cuda.tools.toolkit.source if plan.cuda is not None and plan.compiles else None
+        if isinstance(source, CudaRelease) and (lack := debian_lacks(store, source, host.arch)) is not None:
+            raise lack
+    except MambaportError as fault:
+        return Check("build", "missing", f"{fault.what}: {fault.found or fault.expected}", fault.hint or "")
+    return Check("build", "good", f"{plan.toolchain.name}, {counted(plan.jobs, 'job')}")
+
+
+def _system(host: Host) -> Check:
+    if host.arch in ARM_32 or host.bits != 64:
+        return Check("system", "missing", f"{host.bits}-bit Python on {host.arch}", SYSTEM_64)
+    return Check("system", "good", f"{host.system}, {host.arch}")
+
+
+def _interpreter(python: Path) -> Check:
+    try:
+        found = read_interpreter(python, [])
+    except MambaportError as fault:
+        return Check("environment", "missing", f"{fault.what}: {fault.found}", fault.hint or "")
+    return Check("environment", "good", f"Python {found.version} in {found.prefix}")
 
 
 def _python(host: Host) -> Check:
@@ -102,7 +159,7 @@ def _environment(profile: Profile, host: Host, python: Path) -> Check:
         return Check("environment", "missing", f"{fault.what}: {fault.found}", fault.hint or "")
     assert target.torch is not None
     return Check(
-        "environment", "good", f"Python {target.version}, torch {target.torch.version} in {target.prefix}"
+        "environment", "good", f"Python {target.version}, torch {target.torch.version} in {target.place}"
     )
 
 

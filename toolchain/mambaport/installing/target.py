@@ -13,6 +13,13 @@ from mambaport.goal import Goal
 from mambaport.interpreter import Interpreter
 from mambaport.profile import Profile
 
+ARM_32 = frozenset({"armv6l", "armv7l", "armv8l"})
+"""What `uname -m` says on 32-bit ARM systems."""
+SYSTEM_64 = (
+    "install a 64-bit system on the device (Raspberry Pi Imager: Raspberry Pi OS (64-bit)); no newer Python "
+    "helps, since torch has no wheels for 32-bit ARM"
+)
+
 
 def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
     """Whether the profile's wheels fit the environment, its torch included.
@@ -20,13 +27,21 @@ def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
     Raises:
         InstallError: with what is there, what is needed, and what to do.
     """
+    if goal.arch == "aarch64" and (target.arch in ARM_32 or (target.arch == goal.arch and target.bits != 64)):
+        raise InstallError(
+            f"{profile.name} needs a 64-bit system",
+            found=f"{target.implementation} {target.version}, {target.bits} bits, on {target.arch} "
+            f"({target.executable})",
+            expected="a 64-bit system: `uname -m` says aarch64, and its Python has 64 bits",
+            hint=SYSTEM_64,
+        )
     if target.arch != goal.arch:
         raise InstallError(
             f"This machine is not what {profile.name} is for",
             found=f"{target.arch} ({target.executable})",
             expected=goal.arch,
-            hint="copy the wheelhouse to the device and run `mambaport install` there; "
-            f"or prove the wheels here with `mambaport verify -p {profile.name} --emulate`",
+            hint="copy the wheelhouse to the device and run `mambaport install` there"
+            + (_emulate(profile, "; or prove the wheels here with ") if goal.arch == "aarch64" else ""),
         )
     python = Version(target.version)
     if target.implementation != "CPython" or target.bits != 64 or python < Version(profile.python.minimum):
@@ -34,7 +49,9 @@ def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
             f"{profile.name} does not work with this Python",
             found=f"{target.implementation} {target.version}, {target.bits} bits ({target.executable})",
             expected=f"64-bit CPython {profile.python.minimum} or newer",
-            hint="make an environment with a newer Python and give it with --python",
+            hint="make an environment with a newer Python and give it with --python"
+            if target.bits == 64
+            else "use a 64-bit Python: a 64-bit system has one",
         )
     if target.externally_managed and not target.virtual:
         raise InstallError(
@@ -71,6 +88,15 @@ def _cpu_advice(target: Interpreter) -> str:
     return " (from PyTorch's CPU index: the plain package pulls gigabytes of CUDA)"
 
 
+def _emulate(profile: Profile, before: str) -> str:
+    """The command that proves a profile's wheels under emulation; empty where there is no system for it."""
+    named = [name for name, item in profile.variant.items() if item.emulate]
+    if not profile.emulate and not named:
+        return ""
+    variant = "" if profile.emulate else f" --variant {named[0]}"
+    return f"{before}`mambaport verify -p {profile.name}{variant} --emulate`"
+
+
 def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages: list[str]) -> None:
     """Whether an environment has what a proof needs: the target's machine, torch and the packages.
 
@@ -82,7 +108,7 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
             f"This machine is not what {profile.name} is for",
             found=f"{target.arch} ({target.executable})",
             expected=goal.arch,
-            hint=f"`mambaport verify -p {profile.name} --emulate` proves the wheels here",
+            hint=_emulate(profile, "prove the wheels here with ") or "run the proof on the device",
         )
     lacking = [name for name in ("torch", *packages) if name not in target.packages]
     if lacking:
