@@ -15,8 +15,14 @@ GROUND = {
     *("report", "resources", "settings", "store", "wheels"),
 }
 STAGES = {"sources", "patching", "building", "auditing", "installing", "verifying", "doctoring", "running"}
-# Building and verifying fetch what they need; doctor asks whether an environment would do.
-ALLOWED = {("building", "sources"), ("verifying", "sources"), ("doctoring", "installing")}
+# Building and verifying fetch what they need; doctor asks whether an environment would do, and whether the parts of a
+# build can be had.
+ALLOWED = {
+    ("building", "sources"),
+    ("verifying", "sources"),
+    ("doctoring", "installing"),
+    ("doctoring", "building"),
+}
 
 
 def imports(path: Path) -> set[str]:
