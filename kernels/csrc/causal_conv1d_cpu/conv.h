@@ -1,6 +1,6 @@
 /* Depthwise causal convolution of width 2 to 4 over (batch, dim, seqlen), optionally followed by silu:
 
-       out[t] = silu(bias + weight[0] x[t - width + 1] + ... + weight[width - 1] x[t])                                  */
+       out[t] = silu(bias + weight[0] x[t - width + 1] + ... + weight[width - 1] x[t]) */
 #pragma once
 
 #include "interface.h"

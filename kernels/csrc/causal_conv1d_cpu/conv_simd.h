@@ -1,5 +1,5 @@
-/* The convolution, for whichever simd_*.h was included before. Its forward pass reads floats where they lie, whether
-   steps or channels lie next to each other; all else goes through tiles, whose rows are steps and columns channels. */
+/* The convolution. Include one simd_*.h before. The forward pass reads float32 tensors in place where steps or channels
+   are adjacent in memory. All other cases copy tiles, whose rows are steps and whose columns are channels. */
 #pragma once
 
 #include "conv.h"
@@ -23,7 +23,7 @@ INLINE struct channels channels_of(int64_t dim, int64_t batch, int64_t tile) {
     return (struct channels){batch, first, left < LANES ? left : LANES};
 }
 
-/* `steps` steps from `first` on of a (batch, dim, time) tensor. */
+/* Reads steps `first` to first + steps - 1 of a (batch, dim, time) tensor. */
 static void load_steps(float *rows, const struct tensor *t, struct channels c, int64_t first, int64_t steps) {
     const struct tile_shape s = {c.count, steps, t->stride[1], t->stride[2]};
     tile_load(rows, LANES, t, c.batch * t->stride[0] + c.first * t->stride[1] + first * t->stride[2], s);
@@ -49,15 +49,17 @@ static struct taps load_taps(const struct tensor *weight, const struct tensor *b
     return taps;
 }
 
-/* The sum before silu at one step; `window` is the row of the oldest input that it sees. */
+/* The sum before silu at one step; `window` is the row of the step's oldest input. */
 INLINE vec convolve(const struct taps *taps, const float *window, const int64_t width) {
     vec sum = taps->bias;
-    UNROLL for (int64_t w = 0; w < width; w++) sum = vec_fma(taps->weight[w], vec_load(window + w * LANES), sum);
+    UNROLL
+    for (int64_t w = 0; w < width; w++) sum = vec_fma(taps->weight[w], vec_load(window + w * LANES), sum);
     return sum;
 }
 
-/* The same where a row packs several sequences: `seq` points at this step's index, of which `before` precede it. */
-INLINE vec convolve_packed(const struct taps *taps, const float *window, int64_t width, const int32_t *seq, int64_t before) {
+/* The same for several sequences in one row: `seq` points to the index of this step, which `before` steps precede. */
+INLINE vec convolve_packed(const struct taps *taps, const float *window, int64_t width, const int32_t *seq,
+                           int64_t before) {
     vec sum = taps->bias;
     for (int64_t w = 0; w < width; w++) {
         const int64_t back = width - 1 - w;
@@ -66,31 +68,34 @@ INLINE vec convolve_packed(const struct taps *taps, const float *window, int64_t
     return sum;
 }
 
-INLINE void convolve_rows(float *out, const struct taps *taps, const float *rows, int64_t steps, const int64_t width, const int silu) {
+INLINE void convolve_rows(float *out, const struct taps *taps, const float *rows, int64_t steps, const int64_t width,
+                          const int silu) {
     for (int64_t t = 0; t < steps; t++) {
         const vec sum = convolve(taps, rows + t * LANES, width);
         vec_store(out + t * LANES, silu ? vec_silu(sum) : sum);
     }
 }
 
-/* CALL(width, silu) with both known when it is compiled. */
-#define FOR_EACH_KIND(width, silu)           \
-    switch ((width) * 2 + ((silu) != 0)) {   \
-    case 4: CALL(2, 0); break;               \
-    case 5: CALL(2, 1); break;               \
-    case 6: CALL(3, 0); break;               \
-    case 7: CALL(3, 1); break;               \
-    case 8: CALL(4, 0); break;               \
-    default: CALL(4, 1); break;              \
+/* CALL(width, silu) with compile-time constants. */
+#define FOR_EACH_KIND(width, silu)         \
+    switch ((width) * 2 + ((silu) != 0)) { \
+    case 4: CALL(2, 0); break;             \
+    case 5: CALL(2, 1); break;             \
+    case 6: CALL(3, 0); break;             \
+    case 7: CALL(3, 1); break;             \
+    case 8: CALL(4, 0); break;             \
+    default: CALL(4, 1); break;            \
     }
 
-static void convolve_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width, int64_t silu) {
+static void convolve_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width,
+                           int64_t silu) {
 #define CALL(width, silu) convolve_rows(out, taps, rows, steps, width, silu)
     FOR_EACH_KIND(width, silu)
 #undef CALL
 }
 
-static void convolve_packed_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width, int64_t silu, const int32_t *seq, int64_t first) {
+static void convolve_packed_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width,
+                                  int64_t silu, const int32_t *seq, int64_t first) {
     for (int64_t t = 0; t < steps; t++) {
         vec sum = vec_set(0.0f); /* a negative index is padding */
         if (seq[first + t] >= 0) {
@@ -107,7 +112,7 @@ static void load_history(float *rows, const struct conv_args *a, struct channels
     else memset(rows, 0, (size_t)((a->width - 1) * LANES) * sizeof *rows);
 }
 
-/* The last width - 1 inputs, where they are asked for. */
+/* Stores the last width - 1 inputs, unless final_states is absent. */
 static void store_final_states(const struct conv_args *a, struct channels c) {
     if (!a->final_states.data) return;
     const int64_t before = a->width - 1, last = a->seqlen < before ? a->seqlen : before;
@@ -127,17 +132,19 @@ static void load_inputs(float *rows, const struct conv_args *a, struct channels 
     }
 }
 
-/* Steps of one tile, for any layout, by way of a copy whose rows are steps. */
-static void convolve_copied(const struct conv_args *a, struct channels c, int64_t first, int64_t steps, struct forward_scratch *scratch) {
+/* Convolves `steps` steps of one tile, for any layout, in a copy whose rows are steps. */
+static void convolve_copied(const struct conv_args *a, struct channels c, int64_t first, int64_t steps,
+                            struct forward_scratch *scratch) {
     const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
     float *const rows = scratch->rows, *const out = scratch->out;
     load_inputs(rows, a, c, first, steps);
-    if (a->seq_idx) convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, a->seq_idx + c.batch * a->seqlen, first);
+    if (a->seq_idx)
+        convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, a->seq_idx + c.batch * a->seqlen, first);
     else convolve_block(out, &taps, rows, steps, a->width, a->silu);
     store_steps(out, &a->out, c, first, steps);
 }
 
-/* LANES floats of a line from step t on, of which `count` exist; the others are zero. */
+/* Steps t to t + LANES - 1 of a line, of which `count` exist; the others are zero. */
 INLINE vec load_line(const float *line, int64_t t, int64_t count, const int backwards) {
     if (count == LANES) return backwards ? vec_reversed(vec_load(line - t - (LANES - 1))) : vec_load(line + t);
     float values[LANES] = {0};
@@ -156,25 +163,28 @@ INLINE void store_line(float *line, int64_t t, int64_t count, const int backward
     for (int64_t i = 0; i < count; i++) line[backwards ? -t - i : t + i] = values[i];
 }
 
-/* One channel: a vector of steps at a time, each tap's own steps being made of it and of the vector before. */
-INLINE void convolve_line(float *out, const float *x, vec earlier, const float *weight, float bias, int64_t seqlen, const int width, const int silu, const int backwards) {
+/* One channel, one vector of steps at a time. The inputs of each tap are lanes of this vector and of the one before. */
+INLINE void convolve_line(float *out, const float *x, vec earlier, const float *weight, float bias, int64_t seqlen,
+                          const int width, const int silu, const int backwards) {
     vec taps[MAX_WIDTH];
-    UNROLL for (int w = 0; w < width; w++) taps[w] = vec_set(weight[w]);
+    UNROLL
+    for (int w = 0; w < width; w++) taps[w] = vec_set(weight[w]);
     for (int64_t t = 0; t < seqlen; t += LANES) {
-        if (t + LANES > seqlen && seqlen >= 2 * LANES) { /* the last vector overlaps the one before */
+        if (t + LANES > seqlen && seqlen >= 2 * LANES) { /* the last vector overlaps the vector before it */
             t = seqlen - LANES;
             earlier = load_line(x, t - LANES, LANES, backwards);
         }
         const int64_t count = seqlen - t < LANES ? seqlen - t : LANES;
         const vec now = load_line(x, t, count, backwards);
         vec sum = vec_set(bias);
-        UNROLL for (int w = 0; w < width; w++) sum = vec_fma(taps[w], vec_shift_in(earlier, now, width - 1 - w), sum);
+        UNROLL
+        for (int w = 0; w < width; w++) sum = vec_fma(taps[w], vec_shift_in(earlier, now, width - 1 - w), sum);
         store_line(out, t, count, backwards, silu ? vec_silu(sum) : sum);
         earlier = now;
     }
 }
 
-/* Where steps lie next to each other, in either direction, they are the lanes. */
+/* For steps that are adjacent in memory, forwards or backwards: lanes are steps. */
 static void lines_task(const void *context, int64_t index, void *scratch) {
     (void)scratch;
     const struct conv_args *a = context;
@@ -188,7 +198,9 @@ static void lines_task(const void *context, int64_t index, void *scratch) {
         float weight[MAX_WIDTH], history[LANES] = {0};
         load_floats(weight, &a->weight, channel * a->weight.stride[0], a->weight.stride[1], a->width);
         const float bias = a->bias.data ? load_float(&a->bias, channel * a->bias.stride[0]) : 0.0f;
-        if (initial->data) load_floats(history + LANES - before, initial, c.batch * initial->stride[0] + channel * initial->stride[1], initial->stride[2], before);
+        if (initial->data)
+            load_floats(history + LANES - before, initial, c.batch * initial->stride[0] + channel * initial->stride[1],
+                        initial->stride[2], before);
 #define CALL(width, silu)                                                                             \
     if (backwards) convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 1); \
     else convolve_line(out, x, vec_load(history), weight, bias, a->seqlen, width, silu, 0)
@@ -198,16 +210,20 @@ static void lines_task(const void *context, int64_t index, void *scratch) {
     store_final_states(a, c);
 }
 
-/* `steps` steps of LANES channels that lie next to each other; `earlier` are the rows before x. */
-INLINE void convolve_channels(float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *earlier, const struct taps *taps, int64_t steps, const int width, const int silu) {
+/* `steps` steps of LANES adjacent channels; `earlier` has the rows before x. */
+INLINE void convolve_channels(float *out, int64_t out_stride, const float *x, int64_t x_stride, const float *earlier,
+                              const struct taps *taps, int64_t steps, const int width, const int silu) {
     vec window[MAX_WIDTH];
-    UNROLL for (int w = 0; w < width - 1; w++) window[w] = vec_load(earlier + w * LANES);
+    UNROLL
+    for (int w = 0; w < width - 1; w++) window[w] = vec_load(earlier + w * LANES);
     for (int64_t t = 0; t < steps; t++, x += x_stride, out += out_stride) {
         window[width - 1] = vec_load(x);
         vec sum = taps->bias;
-        UNROLL for (int w = 0; w < width; w++) sum = vec_fma(taps->weight[w], window[w], sum);
+        UNROLL
+        for (int w = 0; w < width; w++) sum = vec_fma(taps->weight[w], window[w], sum);
         vec_store(out, silu ? vec_silu(sum) : sum);
-        UNROLL for (int w = 0; w < width - 1; w++) window[w] = window[w + 1];
+        UNROLL
+        for (int w = 0; w < width - 1; w++) window[w] = window[w + 1];
     }
 }
 
@@ -216,11 +232,12 @@ INLINE int64_t rows_per_task(const struct conv_args *a) {
     return share > STEPS ? STEPS : share < LEAST_STEPS ? LEAST_STEPS : share;
 }
 
-/* Where channels lie next to each other, a task is some steps of all of them: neighbouring tiles are neighbours in
-   memory. */
+/* For channels that are adjacent in memory: lanes are channels, and a task is some steps of all channels, because
+   adjacent tiles are then adjacent in memory. */
 static void rows_task(const void *context, int64_t index, void *scratch) {
     const struct conv_args *a = context;
-    const int64_t most = rows_per_task(a), tasks = (a->seqlen + most - 1) / most, batch = index / tasks, first = index % tasks * most;
+    const int64_t most = rows_per_task(a), tasks = (a->seqlen + most - 1) / most, batch = index / tasks,
+                  first = index % tasks * most;
     const int64_t steps = a->seqlen - first < most ? a->seqlen - first : most, before = a->width - 1;
     for (int64_t tile = 0; tile * LANES < a->dim; tile++) {
         const struct channels c = channels_of(a->dim, batch, tile);
@@ -232,7 +249,8 @@ static void rows_task(const void *context, int64_t index, void *scratch) {
             float earlier[HISTORY * LANES];
             if (first > 0) load_steps(earlier, &a->x, c, first - before, before);
             else load_history(earlier, a, c);
-#define CALL(width, silu) convolve_channels(out, a->out.stride[2], x, a->x.stride[2], earlier, &taps, steps, width, silu)
+#define CALL(width, silu) \
+    convolve_channels(out, a->out.stride[2], x, a->x.stride[2], earlier, &taps, steps, width, silu)
             FOR_EACH_KIND(a->width, a->silu)
 #undef CALL
         }
@@ -253,8 +271,10 @@ static void copied_task(const void *context, int64_t index, void *scratch) {
 static int conv_forward(const struct conv_args *a) {
     const size_t scratch = sizeof(struct forward_scratch);
     const int64_t tiles = a->batch * ((a->dim + LANES - 1) / LANES);
-    const int floats = a->x.dtype == FLOAT32 && a->out.dtype == FLOAT32 && !a->seq_idx, along = a->x.stride[2] == a->out.stride[2];
-    if (floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1)) return parallel_run(lines_task, a, tiles, 0, a->threads);
+    const int floats = a->x.dtype == FLOAT32 && a->out.dtype == FLOAT32 && !a->seq_idx,
+              along = a->x.stride[2] == a->out.stride[2];
+    if (floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1))
+        return parallel_run(lines_task, a, tiles, 0, a->threads);
     if (floats && a->seqlen && a->x.stride[1] == 1 && a->out.stride[1] == 1) {
         const int64_t most = rows_per_task(a);
         return parallel_run(rows_task, a, a->batch * ((a->seqlen + most - 1) / most), scratch, a->threads);
@@ -262,8 +282,9 @@ static int conv_forward(const struct conv_args *a) {
     return parallel_run(copied_task, a, tiles, scratch, a->threads);
 }
 
-/* The gradient of the sums before silu, in place of that of the output. */
-static void through_silu(float *grad, const struct conv_args *a, const struct taps *taps, const float *rows, struct channels c, int64_t first, int64_t steps) {
+/* Replaces the gradient of the output by the gradient of the sums before silu. */
+static void through_silu(float *grad, const struct conv_args *a, const struct taps *taps, const float *rows,
+                         struct channels c, int64_t first, int64_t steps) {
     const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
     const vec one = vec_set(1.0f);
     for (int64_t t = 0; t < steps; t++) {
@@ -271,7 +292,8 @@ static void through_silu(float *grad, const struct conv_args *a, const struct ta
         if (seq && seq[t] < 0) g = vec_set(0.0f);
         else if (a->silu) {
             const float *window = rows + t * LANES;
-            const vec sum = seq ? convolve_packed(taps, window, a->width, seq + t, first + t) : convolve(taps, window, a->width);
+            const vec sum =
+                seq ? convolve_packed(taps, window, a->width, seq + t, first + t) : convolve(taps, window, a->width);
             const vec gate = vec_sigmoid(sum);
             g = g * (gate * vec_fma(sum, one - gate, one));
         }
@@ -279,8 +301,10 @@ static void through_silu(float *grad, const struct conv_args *a, const struct ta
     }
 }
 
-/* The gradient of the input at a step, where that of the sums begins; negative steps are initial states. */
-INLINE vec input_gradient(const struct conv_args *a, const struct taps *taps, const float *grad, struct channels c, int64_t step) {
+/* The gradient of the input at a step; `grad` is the gradient of the sums from this step on. Negative steps are initial
+   states. */
+INLINE vec input_gradient(const struct conv_args *a, const struct taps *taps, const float *grad, struct channels c,
+                          int64_t step) {
     const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen : NULL;
     vec sum = vec_set(0.0f);
     for (int64_t w = a->width - 1; w >= 0; w--) {
@@ -291,7 +315,8 @@ INLINE vec input_gradient(const struct conv_args *a, const struct taps *taps, co
     return sum;
 }
 
-static void add_weight_gradient(vec total[MAX_WIDTH + 1], const struct conv_args *a, const float *rows, const float *grad, struct channels c, int64_t first, int64_t steps) {
+static void add_weight_gradient(vec total[MAX_WIDTH + 1], const struct conv_args *a, const float *rows,
+                                const float *grad, struct channels c, int64_t first, int64_t steps) {
     const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
     for (int64_t t = 0; t < steps; t++) {
         const vec g = vec_load(grad + t * LANES);
@@ -304,15 +329,18 @@ static void add_weight_gradient(vec total[MAX_WIDTH + 1], const struct conv_args
     }
 }
 
-/* Adds the gradient of the final states to rows `from` to `end` of that of the inputs, of which row 0 is step `start`. */
-static void add_final_gradient(float *grad_x, const struct conv_back_args *b, struct channels c, int64_t start, int64_t from, int64_t end) {
+/* Adds the gradient of the final states to rows `from` to end - 1 of the gradient of the inputs; row 0 is step
+   `start`. */
+static void add_final_gradient(float *grad_x, const struct conv_back_args *b, struct channels c, int64_t start,
+                               int64_t from, int64_t end) {
     const struct conv_args *a = &b->conv;
     if (!b->grad_final_states.data) return;
     float last[HISTORY * LANES];
     load_steps(last, &b->grad_final_states, c, 0, a->width - 1);
     for (int64_t i = 0; i < a->width - 1; i++) {
         const int64_t row = a->seqlen - (a->width - 1) + i - start;
-        if (row >= from && row < end) vec_store(grad_x + row * LANES, vec_load(grad_x + row * LANES) + vec_load(last + i * LANES));
+        if (row >= from && row < end)
+            vec_store(grad_x + row * LANES, vec_load(grad_x + row * LANES) + vec_load(last + i * LANES));
     }
 }
 
@@ -321,9 +349,10 @@ struct backward_scratch {
     float rows[(HISTORY + STEPS) * LANES], grad[(2 * HISTORY + STEPS) * LANES], grad_x[(HISTORY + STEPS) * LANES];
 };
 
-/* Blocks of steps from the last to the first. An input is a term of the sums of its step and of the next width - 1 steps,
-   so each block also needs the gradients of the first steps of the block after it. */
-static void back_batch(const struct conv_back_args *b, const struct taps *taps, struct channels c, vec total[MAX_WIDTH + 1], struct backward_scratch *scratch) {
+/* Blocks of steps from the last to the first. An input is a term of the sums of its step and of the next width - 1
+   steps, so each block also needs the gradients of the first steps of the block after it. */
+static void back_batch(const struct conv_back_args *b, const struct taps *taps, struct channels c,
+                       vec total[MAX_WIDTH + 1], struct backward_scratch *scratch) {
     const struct conv_args *a = &b->conv;
     const int64_t before = a->width - 1, row_bytes = LANES * (int64_t)sizeof(float);
     float *const rows = scratch->rows, *const grad = scratch->grad, *const grad_x = scratch->grad_x;
@@ -339,7 +368,7 @@ static void back_batch(const struct conv_back_args *b, const struct taps *taps, 
         }
         through_silu(grad + before * LANES, a, taps, rows, c, first, steps);
         add_weight_gradient(total, a, rows, grad + before * LANES, c, first, steps);
-        /* At the start of time the rows before it count as well: the initial states. */
+        /* In the block of step 0, the rows before the block are the initial states. */
         const int64_t from = first > 0 ? before : 0;
         for (int64_t i = from; i < before + steps; i++) {
             vec_store(grad_x + i * LANES, input_gradient(a, taps, grad + i * LANES, c, first - before + i));
@@ -389,10 +418,11 @@ static void update_task(const void *context, int64_t index, void *scratch) {
     const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
     const struct channels state = {entry, c.first, c.count};
     float *window = rows + (length - before) * LANES;
-    int64_t next = 0; /* where in a ring the next input goes */
+    int64_t next = 0; /* the place of the next input in a ring buffer */
     if (a->cache_seqlens) {
         next = (a->cache_seqlens[c.batch] % length + length) % length;
-        for (int64_t i = 0; i < before; i++) load_steps(window + i * LANES, &a->state, state, (next + length - before + i) % length, 1);
+        for (int64_t i = 0; i < before; i++)
+            load_steps(window + i * LANES, &a->state, state, (next + length - before + i) % length, 1);
     } else {
         load_steps(rows, &a->state, state, 0, length);
     }
@@ -400,14 +430,16 @@ static void update_task(const void *context, int64_t index, void *scratch) {
     convolve_block(out, &taps, window, a->seqlen, a->width, a->silu);
     store_steps(out, &a->out, c, 0, a->seqlen);
     if (!a->cache_seqlens) store_steps(rows + a->seqlen * LANES, &a->state, state, 0, length);
-    else for (int64_t i = 0; i < a->seqlen; i++) store_steps(rows + (length + i) * LANES, &a->state, state, (next + i) % length, 1);
+    else
+        for (int64_t i = 0; i < a->seqlen; i++)
+            store_steps(rows + (length + i) * LANES, &a->state, state, (next + i) % length, 1);
 }
 
 static int conv_update(const struct conv_update_args *a) {
     const int64_t tiles = (a->dim + LANES - 1) / LANES;
     struct scratch layout = {.overflow = a->state_len > LONGEST || a->seqlen > LONGEST};
     if (!layout.overflow) scratch_add(&layout, a->state_len + 2 * a->seqlen, LANES); /* the state and x, then out */
-    /* A single step is over sooner than a second thread has woken. */
+    /* A small problem takes less time than waking a second thread. */
     const int64_t small = a->batch * a->dim * a->seqlen < 1 << 16;
     return parallel_run(update_task, a, a->batch * tiles, scratch_bytes(&layout), small ? 1 : a->threads);
 }

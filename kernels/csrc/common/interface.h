@@ -12,9 +12,9 @@
 typedef int64_t field_integer;
 typedef int64_t field_flag; /* 0 or 1 */
 typedef double field_real;
-typedef struct tensor field_tensor;       /* a tensor that may be absent */
-typedef const int32_t *field_indices;     /* contiguous, or NULL */
-typedef float *field_floats;              /* contiguous, or NULL */
+typedef struct tensor field_tensor;   /* a tensor that may be absent */
+typedef const int32_t *field_indices; /* contiguous, or NULL */
+typedef float *field_floats;          /* contiguous, or NULL */
 
 #define MEMBER(kind, name) field_##kind name;
 #define SIZE_OF_FIELD(kind, name) +sizeof(field_##kind)
@@ -23,10 +23,10 @@ typedef float *field_floats;              /* contiguous, or NULL */
 /* What KERNELS(KERNEL) of a library expands to: KERNEL(exported, function, args, FIELDS) for each kernel, where
    `exported` is the name that Python calls, `function` the implementation, which each instruction set has under a name
    with its suffix, and `struct args` the argument with the fields FIELDS. */
-#define DECLARE_KERNEL(exported, function, args, FIELDS)                                                    \
+#define DECLARE_KERNEL(exported, function, args, FIELDS)                                                            \
     _Static_assert(sizeof(struct args) == 0 FIELDS(SIZE_OF_FIELD), "struct " #args " has padding or other fields"); \
-    int function##_base(const struct args *a);                                                              \
-    int function##_avx2(const struct args *a);                                                              \
+    int function##_base(const struct args *a);                                                                      \
+    int function##_avx2(const struct args *a);                                                                      \
     int function##_avx512(const struct args *a);
 #define DEFINE_BASE(exported, function, args, FIELDS) \
     int function##_base(const struct args *a) { return function(a); }
@@ -39,10 +39,12 @@ typedef float *field_floats;              /* contiguous, or NULL */
 #define DESCRIBE_KERNEL(exported, function, args, FIELDS) #exported ":" FIELDS(DESCRIBE_FIELD) "\n"
 
 #define DESCRIBE_NAME(name) " " #name ","
-#define DESCRIBE_COMMON                                                     \
-    "tensor: address data, integer dtype, integer stride[4],\n"            \
-    "dtypes:" DTYPES(DESCRIBE_NAME) "\n"                                   \
+// clang-format off
+#define DESCRIBE_COMMON \
+    "tensor: address data, integer dtype, integer stride[4],\n" \
+    "dtypes:" DTYPES(DESCRIBE_NAME) "\n" \
     "instruction_sets:" INSTRUCTION_SETS(DESCRIBE_NAME) "\n"
+// clang-format on
 
 /* Defines the exported functions of a library: its kernels, and the text that describes them. */
 #define EXPORT_LIBRARY(KERNELS) \

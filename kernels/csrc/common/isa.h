@@ -14,9 +14,9 @@ extern enum isa chosen_isa;
 
 /* Calls function_avx512, function_avx2 or function_base. */
 #if defined __x86_64__
-#define CHOSEN_ISA(function, args)                         \
-    (chosen_isa == ISA_avx512 ? function##_avx512(args)    \
-     : chosen_isa == ISA_avx2 ? function##_avx2(args)      \
+#define CHOSEN_ISA(function, args)                      \
+    (chosen_isa == ISA_avx512 ? function##_avx512(args) \
+     : chosen_isa == ISA_avx2 ? function##_avx2(args)   \
                               : function##_base(args))
 #else
 #define CHOSEN_ISA(function, args) function##_base(args)

@@ -63,24 +63,31 @@ static inline void load_floats(float *out, const struct tensor *t, int64_t offse
     if (t->dtype == FLOAT32) {
         const float *from = (const float *)data;
         if (stride == 1) memcpy(out, from, (size_t)n * sizeof *out);
-        else for (int64_t i = 0; i < n; i++) out[i] = from[i * stride];
+        else
+            for (int64_t i = 0; i < n; i++) out[i] = from[i * stride];
     } else {
         const uint16_t *from = (const uint16_t *)data;
-        if (t->dtype == BFLOAT16) for (int64_t i = 0; i < n; i++) out[i] = float_of_bits((uint32_t)from[i * stride] << 16);
-        else for (int64_t i = 0; i < n; i++) out[i] = float_of_half(from[i * stride]);
+        if (t->dtype == BFLOAT16)
+            for (int64_t i = 0; i < n; i++) out[i] = float_of_bits((uint32_t)from[i * stride] << 16);
+        else
+            for (int64_t i = 0; i < n; i++) out[i] = float_of_half(from[i * stride]);
     }
 }
 
-static inline void store_floats(const struct tensor *t, int64_t offset, int64_t stride, int64_t n, const float *values) {
+static inline void store_floats(const struct tensor *t, int64_t offset, int64_t stride, int64_t n,
+                                const float *values) {
     char *data = element(t, offset);
     if (t->dtype == FLOAT32) {
         float *to = (float *)data;
         if (stride == 1) memcpy(to, values, (size_t)n * sizeof *to);
-        else for (int64_t i = 0; i < n; i++) to[i * stride] = values[i];
+        else
+            for (int64_t i = 0; i < n; i++) to[i * stride] = values[i];
     } else {
         uint16_t *to = (uint16_t *)data;
-        if (t->dtype == BFLOAT16) for (int64_t i = 0; i < n; i++) to[i * stride] = bfloat16_of_float(values[i]);
-        else for (int64_t i = 0; i < n; i++) to[i * stride] = half_of_float(values[i]);
+        if (t->dtype == BFLOAT16)
+            for (int64_t i = 0; i < n; i++) to[i * stride] = bfloat16_of_float(values[i]);
+        else
+            for (int64_t i = 0; i < n; i++) to[i * stride] = half_of_float(values[i]);
     }
 }
 

@@ -1,8 +1,8 @@
-/* Sixteen floats at a time. See simd_base.h for what each function promises. */
+/* Vectors of sixteen floats. simd_base.h says what each function returns. */
 #pragma once
 
 #if defined __clang__ && __clang_major__ >= 18 && __clang_major__ <= 21
-/* For AVX10's sake these clangs took 512-bit registers for a feature of their own; others do not know its name. */
+/* In clang 18 to 21, 512-bit registers are a separate feature, for AVX10; other compilers do not know its name. */
 #define SIMD_TARGET "avx512f,avx512dq,avx512bw,avx512vl,evex512,avx2,fma,f16c"
 #else
 #define SIMD_TARGET "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"
@@ -51,20 +51,23 @@ INLINE vec vec_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_load
 INLINE void vec_store_bfloat16(uint16_t *p, vec v) {
     const __m512i bits = _mm512_castps_si512(v), high = _mm512_srli_epi32(bits, 16);
     const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    const __m512i even = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __m512i even =
+        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
     const __m512i rounded = _mm512_mask_mov_epi32(even, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(rounded));
 }
-INLINE void vec_store_half(uint16_t *p, vec v) { _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+INLINE void vec_store_half(uint16_t *p, vec v) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 
-/* 2^(i/16): one permute of this register looks sixteen of them up. */
+/* 2^(i/16) for i = 0 to 15: one permute of this register is sixteen table lookups. */
 #define TABLE_OF_POWERS                                                                                              \
     _mm512_setr_ps(0x1p0f, 0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f, 0x1.306fe0p0f, 0x1.3dea64p0f, 0x1.4bfdaep0f, \
                    0x1.5ab07ep0f, 0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f, 0x1.ae89fap0f,         \
                    0x1.c199bep0f, 0x1.d5818ep0f, 0x1.ea4afap0f)
 
-/* x = k + r with k a multiple of 1/16: returns 2^k, and r. The magic number's last place is worth 1/16. */
+/* x = k + r, where k is a multiple of 1/16: returns 2^k and stores r. The unit in the last place of `magic` is 1/16. */
 INLINE vec split_power(vec x, vec *r) {
     const vec magic = vec_set(0x1.8p19f), shifted = x + magic, k = shifted - magic;
     *r = x - k;
@@ -84,7 +87,7 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
     return vec_fma(power_slope(r), r * power, base);
 }
 
-/* The same table with 16 times each place's number taken off its bits: what adding a sum's low bits puts back. */
+/* The same table, where entry i has i << 19 subtracted from its bits: vec_step adds i << 19 again. */
 INLINE __m512i table_for_sum(void) {
     const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return _mm512_sub_epi32(_mm512_castps_si512(TABLE_OF_POWERS), _mm512_slli_epi32(places, 19));
@@ -94,7 +97,7 @@ INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
     vec r, power;
     if (far) power = split_power(x, &r);
     else {
-        /* Whole powers of two go straight into the exponent. */
+        /* The integer part is added to the exponent bits. */
         const vec magic = vec_set(0x1.8p19f), shifted = x + magic;
         const __m512i bits = _mm512_castps_si512(shifted), exponent = _mm512_slli_epi32(bits, 19);
         r = x - (shifted - magic);
@@ -105,7 +108,8 @@ INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
 }
 
 INLINE vec vec_exp(vec x) {
-    /* Far enough out that the result is 0 or infinity, near enough that no NaN comes of it; min and max pass NaN on. */
+    /* At the bounds the result is already 0 or infinity, and no step overflows to NaN. min and max return their second
+       operand for NaN. */
     const vec bounded = _mm512_min_ps(vec_set(200.0f), _mm512_max_ps(vec_set(-200.0f), x));
     const vec magic = vec_set(0x1.8p19f), log2e = vec_set(0x1.715476p+0f);
     const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic;
@@ -116,30 +120,35 @@ INLINE vec vec_exp(vec x) {
 
 INLINE vec vec_exp_minus_abs(vec x) {
     const vec magic = vec_set(0x1.8p19f), log2e = vec_set(0x1.715476p+0f);
-    const vec bounded = _mm512_max_ps(vec_set(-104.0f), _mm512_or_ps(x, vec_set(-0.0f))); /* NaN passes */
+    const vec bounded = _mm512_max_ps(vec_set(-104.0f), _mm512_or_ps(x, vec_set(-0.0f))); /* NaN stays NaN */
     const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic, r = vec_fma(bounded, log2e, -k);
     const vec part = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), TABLE_OF_POWERS);
     return _mm512_scalef_ps(vec_fma(power_slope(r), r * part, part), k);
 }
 
 INLINE void vec_transpose(vec rows[LANES]) {
-    /* Four rounds, each swapping halves of pairs of rows: 1, 2, 4, then 8 rows apart. */
+    /* Four rounds; each exchanges halves between rows at distances of 1, 2, 4 and 8. */
     vec a[16], b[16];
-    UNROLL for (int i = 0; i < 16; i += 2) {
+    UNROLL
+    for (int i = 0; i < 16; i += 2) {
         a[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
         a[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
     }
-    UNROLL for (int i = 0; i < 16; i += 4) {
+    UNROLL
+    for (int i = 0; i < 16; i += 4) {
         b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
         b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
         b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
         b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
     }
-    UNROLL for (int i = 0; i < 16; i += 8) UNROLL for (int j = 0; j < 4; j++) {
+    UNROLL
+    for (int i = 0; i < 16; i += 8) UNROLL
+    for (int j = 0; j < 4; j++) {
         a[i + j] = _mm512_shuffle_f32x4(b[i + j], b[i + j + 4], 0x88);
         a[i + j + 4] = _mm512_shuffle_f32x4(b[i + j], b[i + j + 4], 0xdd);
     }
-    UNROLL for (int j = 0; j < 8; j++) {
+    UNROLL
+    for (int j = 0; j < 8; j++) {
         rows[j] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0x88);
         rows[j + 8] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0xdd);
     }

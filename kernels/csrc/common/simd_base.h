@@ -1,10 +1,10 @@
-/* Four floats at a time, in the compilers' own vector notation: NEON on aarch64, SSE2 on x86-64, anything elsewhere.
+/* Vectors of four floats, in the compilers' vector extension: NEON on aarch64, SSE2 on x86-64, any other elsewhere.
 
-   What each of the simd_*.h promises: NaN passes through every function; vec_fma rounds once, except here where the
-   processor has no such instruction; vec_exp and vec_exp2_decay are within 2 units in the last place.
+   For all simd_*.h: NaN stays NaN in every function. vec_fma rounds once, except in this file on a processor without
+   that instruction. The error of vec_exp and vec_exp2_decay is at most 2 units in the last place.
 
-   vec_step is 2^x h + pushed for -126 < x < 127, or with `far` for any x < 127. It adds up the change of h, not the
-   power: where 2^x is near 1 the change is what keeps digits. */
+   vec_step returns 2^x h + pushed for -126 < x < 127, or with `far` for any x < 127. For 2^x near 1 the sum
+   h + (2^x - 1) h has more correct digits than the product 2^x h, so vec_step computes a sum. */
 #pragma once
 
 #include "simd_begin.h"
@@ -15,7 +15,7 @@
 
 #include "kernel.h"
 
-/* Lanes of a and b by number; those of b follow those of a. gcc has clang's name for this from version 12 on. */
+/* A vector of lanes of a and b by number, where the lanes of b follow those of a. gcc has clang's builtin since 12. */
 #if defined __clang__ || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -47,7 +47,7 @@ INLINE vec vec_fma(vec a, vec b, vec c) {
 
 INLINE vec vec_only(mask where, vec a) { return (vec)(where & (mask)a); }
 INLINE vec vec_choose(mask where, vec a, vec b) { return (vec)((where & (mask)a) | (~where & (mask)b)); }
-/* The larger; b where either is NaN. */
+/* The larger of both; b where a or b is NaN. */
 INLINE vec vec_max(vec a, vec b) { return vec_choose(a > b, a, b); }
 INLINE vec vec_abs(vec a) { return (vec)((mask)a & 0x7fffffff); }
 INLINE mask vec_greater(vec a, vec b) { return a > b; }
@@ -59,12 +59,12 @@ INLINE int vec_all_below(vec a, vec b) {
 INLINE vec vec_add_where(vec a, mask where, vec b) { return a + vec_only(where, b); }
 /* a, times b in the lanes of the mask */
 INLINE vec vec_multiply_where(vec a, mask where, vec b) { return vec_choose(where, a * b, a); }
-/* All bits set in the lanes of the mask, and none elsewhere: what vec_and takes. */
+/* For vec_and: all bits are set in the lanes of the mask, and no bits in other lanes. */
 INLINE vec vec_of_mask(mask where) { return (vec)where; }
 INLINE vec vec_and(vec a, vec b) { return (vec)((mask)a & (mask)b); }
 INLINE float vec_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
-/* `later` moved up by n <= 3 lanes, with the last n of `earlier` in front. */
+/* The last n <= 3 lanes of `earlier`, then the first LANES - n lanes of `later`. */
 INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
     if (n == 1) return SHUFFLE(earlier, later, 3, 4, 5, 6);
     if (n == 2) return SHUFFLE(earlier, later, 2, 3, 4, 5);
@@ -105,9 +105,10 @@ INLINE vec power_slope(vec r) {
     return vec_fma(p, r, vec_set(0x1.62e430p-1f));
 }
 
-/* For x < 127: 2^x, less 1 in the lanes where x > -1/2, which `slow` names: near 1 the difference is what keeps digits. */
+/* For x < 127: 2^x, or 2^x - 1 in the lanes with x > -1/2, which are stored in `slow`: for 2^x near 1 the difference
+   has more correct digits. */
 INLINE vec vec_exp2_decay(vec x, mask *slow) {
-    /* The magic number's last place is worth 1: adding it rounds to an integer, which then stands in the low bits. */
+    /* The unit in the last place of `magic` is 1: the sum is rounded to an integer, which is in the low bits. */
     const vec magic = vec_set(0x1.8p23f), bounded = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x);
     const vec shifted = bounded + magic, r = bounded - (shifted - magic);
     const vec power = (vec)(((mask)shifted + 127) << 23);
@@ -124,27 +125,28 @@ INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
 
 /* e^x for any x */
 INLINE vec vec_exp(vec x) {
-    /* Just far enough out that the result is 0 or infinity. */
+    /* At the bounds the result is already 0 or infinity. */
     const vec above = vec_choose(x < vec_set(-105.0f), vec_set(-105.0f), x);
     const vec bounded = vec_choose(above > vec_set(89.0f), vec_set(89.0f), above);
-    const vec magic = vec_set(0x1.8p23f), shifted = vec_fma(bounded, vec_set(0x1.715476p+0f), magic), k = shifted - magic;
-    /* ln 2 in two parts, the first short enough that its product with k is exact even unfused; then back to base 2. */
+    const vec magic = vec_set(0x1.8p23f), shifted = vec_fma(bounded, vec_set(0x1.715476p+0f), magic),
+              k = shifted - magic;
+    /* ln 2 in two parts; the product of k and the first part is exact without a fused multiply-add. */
     const vec rest = vec_fma(k, vec_set(-0x1.7f7d1cp-20f), vec_fma(k, vec_set(-0x1.62e400p-1f), bounded));
     const vec r = rest * vec_set(0x1.715476p+0f);
-    /* The exponent in two halves, so that neither leaves its range. */
+    /* The exponent in two halves, so that each half is in the range of exponents. */
     const mask power = (mask)shifted - (mask)magic, half = power >> 1;
     return vec_fma(power_slope(r), r, vec_set(1.0f)) * (vec)((half + 127) << 23) * (vec)((power - half + 127) << 23);
 }
 
-/* e^-|x|, 0 where it is next to nothing; 88.03 is 127 ln 2. */
+/* e^-|x|, and 0 where |x| > 88.03, which is 127 ln 2. */
 INLINE vec vec_exp_minus_abs(vec x) {
     const vec magic = vec_set(0x1.8p23f), log2e = vec_set(0x1.715476p+0f);
-    const vec bounded = vec_max(vec_set(-0x1.601e68p+6f), (vec)((mask)x | (mask)vec_set(-0.0f))); /* NaN passes */
+    const vec bounded = vec_max(vec_set(-0x1.601e68p+6f), (vec)((mask)x | (mask)vec_set(-0.0f))); /* NaN stays NaN */
     const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic;
 #if defined __aarch64__
     const vec r = vec_fma(bounded, log2e, -k);
 #else
-    /* Unfused, the product must be exact before k is taken off: ln 2 in two parts, then back to base 2. */
+    /* Without a fused multiply-add the product must be exact before the subtraction: ln 2 in two parts. */
     const vec rest = k * vec_set(-0x1.7f7d1cp-20f) + (k * vec_set(-0x1.62e400p-1f) + bounded);
     const vec r = rest * log2e;
 #endif

@@ -1,4 +1,4 @@
-/* Compiles what follows, up to simd_end.h, for SIMD_TARGET; nothing outside may be compiled so. */
+/* From here to simd_end.h, functions are compiled for SIMD_TARGET. Other functions of the library must not be. */
 #define INLINE static inline __attribute__((always_inline, unused))
 #if defined __clang__
 #define UNROLL _Pragma("unroll")

@@ -7,7 +7,9 @@
 #include "mamba_step.h"
 #include "state_update_simd.h"
 
-INLINE struct tensor of_floats(float *data) { return (struct tensor){.data = (char *)data, .dtype = FLOAT32, .stride = {1}}; }
+INLINE struct tensor of_floats(float *data) {
+    return (struct tensor){.data = (char *)data, .dtype = FLOAT32, .stride = {1}};
+}
 
 // clang-format off
 #define MAMBA_STEP_PARTS(PART) \
@@ -39,7 +41,8 @@ static void convolve_step(const struct mamba_step_args *a, const float *x, float
     for (int64_t c = 0; c < a->inner; c += LANES) vec_store(out + c, vec_silu(vec_load(out + c)));
 }
 
-INLINE int project(const struct mamba_step_args *a, int64_t rows, int64_t columns, struct tensor weight, struct tensor x, struct tensor bias, struct tensor out) {
+INLINE int project(const struct mamba_step_args *a, int64_t rows, int64_t columns, struct tensor weight,
+                   struct tensor x, struct tensor bias, struct tensor out) {
     const struct linear_args args = {rows, columns, a->threads, weight, x, bias, out};
     return linear(&args);
 }
@@ -54,7 +57,8 @@ static int mamba_step(const struct mamba_step_args *a) {
     if (bytes == SIZE_MAX) return TOO_LARGE;
     float *const memory = malloc(bytes);
     if (!memory) return NO_MEMORY;
-    float *const xz = memory + layout->xz, *const z = xz + inner, *const dt = memory + layout->dt, *const y = memory + layout->y;
+    float *const xz = memory + layout->xz, *const z = xz + inner, *const dt = memory + layout->dt,
+                 *const y = memory + layout->y;
     float *const projected = memory + layout->projected, *const u = memory + layout->u;
     const struct tensor none = {0};
     int failed = project(a, 2 * inner, a->features, a->in_weight, a->x, a->in_bias, of_floats(xz));
@@ -65,14 +69,23 @@ static int mamba_step(const struct mamba_step_args *a) {
     if (!failed) failed = project(a, inner, rank, a->dt_weight, of_floats(projected), none, of_floats(dt));
     if (!failed) {
         struct state_update_args step = {
-            .batch = 1, .heads = 1, .head_dim = inner, .dstate = dstate, .groups = 1, .dt_softplus = 1, .A_is_log = 1, .threads = a->threads,
+            .batch = 1,
+            .heads = 1,
+            .head_dim = inner,
+            .dstate = dstate,
+            .groups = 1,
+            .dt_softplus = 1,
+            .A_is_log = 1,
+            .threads = a->threads,
             .state = {a->state.data, a->state.dtype, {0, 0, a->state.stride[0], a->state.stride[1]}},
             .A = {a->A_log.data, a->A_log.dtype, {0, a->A_log.stride[0], a->A_log.stride[1]}},
-            .D = {a->D.data, a->D.dtype, {0, a->D.stride[0]}}, .dt_bias = {a->dt_bias.data, a->dt_bias.dtype, {0, a->dt_bias.stride[0]}},
+            .D = {a->D.data, a->D.dtype, {0, a->D.stride[0]}},
+            .dt_bias = {a->dt_bias.data, a->dt_bias.dtype, {0, a->dt_bias.stride[0]}},
         };
         struct tensor *const rows[] = {&step.x, &step.dt, &step.z, &step.out, &step.B, &step.C};
         float *const data[] = {u, dt, z, y, projected + rank, projected + rank + dstate};
-        for (int i = 0; i < 6; i++) *rows[i] = (struct tensor){.data = (char *)data[i], .dtype = FLOAT32, .stride = {0, 0, 1}};
+        for (int i = 0; i < 6; i++)
+            *rows[i] = (struct tensor){.data = (char *)data[i], .dtype = FLOAT32, .stride = {0, 0, 1}};
         failed = state_update(&step);
     }
     if (!failed) failed = project(a, a->features, inner, a->out_weight, of_floats(y), a->out_bias, a->out);

@@ -1,4 +1,4 @@
-/* Norms, for whichever simd_*.h was included before. Lanes are features of one row. */
+/* Norms. Include one simd_*.h before. Lanes are features of one row. */
 #pragma once
 
 #include <math.h>
@@ -8,19 +8,20 @@
 
 enum { ROWS_PER_TASK = 8 };
 
-/* Features first to first + LANES of a row, or fewer at its end. */
+/* Features first to first + count - 1 of a row; other lanes are zero. */
 INLINE vec load_features(const struct tensor *t, int64_t row, int64_t first, int64_t count) {
     return load_part(t, row * t->stride[0] + first, 1, count);
 }
 
 INLINE int64_t lanes_left(int64_t end, int64_t at) { return end - at < LANES ? end - at : LANES; }
 
-/* The mean of the squared distances from `centre`. */
+/* The mean of the squared differences from `centre`. */
 static float mean_of_squares(const float *values, int64_t n, float centre) {
     vec sums[4] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
     int64_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        UNROLL for (int j = 0; j < 4; j++) {
+        UNROLL
+        for (int j = 0; j < 4; j++) {
             const vec v = vec_load(values + i + j * LANES) - vec_set(centre);
             sums[j] = vec_fma(v, v, sums[j]);
         }
@@ -46,7 +47,7 @@ static void norm_row(const struct norm_args *a, int64_t row, float *values) {
         if (a->residual.data) v = v + load_features(&a->residual, row, i, count);
         if (a->total.data) store_part(&a->total, row * a->total.stride[0] + i, 1, count, v);
         if (a->gate == GATE_BEFORE) v = v * vec_silu(load_features(&a->z, row, i, count));
-        vec_store(values + i, v); /* the row has room for a whole vector at its end */
+        vec_store(values + i, v); /* `values` has dim + LANES floats */
     }
     for (int64_t first = 0; first < a->dim; first += a->group) {
         float *group = values + first;
@@ -54,7 +55,8 @@ static void norm_row(const struct norm_args *a, int64_t row, float *values) {
         const float scale = 1.0f / sqrtf(mean_of_squares(group, a->group, centre) + (float)a->eps);
         for (int64_t i = 0; i < a->group; i += LANES) {
             const int64_t count = lanes_left(a->group, i), at = first + i;
-            vec v = (vec_load(group + i) - vec_set(centre)) * vec_set(scale) * load_part(&a->weight, at * a->weight.stride[0], a->weight.stride[0], count);
+            vec v = (vec_load(group + i) - vec_set(centre)) * vec_set(scale) *
+                    load_part(&a->weight, at * a->weight.stride[0], a->weight.stride[0], count);
             if (a->bias.data) v = v + load_part(&a->bias, at * a->bias.stride[0], a->bias.stride[0], count);
             if (a->gate == GATE_AFTER) v = v * vec_silu(load_features(&a->z, row, at, count));
             store_part(&a->out, row * a->out.stride[0] + at, 1, count, v);

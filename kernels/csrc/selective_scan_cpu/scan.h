@@ -29,14 +29,15 @@
     FIELD(tensor, onto) /* like out: the kernel stores scale * (onto + the result) */ \
     FIELD(real, scale)
 
-/* The gradient, only for an A that is not tied. Each sum over channels is stored per part of the channels, each sum over
-   the batch per part of the batch, in float32 and contiguous; the caller adds the parts up. grad_B and grad_C must be
-   zero before the call. */
+/* The gradient, only for an A that is not tied. Each sum over channels is stored per part of the channels, each sum
+   over the batch per part of the batch, in float32 and contiguous; the caller adds the parts up. grad_B and grad_C must
+   be zero before the call. */
 #define SCAN_GRADIENT_FIELDS(FIELD) \
     FIELD(tensor, grad_out) FIELD(tensor, grad_u) FIELD(tensor, grad_delta) FIELD(tensor, grad_z) /* like u */ \
     FIELD(floats, grad_A) /* (batch part, channel, dstate) */ \
     FIELD(floats, grad_D) FIELD(floats, grad_bias) /* (batch part, channel) */ \
-    FIELD(floats, grad_B) FIELD(floats, grad_C) /* variable: (channel part, batch, group, seqlen, dstate); else like grad_A */ \
+    FIELD(floats, grad_B) FIELD(floats, grad_C) \
+    /* variable: (channel part, batch, group, seqlen, dstate); otherwise like grad_A */ \
     FIELD(integer, batch_parts) FIELD(integer, channel_parts)
 
 #define SCAN_BACK_FIELDS(FIELD) SCAN_FIELDS(FIELD) SCAN_GRADIENT_FIELDS(FIELD)

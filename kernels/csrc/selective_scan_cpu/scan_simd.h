@@ -1,8 +1,8 @@
-/* The forward scan, for whichever simd_*.h was included before.
+/* The forward scan. Include one simd_*.h before.
 
-   Lanes are channels. A task takes a few tiles of LANES channels through time together, MAX_STEPS steps at once, so
-   that one transposed copy of those steps of B and C serves all of its channels. Within a tile, BLOCK states at a
-   time go through all steps with h in registers: time is sequential, but states and lanes are not. */
+   Lanes are channels. A task is a few tiles of LANES channels, which pass through time together, at most MAX_STEPS
+   steps at once, so that all channels of the task use one transposed copy of these steps of B and C. Within a tile,
+   BLOCK states at a time pass through these steps with h in registers: time is sequential, states and lanes are not. */
 #pragma once
 
 #include <math.h>
@@ -15,7 +15,7 @@ enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, 
 
 static const float LOG2_E = 0x1.715476p+0f, LN_2 = 0x1.62e430p-1f;
 
-/* Steps are shared out evenly, so that no last tile is too short for the vector loads. */
+/* All blocks of steps have about the same length, so that the last is not too short for vector loads. */
 INLINE int64_t steps_per_tile(int64_t seqlen) {
     if (seqlen == 0) return 1;
     const int64_t tiles = (seqlen + MAX_STEPS - 1) / MAX_STEPS;
@@ -27,7 +27,7 @@ INLINE int64_t tiles_per_head(const struct scan_args *a) { return (a->head_dim +
 INLINE int64_t tiles_per_group(const struct scan_args *a) { return a->heads / a->groups * tiles_per_head(a); }
 INLINE int64_t tasks_per_group(const struct scan_args *a) { return (tiles_per_group(a) + TASK_TILES - 1) / TASK_TILES; }
 
-/* LANES channels of one head, of which `count` exist; `slot` is their place among the tiles of a task. */
+/* LANES channels of one head, from `first` on, of which `count` exist; `slot` is the number of the tile in its task. */
 struct channels {
     int64_t batch, group, head, first, count, slot;
 };
@@ -38,39 +38,42 @@ INLINE struct channels channels_of(const struct scan_args *a, int64_t batch, int
     return (struct channels){batch, group, head, first, left < LANES ? left : LANES, tile % TASK_TILES};
 }
 
-/* Where (batch, head, head_dim, seqlen) tensor t holds the first of these channels. */
+/* The offset of the first of these channels in a (batch, head, head_dim, seqlen) tensor. */
 INLINE int64_t offset_of(const struct tensor *t, struct channels c, int64_t step) {
     return c.batch * t->stride[0] + c.head * t->stride[1] + c.first * t->stride[2] + step * t->stride[3];
 }
 
-/* How a tile lies in a (batch, head, head_dim, seqlen) tensor, or in one whose last axis is the state. */
+/* The shape of a tile in a (batch, head, head_dim, seqlen) tensor, or in a tensor whose last axis is the state. */
 INLINE struct tile_shape shape_of(const struct tensor *t, struct channels c, int64_t steps) {
     return (struct tile_shape){c.count, steps, t->stride[2], t->stride[3]};
 }
 
-/* A parameter of each channel, (head, head_dim): all zero where absent. */
+/* A parameter per channel, (head, head_dim); zero where the tensor is absent. */
 INLINE vec load_parameter(const struct tensor *t, struct channels c) {
     float values[LANES] = {0};
     if (t->data) load_floats(values, t, c.head * t->stride[0] + c.first * t->stride[1], t->stride[1], c.count);
     return vec_load(values);
 }
 
-/* A parameter of each channel and state, (head, head_dim, dstate), as dstate rows of lanes. */
+/* A parameter per channel and state, (head, head_dim, dstate), as dstate rows of lanes. */
 INLINE void load_state_parameter(float *out, const struct tensor *t, struct channels c, int64_t dstate) {
     const struct tile_shape s = {c.count, dstate, t->stride[1], t->stride[2]};
     tile_load(out, LANES, t, c.head * t->stride[0] + c.first * t->stride[1], s);
 }
 
-/* Steps of B, C or what delta is made of, for one group: a row of `count` states or ranks per step. */
-INLINE void load_variable(float *out, int64_t pitch, const struct tensor *t, int64_t batch, int64_t group, int64_t count, int64_t first, int64_t steps) {
+/* Steps of B, C or the factor of delta, for one group: a row of `count` states or ranks per step. */
+INLINE void load_variable(float *out, int64_t pitch, const struct tensor *t, int64_t batch, int64_t group,
+                          int64_t count, int64_t first, int64_t steps) {
     for (int64_t n = 0; n < count; n += LANES) {
         const struct tile_shape s = {count - n < LANES ? count - n : LANES, steps, t->stride[2], t->stride[3]};
-        tile_load(out + n, pitch, t, batch * t->stride[0] + group * t->stride[1] + n * t->stride[2] + first * t->stride[3], s);
+        tile_load(out + n, pitch, t,
+                  batch * t->stride[0] + group * t->stride[1] + n * t->stride[2] + first * t->stride[3], s);
     }
 }
 
-/* What to fetch while computing: `count` lines of 64 bytes, taken in turns from `rows` rows `pitch` bytes apart. Those of
-   the next tile are too short, and lie too far from each other, for the processor to foresee. */
+/* The memory of the next tile, which the loop over this tile prefetches: `count` cache lines of 64 bytes, one of each
+   of `rows` rows at distances of `pitch` bytes, then the next of each row. The rows are too short, and too far apart,
+   for the prefetcher of the processor. */
 struct ahead {
     const char *data;
     int64_t pitch, rows, count;
@@ -78,14 +81,15 @@ struct ahead {
 
 INLINE struct ahead ahead_of(const struct tensor *t, struct channels c, int64_t first, int64_t steps) {
     const struct tile_shape s = shape_of(t, c, steps);
-    const int64_t size = element_size(t), lines = (steps * size + 63) / 64, along = s.step_stride == 1 || s.step_stride == -1;
+    const int64_t size = element_size(t), lines = (steps * size + 63) / 64,
+                  along = s.step_stride == 1 || s.step_stride == -1;
     if (!t->data) return (struct ahead){0};
     const char *data = element(t, offset_of(t, c, s.step_stride < 0 ? first + steps - 1 : first));
     if (along) return (struct ahead){data, s.column_stride * size, s.columns, s.columns * lines};
     return (struct ahead){data, (s.step_stride < 0 ? -s.step_stride : s.step_stride) * size, steps, steps};
 }
 
-/* The scratch memory of a worker. Each tile of a task keeps its states and rates from one block of steps to the next. */
+/* The scratch memory of a worker. Each tile of a task keeps its states and rates between blocks of steps. */
 // clang-format off
 #define SCAN_PARTS(PART) \
     PART(B, MAX_STEPS, pitch) PART(C, MAX_STEPS, pitch) /* [MAX_STEPS][pitch] */ \
@@ -122,14 +126,15 @@ static struct scan_layout scan_layout_of(const struct scan_args *a) {
 }
 
 INLINE struct workspace workspace_at(float *memory, const struct scan_layout *layout, const struct scan_args *a) {
-    struct workspace result = {.pitch = layout->pitch, .rank_pitch = layout->rank_pitch, .dstate = a->dstate}, *const w = &result;
+    struct workspace result = {.pitch = layout->pitch, .rank_pitch = layout->rank_pitch, .dstate = a->dstate},
+                     *const w = &result;
     SCAN_PARTS(SCRATCH_LOCATE)
     return result;
 }
 
 INLINE float *slot_of(float *parts, struct channels c, int64_t rows) { return parts + c.slot * rows * LANES; }
 
-/* What is kept of these channels for all of their steps. */
+/* Reads the parameters of these channels, which all steps use. */
 static void load_tile_parameters(struct workspace *w, const struct scan_args *a, struct channels c) {
     float *rates = slot_of(w->rates, c, a->dstate);
     load_state_parameter(rates, &a->A, c, a->dstate);
@@ -137,25 +142,27 @@ static void load_tile_parameters(struct workspace *w, const struct scan_args *a,
     if (a->delta_weight.data) load_state_parameter(slot_of(w->weights, c, a->rank), &a->delta_weight, c, a->rank);
 }
 
-/* How far a block's exponents reach: the fast loops want them to leave neither the range of floats nor that of the
-   magic numbers, and are faster still if no power underflows. */
+/* The range of the exponents in a block. The fast loops need exponents in the range of floats and of the rounding by a
+   magic number (FAR); the fastest loop also needs that no power underflows (NEAR). */
 enum range { NEAR, FAR, CAREFUL };
 
-/* Which of the loops below to run; known when they are compiled. */
+/* The variant of a loop: compile-time constants. */
 struct variant {
     int tied, careful, far, variable_B, variable_C;
 };
 
-/* `count` states from number `first` on, through all steps. */
-INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates, int64_t first, const int count, int64_t steps, const struct variant v) {
+/* States first to first + count - 1, through all steps. */
+INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates, int64_t first, const int count,
+                        int64_t steps, const struct variant v) {
     vec h[BLOCK], rate[BLOCK], B[BLOCK], C[BLOCK];
-    UNROLL for (int i = 0; i < count; i++) {
+    UNROLL
+    for (int i = 0; i < count; i++) {
         h[i] = vec_load(h_memory + (first + i) * LANES);
         if (!v.tied) rate[i] = vec_load(rates + (first + i) * LANES);
         if (!v.variable_B) B[i] = vec_load(w->fixed_B + (first + i) * LANES);
         if (!v.variable_C) C[i] = vec_load(w->fixed_C + (first + i) * LANES);
     }
-    /* In names of their own: what is stored below could, for all that the compiler knows, change the workspace. */
+    /* Local copies, because the compiler must assume that the stores below change *w. */
     const float *deltas = w->delta, *inputs = w->input, *decays = w->decay, *keeps = w->keep;
     const float *B_now = w->B + first, *C_now = w->C + first;
     float *outs = w->out;
@@ -163,14 +170,16 @@ INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates
     const struct ahead ahead = first < 4 * BLOCK ? w->ahead[first / BLOCK] : (struct ahead){0};
     const char *line = ahead.data;
     int64_t fetched = 0, row = 0;
-    for (const float *end = deltas + steps * LANES; deltas < end; deltas += LANES, inputs += LANES, outs += LANES, B_now += pitch, C_now += pitch) {
+    for (const float *end = deltas + steps * LANES; deltas < end;
+         deltas += LANES, inputs += LANES, outs += LANES, B_now += pitch, C_now += pitch) {
         const vec delta = vec_load(deltas), input = vec_load(inputs);
         vec out = vec_load(outs);
         if (fetched++ < ahead.count) {
             __builtin_prefetch(line + row * ahead.pitch);
             if (++row == ahead.rows) row = 0, line += 64;
         }
-        UNROLL for (int i = 0; i < count; i++) {
+        UNROLL
+        for (int i = 0; i < count; i++) {
             const vec pushed = input * (v.variable_B ? vec_set(B_now[i]) : B[i]);
             if (v.tied) {
                 h[i] = vec_fma(vec_load(decays), h[i], pushed) + vec_and(vec_load(keeps), h[i]);
@@ -184,7 +193,8 @@ INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates
         vec_store(outs, out);
         if (v.tied) decays += LANES, keeps += LANES;
     }
-    UNROLL for (int i = 0; i < count; i++) vec_store(h_memory + (first + i) * LANES, h[i]);
+    UNROLL
+    for (int i = 0; i < count; i++) vec_store(h_memory + (first + i) * LANES, h[i]);
 }
 
 INLINE void scan_all_states(struct workspace *w, float *h, const float *rates, int64_t steps, const struct variant v) {
@@ -193,35 +203,46 @@ INLINE void scan_all_states(struct workspace *w, float *h, const float *rates, i
     for (; n < w->dstate; n++) scan_states(w, h, rates, n, 1, steps, v);
 }
 
-static void scan_steps(const struct scan_args *a, struct workspace *w, float *h, const float *rates, int64_t steps, enum range range) {
-#define CASE(b, c) \
-    if (range == CAREFUL) scan_all_states(w, h, rates, steps, (struct variant){0, 1, 0, b, c}); \
+static void scan_steps(const struct scan_args *a, struct workspace *w, float *h, const float *rates, int64_t steps,
+                       enum range range) {
+#define CASE(b, c)                                                                               \
+    if (range == CAREFUL) scan_all_states(w, h, rates, steps, (struct variant){0, 1, 0, b, c});  \
     else if (range == FAR) scan_all_states(w, h, rates, steps, (struct variant){0, 0, 1, b, c}); \
     else scan_all_states(w, h, rates, steps, (struct variant){0, 0, 0, b, c})
     if (a->tied_A) scan_all_states(w, h, rates, steps, (struct variant){1, 0, 0, 1, 1});
-    else if (a->variable_B && a->variable_C) { CASE(1, 1); }
-    else if (a->variable_B) { CASE(1, 0); }
-    else if (a->variable_C) { CASE(0, 1); }
-    else { CASE(0, 0); }
+    else if (a->variable_B && a->variable_C) {
+        CASE(1, 1);
+    } else if (a->variable_B) {
+        CASE(1, 0);
+    } else if (a->variable_C) {
+        CASE(0, 1);
+    } else {
+        CASE(0, 0);
+    }
 #undef CASE
 }
 
-/* delta of all steps, PROJECT_STEPS of them at a time. The last few may be too many: rows of the workspace that no one reads. */
+/* Computes delta of all steps, PROJECT_STEPS at a time. Rows after the last step are computed too, and not read. */
 static void project_delta(struct workspace *w, const float *weights, int64_t rank, int64_t steps) {
     for (int64_t t = 0; t < steps; t += PROJECT_STEPS) {
         const float *rows = w->projected + t * w->rank_pitch;
         vec sums[PROJECT_STEPS];
-        UNROLL for (int i = 0; i < PROJECT_STEPS; i++) sums[i] = vec_set(0.0f);
+        UNROLL
+        for (int i = 0; i < PROJECT_STEPS; i++) sums[i] = vec_set(0.0f);
         for (int64_t r = 0; r < rank; r++) {
             const vec weight = vec_load(weights + r * LANES);
-            UNROLL for (int i = 0; i < PROJECT_STEPS; i++) sums[i] = vec_fma(vec_set(rows[i * w->rank_pitch + r]), weight, sums[i]);
+            UNROLL
+            for (int i = 0; i < PROJECT_STEPS; i++)
+                sums[i] = vec_fma(vec_set(rows[i * w->rank_pitch + r]), weight, sums[i]);
         }
-        UNROLL for (int i = 0; i < PROJECT_STEPS; i++) vec_store(w->delta + (t + i) * LANES, sums[i]);
+        UNROLL
+        for (int i = 0; i < PROJECT_STEPS; i++) vec_store(w->delta + (t + i) * LANES, sums[i]);
     }
 }
 
-/* Reads delta and u, and makes of them what the loops need. */
-static enum range prepare(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first, int64_t steps) {
+/* Reads delta and u, and computes the loops' inputs from them: delta after bias and softplus, delta u, D u. */
+static enum range prepare(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first,
+                          int64_t steps) {
     const float *rates = slot_of(w->rates, c, a->dstate);
     tile_load(w->input, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
     if (a->delta_weight.data) project_delta(w, slot_of(w->weights, c, a->rank), a->rank, steps);
@@ -235,12 +256,12 @@ static enum range prepare(const struct scan_args *a, struct workspace *w, struct
         const vec u = vec_load(w->input + t * LANES);
         vec delta = vec_load(w->delta + t * LANES) + bias;
         if (a->delta_softplus) delta = vec_softplus(delta);
-        if (limited) delta = vec_max(lowest, -vec_max(-highest, -delta)); /* of two operands the second's NaN stays */
+        if (limited) delta = vec_max(lowest, -vec_max(-highest, -delta)); /* for NaN, max returns its second operand */
         delta_high = vec_max(delta_high, delta);
         if (!positive) delta_low = vec_max(delta_low, -delta);
         vec_store(w->delta + t * LANES, delta);
         vec_store(w->input + t * LANES, delta * u);
-        vec out = zero; /* not 0 u, which could be NaN */
+        vec out = zero; /* 0 u could be NaN */
         if (a->D.data) out = D * u;
         vec_store(w->out + t * LANES, out);
     }
@@ -256,13 +277,14 @@ static enum range prepare(const struct scan_args *a, struct workspace *w, struct
     return vec_all_below(size, vec_set(126.0f)) ? NEAR : FAR;
 }
 
-/* With A the same for all states of a channel, what a step does to the state is computed once, not for each of them. */
-static void prepare_tied(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first, int64_t steps, int careful) {
+/* For an A that is the same for all states of a channel: the factor of a step is computed once for all states. */
+static void prepare_tied(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first,
+                         int64_t steps, int careful) {
     const vec rate = vec_load(slot_of(w->rates, c, a->dstate)), zero = vec_set(0.0f);
     const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
     for (int64_t t = 0; t < steps; t++) {
         vec decay = zero, keep = zero;
-        const int32_t previous = !seq ? 0 : first + t > 0 ? seq[t - 1] : 0; /* a first state belongs to sequence 0 */
+        const int32_t previous = !seq ? 0 : first + t > 0 ? seq[t - 1] : 0; /* first_state belongs to sequence 0 */
         if (!seq || seq[t] == previous) {
             const vec x = vec_load(w->delta + t * LANES) * rate;
             mask slow;
@@ -279,17 +301,18 @@ static int all_finite(const float *values, int64_t rows) {
     for (int64_t i = 0; i < rows; i++) {
         const vec v = vec_load(values + i * LANES);
         largest = vec_max(largest, vec_abs(v));
-        nan = nan + v * vec_set(0.0f); /* NaN for infinity too, and the largest may have missed either */
+        nan = nan + v * vec_set(0.0f); /* NaN for infinity and NaN, which the maximum can lose */
     }
     return vec_all_below(largest, vec_set(INFINITY)) && vec_all_below(nan, vec_set(1.0f));
 }
 
-/* Takes h through the steps, leaving what they put out, before the gate, in w->out. */
-static void scan_tile_states(const struct scan_args *a, struct workspace *w, struct channels c, float *h, int64_t first, int64_t steps) {
+/* Advances h through the steps, and stores the output before the gate in w->out. */
+static void scan_tile_states(const struct scan_args *a, struct workspace *w, struct channels c, float *h, int64_t first,
+                             int64_t steps) {
     const size_t state_bytes = (size_t)(a->dstate * LANES) * sizeof *h;
     memcpy(w->before, h, state_bytes);
-    /* The fast loops compute a step as a difference, which infinity does not survive; where one turns up, go back
-       and let it travel as it does in the plain recurrence. */
+    /* The fast loops compute a step as a difference, which makes NaN of infinity. Where an infinity or NaN occurs, the
+       block is computed again by the plain recurrence. */
     for (int again = 0;; again = 1) {
         const enum range reach = prepare(a, w, c, first, steps), range = again ? CAREFUL : reach;
         if (a->tied_A) prepare_tied(a, w, c, first, steps, range == CAREFUL);
@@ -309,7 +332,8 @@ static void scan_tile(const struct scan_args *a, struct workspace *w, struct cha
     }
     if (a->onto.data) {
         tile_load(w->delta, LANES, &a->onto, offset_of(&a->onto, c, first), shape_of(&a->onto, c, steps));
-        for (int64_t t = 0; t < steps; t++) vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) + vec_load(w->delta + t * LANES));
+        for (int64_t t = 0; t < steps; t++)
+            vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) + vec_load(w->delta + t * LANES));
     }
     if (a->scale != 1.0) {
         const vec scale = vec_set((float)a->scale);
@@ -327,20 +351,24 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
     const struct scan_work *work = context;
     const struct scan_args *a = work->args;
     struct workspace w = workspace_at(scratch, &work->layout, a);
-    const int64_t per_group = tasks_per_group(a), group = index / per_group % a->groups, batch = index / per_group / a->groups;
+    const int64_t per_group = tasks_per_group(a), group = index / per_group % a->groups,
+                  batch = index / per_group / a->groups;
     const int64_t first_tile = index % per_group * TASK_TILES, left = tiles_per_group(a) - first_tile;
     const int64_t tiles = left < TASK_TILES ? left : TASK_TILES, state = a->dstate * LANES;
     for (int64_t i = 0; i < tiles; i++) {
         const struct channels c = channels_of(a, batch, group, first_tile + i);
         float *h = slot_of(w.states, c, a->dstate);
         load_tile_parameters(&w, a, c);
-        if (a->first_state.data) tile_load(h, LANES, &a->first_state, offset_of(&a->first_state, c, 0), shape_of(&a->first_state, c, a->dstate));
+        if (a->first_state.data)
+            tile_load(h, LANES, &a->first_state, offset_of(&a->first_state, c, 0),
+                      shape_of(&a->first_state, c, a->dstate));
         else memset(h, 0, (size_t)state * sizeof *h);
     }
     const int64_t most = steps_per_tile(a->seqlen);
     for (int64_t first = 0; first < a->seqlen; first += most) {
         const int64_t steps = a->seqlen - first < most ? a->seqlen - first : most;
-        if (a->delta_weight.data) load_variable(w.projected, w.rank_pitch, &a->delta, batch, group, a->rank, first, steps);
+        if (a->delta_weight.data)
+            load_variable(w.projected, w.rank_pitch, &a->delta, batch, group, a->rank, first, steps);
         if (a->variable_B) load_variable(w.B, w.pitch, &a->B, batch, group, a->dstate, first, steps);
         if (a->variable_C) load_variable(w.C, w.pitch, &a->C, batch, group, a->dstate, first, steps);
         for (int64_t i = 0; i < tiles; i++) {
@@ -356,7 +384,8 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
     }
     for (int64_t i = 0; a->last_state.data && i < tiles; i++) {
         const struct channels c = channels_of(a, batch, group, first_tile + i);
-        tile_store(slot_of(w.states, c, a->dstate), &a->last_state, offset_of(&a->last_state, c, 0), shape_of(&a->last_state, c, a->dstate));
+        tile_store(slot_of(w.states, c, a->dstate), &a->last_state, offset_of(&a->last_state, c, 0),
+                   shape_of(&a->last_state, c, a->dstate));
     }
 }
 

@@ -1,5 +1,5 @@
-/* The single step. What each channel has one of is worked out for LANES channels at once; then, channel by channel,
-   lanes are its states. */
+/* The single step. Values per channel are computed for LANES channels at once; then, channel by channel, lanes are
+   states. */
 #pragma once
 
 #include "parallel.h"
@@ -23,8 +23,9 @@ INLINE void store_part(const struct tensor *t, int64_t offset, int64_t stride, i
     store_floats(t, offset, stride, count, values);
 }
 
-/* The states of one channel; returns C . h. */
-INLINE float update_channel(const struct state_update_args *a, int64_t state_at, int64_t A_at, int64_t B_at, int64_t C_at, vec dt, vec input, vec tied_decay, const int tied) {
+/* Advances the states of one channel and returns C . h. */
+INLINE float update_channel(const struct state_update_args *a, int64_t state_at, int64_t A_at, int64_t B_at,
+                            int64_t C_at, vec dt, vec input, vec tied_decay, const int tied) {
     vec sum = vec_set(0.0f);
     for (int64_t n = 0; n < a->dstate; n += LANES) {
         const int64_t count = a->dstate - n < LANES ? a->dstate - n : LANES;
@@ -38,7 +39,7 @@ INLINE float update_channel(const struct state_update_args *a, int64_t state_at,
         }
         const vec next = vec_fma(decay, h, input * B);
         store_part(&a->state, state_at + n * a->state.stride[3], a->state.stride[3], count, next);
-        if (count < LANES) { /* what lies past the end has no say, not even by way of infinity times 0 */
+        if (count < LANES) { /* lanes after the last state are set to 0, since infinity times 0 is NaN */
             float kept[LANES];
             vec_store(kept, C * next);
             for (int64_t i = count; i < LANES; i++) kept[i] = 0.0f;
@@ -54,10 +55,12 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
     (void)scratch;
     const struct state_update_args *a = context;
     const int64_t tiles = (a->head_dim + LANES - 1) / LANES, first = index % tiles * LANES;
-    const int64_t head = index / tiles % a->heads, batch = index / tiles / a->heads, group = head / (a->heads / a->groups);
+    const int64_t head = index / tiles % a->heads, batch = index / tiles / a->heads,
+                  group = head / (a->heads / a->groups);
     const int64_t count = a->head_dim - first < LANES ? a->head_dim - first : LANES;
     const int64_t entry = a->state_indices ? a->state_indices[batch] : batch;
-#define CHANNELS(t) load_part(&a->t, batch * a->t.stride[0] + head * a->t.stride[1] + first * a->t.stride[2], a->t.stride[2], count)
+#define CHANNELS(t) \
+    load_part(&a->t, batch * a->t.stride[0] + head * a->t.stride[1] + first * a->t.stride[2], a->t.stride[2], count)
 #define PARAMETER(t) load_part(&a->t, head * a->t.stride[0] + first * a->t.stride[1], a->t.stride[1], count)
     const vec x = CHANNELS(x);
     vec dt = CHANNELS(dt);
@@ -69,23 +72,28 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
     vec_store(inputs, dt * x);
     if (tied) vec_store(decays, vec_exp(dt * PARAMETER(A)));
     for (int64_t i = 0; i < count; i++) {
-        const int64_t state_at = entry * a->state.stride[0] + head * a->state.stride[1] + (first + i) * a->state.stride[2];
+        const int64_t state_at =
+            entry * a->state.stride[0] + head * a->state.stride[1] + (first + i) * a->state.stride[2];
         const int64_t A_at = head * a->A.stride[0] + (first + i) * a->A.stride[1];
-        const int64_t B_at = batch * a->B.stride[0] + group * a->B.stride[1], C_at = batch * a->C.stride[0] + group * a->C.stride[1];
-        outs[i] = tied ? update_channel(a, state_at, A_at, B_at, C_at, vec_set(dts[i]), vec_set(inputs[i]), vec_set(decays[i]), 1)
-                       : update_channel(a, state_at, A_at, B_at, C_at, vec_set(dts[i]), vec_set(inputs[i]), vec_set(0.0f), 0);
+        const int64_t B_at = batch * a->B.stride[0] + group * a->B.stride[1],
+                      C_at = batch * a->C.stride[0] + group * a->C.stride[1];
+        outs[i] =
+            tied ? update_channel(a, state_at, A_at, B_at, C_at, vec_set(dts[i]), vec_set(inputs[i]),
+                                  vec_set(decays[i]), 1)
+                 : update_channel(a, state_at, A_at, B_at, C_at, vec_set(dts[i]), vec_set(inputs[i]), vec_set(0.0f), 0);
     }
     vec out = vec_load(outs);
     if (a->D.data) out = vec_fma(PARAMETER(D), x, out);
     if (a->z.data) out = out * vec_silu(CHANNELS(z));
-    store_part(&a->out, batch * a->out.stride[0] + head * a->out.stride[1] + first * a->out.stride[2], a->out.stride[2], count, out);
+    store_part(&a->out, batch * a->out.stride[0] + head * a->out.stride[1] + first * a->out.stride[2], a->out.stride[2],
+               count, out);
 #undef CHANNELS
 #undef PARAMETER
 }
 
 static int state_update(const struct state_update_args *a) {
     const int64_t tiles = (a->head_dim + LANES - 1) / LANES, rows = a->batch * a->heads;
-    /* Less work than this is over sooner than a second thread has woken. */
+    /* A small problem takes less time than waking a second thread. */
     const int64_t small = rows * a->head_dim * a->dstate < 1 << 17;
     return parallel_run(state_update_task, a, rows * tiles, 0, small ? 1 : a->threads);
 }
