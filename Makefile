@@ -16,7 +16,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,14 @@ kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for
 test-kernels: kernels $(NUMERIC)/.numeric ## the kernels alone, compiled in place: the loop of changing C and testing it
 	cd kernels/tests && PYTHONPATH=.. ../../$(NUMERIC)/bin/python -m pytest --quiet .
 
+# Compilers to try, such as "gcc-11 clang-19"; empty for all of this machine.
+COMPILERS ?=
+test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## each C compiler of this machine: -Werror, the same bits, all tests
+	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --test $(COMPILERS)
+
+test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## the kernels' tests under ASan and UBSan, on each instruction set
+	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize $(COMPILERS)
+
 test: test-unit test-integration test-target test-numeric ## all tests that this machine can run
 
 test-unit: $(TOOL)/.test ## seconds, no network
@@ -83,14 +91,17 @@ test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter 
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
-lint: $(TOOL)/.test ## ruff and strict mypy
+lint: $(TOOL)/.test ## ruff, strict mypy, and clang-format
 	$(TOOL)/bin/ruff check .
+	$(TOOL)/bin/clang-format --dry-run -Werror kernels/csrc/*/*.[ch]
+	@! grep --line-number --extended-regexp '.{121}' kernels/csrc/*/*.[ch] || { echo "lines of C have at most 120 columns"; exit 1; }
 	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target
 	$(TOOL)/bin/mypy
 
 format: $(TOOL)/.test ## format the code
 	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target
 	$(TOOL)/bin/ruff check --fix .
+	$(TOOL)/bin/clang-format -i kernels/csrc/*/*.[ch]
 
 docs: $(TOOL)/.tool ## write docs/reference from the code
 	$(TOOL)/bin/python docs/generate.py

@@ -7,8 +7,9 @@ import inspect
 import os
 import struct
 import typing
-from functools import lru_cache
-from typing import Any, Callable, TypeVar
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 
@@ -43,7 +44,10 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., None])
 
 
 class Library:
-    """The loaded library ``libNAME.so`` of `folder`, whose data types are those of this file; `load` names the errors."""
+    """The loaded library ``libNAME.so`` of a folder, whose data types are those of this file.
+
+    Raises: as `load` does.
+    """
 
     def __init__(self, name: str, folder: str) -> None:
         self.name = name
@@ -75,9 +79,10 @@ class Library:
         hints = typing.get_type_hints(declaration, include_extras=True)
         kinds = [_KINDS[hint] for field, hint in hints.items() if field != "return"]
         parameters = inspect.signature(declaration).parameters
-        self._compare(name, [f"{kind} {field}" for (kind, _), field in zip(kinds, parameters)])
+        self._compare(name, [f"{kind} {field}" for (kind, _), field in zip(kinds, parameters, strict=True)])
         # Generated, as the methods of a dataclass are: a loop over the fields would take longer than a small kernel.
-        values = ", ".join(f"*{field}" if kind == "tensor" else field for (kind, _), field in zip(kinds, parameters))
+        named = zip(kinds, parameters, strict=True)
+        values = ", ".join(f"*{field}" if kind == "tensor" else field for (kind, _), field in named)
         head = ", ".join(
             field if parameter.default is inspect.Parameter.empty else f"{field}=_defaults[{field!r}]"
             for field, parameter in parameters.items()
@@ -109,12 +114,12 @@ class Library:
         if found is None:
             raise self._misfit(f"it has no {entry}", f"{entry}: {', '.join(expected)}")
         if found != expected:
-            at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
-            parts = (f"{', '.join(fields[at : at + 2]) or 'no more fields'}" for fields in (found, expected))
-            found_part, expected_part = parts
+            pairs = enumerate(zip(found, expected, strict=False))
+            at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
+            in_library, in_python = (", ".join(fields[at : at + 2]) or "no more fields" for fields in (found, expected))
             raise self._misfit(
-                f"field {at + 1} of {len(found)} of {entry} is {found_part}",
-                f"field {at + 1} of {len(expected)}: {expected_part}",
+                f"field {at + 1} of {len(found)} of {entry} is {in_library}",
+                f"field {at + 1} of {len(expected)}: {in_python}",
             )
 
     def _misfit(self, found: str, expected: str) -> ImportError:
@@ -158,7 +163,7 @@ def _openmp_entry() -> int | None:
     return ctypes.cast(function, ctypes.c_void_p).value
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str) -> Library:
     """Opens ``libNAME.so`` beside this file.
 

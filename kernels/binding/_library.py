@@ -11,7 +11,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def readable(*tensors: torch.Tensor | None) -> bool:
-    """Whether each tensor is absent, or one that a kernel can read: strided, on the CPU, of a 16 or 32 bit real type."""
+    """Whether each tensor is absent, or one that a kernel can read: strided, on the CPU, a 16 or 32 bit real type."""
     for tensor in tensors:
         if tensor is not None and (
             tensor.dtype not in DTYPES or not tensor.is_cpu or tensor.layout is not torch.strided

@@ -11,7 +11,7 @@ _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
 def supports_projected_scan(u, projected, delta_weight, A, D=None, z=None, delta_bias=None, onto=None) -> bool:
-    """Whether `projected_scan` takes these tensors: on the CPU, of 16 or 32 bits, A real and float32, no gradient wanted."""
+    """Whether `projected_scan` takes these tensors: on the CPU, 16 or 32 bits, A float32, no gradient wanted."""
     tensors = (u, projected, delta_weight, A, D, z, delta_bias, onto)
     return (
         _library.readable(*tensors)

@@ -244,7 +244,7 @@ def _autograd(ctx, grad_out, _):
     saved = ctx.saved_tensors
     grads = torch.ops.selective_scan_cpu.scan_backward(grad_out, *saved, ctx.delta_softplus, ctx.reverse)
     u, delta, A, B, C, D, z, bias = grads
-    D, z, bias = (None if t is None else grad for t, grad in zip(saved[5:], (D, z, bias)))
+    D, z, bias = (None if t is None else grad for t, grad in zip(saved[5:], (D, z, bias), strict=True))
     return u, delta, A, B, C, D, z, bias, None, None, None
 
 

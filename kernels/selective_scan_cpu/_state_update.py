@@ -101,7 +101,7 @@ def _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups):
     ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    if indices is not None and batch and not (0 <= int(indices.min()) and int(indices.max()) < entries):
+    if indices is not None and batch and not (int(indices.min()) >= 0 and int(indices.max()) < entries):
         raise IndexError(f"state_batch_indices must lie in 0 to {entries - 1}")
 
 

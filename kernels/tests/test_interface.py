@@ -57,7 +57,7 @@ def test_a_field_of_another_name_kind_or_place():
     assert "field 6 of 7 of linear_step is tensor bias, tensor out" in str(error.value)
     assert "field 6 of 7: tensor out, tensor bias" in str(error.value)
 
-    def linear_step(*, rows: int, columns: int, threads: int, weight: View, x: View, bias: Floats, out: View) -> None: ...
+    def linear_step(*, rows: int, columns: int, threads: int, weight: View, x: View, bias: Floats, out: View): ...
 
     with pytest.raises(ImportError, match="expected by the Python files: field 6 of 7: floats bias, tensor out"):
         scan_lib.library.kernel(linear_step)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import selective_scan_cpu as kernels
 import pytest
 import reference
+import selective_scan_cpu as kernels
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

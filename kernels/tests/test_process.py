@@ -8,13 +8,11 @@ import sys
 import threading
 from pathlib import Path
 
-import selective_scan_cpu as kernels
 import causal_conv1d_cpu as conv
 import pytest
 import reference
+import selective_scan_cpu as kernels
 import torch
-
-
 
 # Those that this processor has.
 INSTRUCTION_SETS = kernels._lib.library.available

@@ -1,0 +1,153 @@
+"""Compiles and tests the kernels with every C compiler of this machine, or under sanitizers.
+
+Usage, with a Python that has torch, pytest and hypothesis, and ninja's Python (``--builder``) for the compilation:
+
+    python compilers.py               # every compiler: -Werror, and the same bits on every instruction set
+    python compilers.py --test        # and all tests, on every instruction set
+    python compilers.py --sanitize    # the newest gcc with AddressSanitizer and UndefinedBehaviorSanitizer: all tests
+    python compilers.py gcc-11 clang  # these alone
+
+Compilers for aarch64 on another machine compile only. What was not found is named at the end. The exit status is 1
+after a failure, or where two compilers' results differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+KERNELS = Path(__file__).parents[1]
+NAME = re.compile(r"(aarch64-linux-gnu-gcc|gcc|clang)-\d+")
+# Debian's, old and new: what is not on this machine is named.
+WANTED = [*(f"gcc-{n}" for n in range(10, 16)), *(f"clang-{n}" for n in range(14, 23)), "zig"]
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
+INSTRUCTION_SETS = ("base", "avx2", "avx512")
+
+
+def found_compilers() -> list[str]:
+    """The commands on PATH that are compilers with a version in their names, and zig."""
+    folders = [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if Path(folder).is_dir()]
+    names = {path.name for folder in folders for path in folder.iterdir() if NAME.fullmatch(path.name)}
+    order = sorted(names, key=lambda name: (name.rpartition("-")[0], int(name.rpartition("-")[2])))
+    return [*order, *(["zig cc"] if shutil.which("zig") else [])]
+
+
+def build(compiler: str, flags: str, folder: Path, builder: str) -> str | None:
+    """Compiles both libraries in a copy of the kernels; returns the end of what was printed if that fails."""
+    shutil.copytree(
+        KERNELS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "*.so", "__pycache__")
+    )
+    env = {**os.environ, "CC": compiler, "CFLAGS": flags, "LDFLAGS": flags if "sanitize" in flags else ""}
+    done = subprocess.run(
+        [builder, "-m", "mambaport_build"], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    return (done.stdout + done.stderr)[-2000:] if done.returncode else None
+
+
+def run(words: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program of Python against the libraries in `folder`."""
+    env = {**os.environ, "PYTHONPATH": str(folder), **environment}
+    return subprocess.run(
+        [sys.executable, *words], cwd=KERNELS / "tests", env=env, capture_output=True, text=True, check=False
+    )
+
+
+def tests(folder: Path, isa: str, **environment: str) -> str:
+    """The last line of the kernels' tests; begins with FAILED, and ends with all that was printed, if one failed."""
+    words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "."]
+    done = run(words, folder, MAMBAPORT_KERNEL_ISA=isa, **environment)
+    lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+    return lines[-1] if done.returncode == 0 else "\n".join(["FAILED", *lines[-60:]])
+
+
+def check(compiler: str, folder: Path, builder: str, with_tests: bool, digests: dict[str, str]) -> bool:
+    """Compiles with one compiler and compares its results with those of the compilers before."""
+    fault = build(compiler, "-Werror", folder, builder)
+    if fault:
+        print(f"FAILED {compiler}: does not compile\n{fault}", flush=True)
+        return False
+    if compiler.startswith("aarch64") and os.uname().machine != "aarch64":
+        print(f"ok     {compiler}: compiled", flush=True)
+        return True
+    done = run(["digests.py"], folder)
+    if done.returncode:
+        print(f"FAILED {compiler}: {done.stderr[-2000:]}", flush=True)
+        return False
+    good, words = True, []
+    for isa, digest in (line.split() for line in done.stdout.splitlines()):
+        same = digests.setdefault(isa, digest) == digest
+        good &= same
+        words.append(f"{isa} {digest}" + ("" if same else f" is not {digests[isa]}"))
+        if with_tests:
+            outcome = tests(folder, isa)
+            good &= not outcome.startswith("FAILED")
+            words.append(outcome)
+    print(f"{'ok    ' if good else 'FAILED'} {compiler}: {', '.join(words)}", flush=True)
+    return good
+
+
+def sanitize(compiler: str, folder: Path, builder: str) -> bool:
+    """Runs all tests under both sanitizers, on each instruction set that this processor has."""
+    flags = SANITIZERS + (" -shared-libsan" if "clang" in compiler else "")
+    fault = build(compiler, flags, folder, builder)
+    if fault:
+        print(f"FAILED {compiler}: does not compile\n{fault}", flush=True)
+        return False
+    name = f"libclang_rt.asan-{os.uname().machine}.so" if "clang" in compiler else "libasan.so"
+    print_file = [*compiler.split(), f"-print-file-name={name}"]
+    runtime = subprocess.run(print_file, capture_output=True, text=True, check=True).stdout.strip()
+    environment = {
+        # Python is not compiled for AddressSanitizer, so its runtime must come first. torch keeps memory at exit.
+        "LD_PRELOAD": runtime,
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    asked = run(["-c", "import causal_conv1d_cpu as c; print(*c._lib.library.available)"], folder, **environment)
+    if asked.returncode:
+        print(f"FAILED {compiler}: {asked.stderr[-2000:]}", flush=True)
+        return False
+    available = asked.stdout.split()
+    good = True
+    for isa in available:
+        outcome = tests(folder, isa, **environment)
+        good &= not outcome.startswith("FAILED")
+        print(f"{compiler}, {isa}: {outcome}", flush=True)
+    missing = [isa for isa in INSTRUCTION_SETS if isa not in available]
+    if missing:
+        print(f"not run, since this processor does not have them: {', '.join(missing)}", flush=True)
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("compilers", nargs="*", help="commands; all that are found when none is named")
+    parser.add_argument("--builder", default=sys.executable, help="a Python that has ninja")
+    parser.add_argument("--test", action="store_true", help="run all tests, not the comparison of results alone")
+    parser.add_argument("--sanitize", action="store_true", help="run all tests under sanitizers")
+    options = parser.parse_args()
+    compilers = options.compilers or found_compilers()
+    if options.sanitize and not options.compilers:
+        compilers = [name for name in compilers if name.startswith("gcc")][-1:] or ["cc"]
+    digests: dict[str, str] = {}
+    good = True
+    for compiler in compilers:
+        with tempfile.TemporaryDirectory(prefix="kernels-") as folder:
+            if options.sanitize:
+                good &= sanitize(compiler, Path(folder), options.builder)
+            else:
+                good &= check(compiler, Path(folder), options.builder, options.test, digests)
+    if not options.compilers and not options.sanitize:
+        absent = [name for name in WANTED if not shutil.which(name)]
+        print(f"not on this machine: {', '.join(absent) or 'none'}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
