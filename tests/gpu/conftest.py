@@ -1,6 +1,8 @@
 """These tests run on an NVIDIA GPU, against wheels with CUDA extensions (`make test-gpu`).
 
 MAMBAPORT_TEST_DEVICE=cpu runs the same bodies on the CPU, which proves the tests themselves.
+MAMBAPORT_TEST_TILES=few compiles one tile shape of each triton kernel. Mamba-2 has 200 of them, and triton
+compiles each for each dtype before it chooses one: minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,22 @@ MISSING = [name for name in ("torch", "causal_conv1d", "mamba_ssm") if find_spec
 if MISSING:
     collect_ignore_glob = ["test_*.py"]
 ASKED = os.environ.get("MAMBAPORT_TEST_DEVICE", "cuda")
+
+
+def keep_one_tile_shape() -> None:
+    """Makes triton's autotuners choose the first of their configurations."""
+    from triton.runtime.autotuner import Autotuner
+
+    whole = Autotuner.__init__
+
+    def first(self, fn, arg_names, configs, *rest, **named):
+        whole(self, fn, arg_names, configs[:1], *rest, **named)
+
+    Autotuner.__init__ = first
+
+
+if os.environ.get("MAMBAPORT_TEST_TILES") == "few" and find_spec("triton") is not None:
+    keep_one_tile_shape()
 
 
 @pytest.fixture(scope="session")
