@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -500,3 +502,33 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_no_traceback(
     ran = run("patch", "-p", demo.profile, "-o", tmp_path / "out", "--mirror", demo.mirror, "--json")
     assert ran.code == 12
     assert str(tmp_path / "file") in ran.json["error"]["found"]
+
+
+# The shell's completion -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("mambaport build -p r", {"rpi", "rpi-cpu"}),
+        ("mambaport install --profile jet", {"jetson", "jetson-orin"}),
+        ("mambaport show c", {"cpu", "cuda"}),
+        ("mambaport doctor -p rpi-", {"rpi-cpu"}),
+        ("mambaport build -p jetson --variant jetpack", {"jetpack6", "jetpack7"}),
+        ("mambaport ver", {"verify"}),
+    ],
+)
+def test_profiles_and_variants_complete_in_the_shell(line: str, offered: set[str]) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "mambaport"],
+        env={
+            **os.environ,
+            "_MAMBAPORT_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert {row.partition(",")[2] for row in answer.stdout.splitlines()} == offered

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,28 @@ def test_a_full_disk_is_the_machines_fault_and_says_how_to_go_on() -> None:
     assert error.exit_code == 12
     assert "the store" in str(error.found)
     assert "MAMBAPORT_CACHE" in str(error.hint)
+
+
+ERRORS = {
+    name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, Exception)
+}
+
+
+def test_every_error_says_what_to_do() -> None:
+    """A patch author's quote the hunk, and a build's the log: these may stand without."""
+    package = Path(errors.__file__).parent
+    lacking = []
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).parts[0] in ("building", "patching", "patchset.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
+                continue
+            named = {keyword.arg for keyword in node.keywords}
+            if (
+                node.func.id in {*ERRORS, "Refusal"}
+                and not named & {"hint", None}
+                and node.func.id != "Exception"
+            ):
+                lacking.append(f"{path.relative_to(package)}:{node.lineno}")
+    assert not [item for item in lacking if not item.startswith("cli/__init__.py")]  # click's own messages

@@ -15,8 +15,8 @@ GROUND = {
     *("report", "resources", "settings", "store", "wheels"),
 }
 STAGES = {"sources", "patching", "building", "auditing", "installing", "verifying", "doctoring", "running"}
-# Building and verifying fetch what they need; doctor asks whether an environment would do, and whether the parts of a
-# build can be had.
+# Building and verifying fetch what they need; doctor asks whether an environment would do, and whether
+# the parts of a build can be had.
 ALLOWED = {
     ("building", "sources"),
     ("verifying", "sources"),

@@ -132,4 +132,5 @@ def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
             f"{python} is not a Python that mambaport understands",
             found=finished.tail or "no output",
             expected="a CPython interpreter",
+            hint="give the interpreter of the environment, for example --python .venv/bin/python",
         ) from None

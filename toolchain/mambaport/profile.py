@@ -180,7 +180,10 @@ class Profile(Model):
         if name not in self.variant:
             known = ", ".join(sorted(self.variant)) or "none"
             raise UsageError(
-                f"Profile {self.name} has no variant {name}", found=name, expected=f"one of: {known}"
+                f"Profile {self.name} has no variant {name}",
+                found=name,
+                expected=f"one of: {known}",
+                hint="leave --variant out, or name one of these",
             )
         return self.variant[name]
 

@@ -60,6 +60,7 @@ def read_wheel(path: Path) -> Wheel:
             f"{path.name} is not a wheel's name",
             found=str(fault),
             expected="name-version-python-abi-platform.whl",
+            hint="give the file its own name again: a wheel's name says what it is for",
         ) from None
     return Wheel(path, str(name), str(version), "-".join(path.stem.split("-")[-3:]))
 

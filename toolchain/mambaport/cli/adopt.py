@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mambaport.checkouts import Checkout, checkout_sets, commit_of, recognise
-from mambaport.cli.options import FOLDER, Session, output_options
+from mambaport.cli.options import FOLDER, Session, complete_profile, output_options
 from mambaport.cli.reasons import print_reasons
 from mambaport.errors import PatchError, UsageError
 from mambaport.patching import Adoption, check_against, survey
@@ -30,7 +30,12 @@ _STATES = {
 @click.command()
 @click.argument("path", type=FOLDER)
 @click.option(
-    "-p", "--profile", "profile_name", metavar="P", help="The profile whose wheels the checkout will run on."
+    "-p",
+    "--profile",
+    "profile_name",
+    metavar="P",
+    help="The profile whose wheels the checkout will run on.",
+    shell_complete=complete_profile,
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @click.option("--undo", "undoing", is_flag=True, help="Put back what was there before.")

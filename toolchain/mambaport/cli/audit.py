@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel
 from mambaport.building.target_torch import given_exports, stored_exports
-from mambaport.cli.options import FILE, Session, output_options
+from mambaport.cli.options import FILE, Session, complete_profile, output_options, variant_option
 from mambaport.errors import AuditError
 from mambaport.goal import Goal
 from mambaport.host import read_host
@@ -25,8 +25,15 @@ MARKS = {"pass": "[good]✓[/good]", "fail": "[bad]✗[/bad]", "skip": "[quiet]-
 
 @click.command()
 @click.argument("wheels", nargs=-1, required=True, type=FILE, metavar="WHEEL...")
-@click.option("-p", "--profile", "profile_name", metavar="P", help="Audit against this profile's target.")
-@click.option("--variant", metavar="V", help="A variant of the profile.")
+@click.option(
+    "-p",
+    "--profile",
+    "profile_name",
+    metavar="P",
+    help="Audit against this profile's target.",
+    shell_complete=complete_profile,
+)
+@variant_option
 @click.option(
     "--torch",
     type=FILE,

@@ -128,12 +128,14 @@ def _read(path: Path, model: str) -> Benchmark:
             f"There is nothing to compare with in {path}",
             found=fault.strerror,
             expected="fallback, or a file that `mambaport bench -o` wrote",
+            hint="write that file first: `mambaport bench -o FILE` on the other machine",
         ) from None
     except ValidationError as fault:
         raise UsageError(
             f"{path} is not the result of a benchmark",
             found=f"{fault.error_count()} faults, the first: {fault.errors()[0]['msg']}",
             expected="a file that `mambaport bench -o` wrote",
+            hint="name a file that `mambaport bench -o` wrote, of this version of mambaport",
         ) from None
     if other.model != model:
         raise UsageError(f"{path} is of another model", found=other.model, hint=f"--model {other.model}")

@@ -9,7 +9,14 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mambaport.cli.options import Session, default_python, output_options, python_option
+from mambaport.cli.options import (
+    Session,
+    complete_profile,
+    default_python,
+    output_options,
+    python_option,
+    variant_option,
+)
 from mambaport.doctoring import Check, examine, facts
 from mambaport.errors import HostError
 from mambaport.failures import explain as explanations
@@ -22,8 +29,15 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
 
 
 @click.command()
-@click.option("-p", "--profile", "profile_name", metavar="P", help="What this profile lacks here.")
-@click.option("--variant", metavar="V", help="A variant of the profile.")
+@click.option(
+    "-p",
+    "--profile",
+    "profile_name",
+    metavar="P",
+    help="What this profile lacks here.",
+    shell_complete=complete_profile,
+)
+@variant_option
 @click.option(
     "--explain",
     type=click.File("r", errors="replace"),

@@ -103,6 +103,7 @@ def _named(result: Inference, names: Labels, path: Path | None) -> Inference:
             f"{path} does not name this model's classes",
             found=f"{len(names)} names",
             expected=f"{result.class_count}, one for each class",
+            hint="give one name a line, in the order of the model's classes, or leave --labels out",
         )
     images = tuple(
         image.model_copy(

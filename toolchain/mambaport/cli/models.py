@@ -79,6 +79,7 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
         raise UsageError(
             f"{threads} threads are more than this machine can run at once",
             expected=f"--threads 1 to {cores}",
+            hint=f"--threads {cores}, or leave the option out",
         )
     size, shape = rest.get("size"), VISION.get(model)
     if size is not None and shape is None:
@@ -89,6 +90,7 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
         raise UsageError(
             f"{model} takes no image of {size} pixels",
             expected=f"{shape.patch} pixels, or that and a multiple of {shape.stride}",
+            hint=f"--size {shape.patch + shape.stride * max(0, round((size - shape.patch) / shape.stride))}",
         )
     paths = {name: str(value.resolve()) for name, value in rest.items() if isinstance(value, Path)}
     return {"task": task, "model": model, "threads": threads, "device": device, **rest, **paths}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from mambaport.cuda.resolve import CudaOptions, CudaTools
 from mambaport.errors import UsageError
@@ -18,7 +19,7 @@ from mambaport.host import read_host
 from mambaport.pins import emulation
 from mambaport.pipeline import Pipeline
 from mambaport.plan import Plan, make_plan, resolve_goal
-from mambaport.profile import find_profile
+from mambaport.profile import builtin_profiles, find_profile
 from mambaport.redaction import redact_all
 from mambaport.report import Report
 from mambaport.settings import read_settings
@@ -32,9 +33,36 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 
 
+def complete_profile(
+    _context: click.Context, _parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """Profiles by name and alias for the shell's completion, else files."""
+    found = [
+        CompletionItem(name, help=profile.summary)
+        for profile in builtin_profiles()
+        for name in (profile.name, *profile.aliases)
+        if name.startswith(begun)
+    ]
+    return found or [CompletionItem(begun, type="file")]
+
+
+def complete_variant(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The variants of the profile that is named before; of every profile where none is."""
+    named = context.params.get("profile_name")
+    profiles = builtin_profiles()
+    chosen = [item for item in profiles if named in (item.name, *item.aliases)] or profiles
+    names = dict.fromkeys(name for item in chosen for name in item.variant)
+    return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+variant_option = click.option(
+    "--variant", metavar="V", help="A variant of the profile.", shell_complete=complete_variant
+)
+
+
 def profile_option(function: F) -> F:
     """``--profile`` and ``--variant``."""
-    function = click.option("--variant", metavar="V", help="A variant of the profile.")(function)
+    function = variant_option(function)
     return click.option(
         "-p",
         "--profile",
@@ -42,6 +70,7 @@ def profile_option(function: F) -> F:
         metavar="P",
         required=True,
         help="A profile's name or alias, or the path of a profile file.",
+        shell_complete=complete_profile,
     )(function)
 
 
@@ -223,7 +252,11 @@ def emulated_system(profile_name: str, variant: str | None, asked: str | None) -
     profile = find_profile(profile_name).with_variant(variant)
     known = [item.name for item in emulation().system]
     if asked is not None and asked not in known:
-        raise UsageError(f"There is no emulated system {asked}", expected=f"one of: {', '.join(known)}")
+        raise UsageError(
+            f"There is no emulated system {asked}",
+            expected=f"one of: {', '.join(known)}",
+            hint="leave --system out: then the profile's first one is taken",
+        )
     if asked is None and not profile.emulate:
         name = profile.name + (f", variant {variant}" if variant else "")
         raise UsageError(

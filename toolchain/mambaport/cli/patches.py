@@ -142,7 +142,11 @@ def _sources(package: str | None) -> list[Source]:
     found = [read_source(name, version) for name, version in known_versions() if package in (None, name)]
     if not found:
         known = ", ".join(sorted({name for name, _ in known_versions()}))
-        raise UsageError(f"There are no patch sets for {package}", expected=f"one of: {known}")
+        raise UsageError(
+            f"There are no patch sets for {package}",
+            expected=f"one of: {known}",
+            hint="`mambaport patches list` names the packages",
+        )
     return found
 
 

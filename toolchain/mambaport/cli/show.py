@@ -6,7 +6,7 @@ import click
 from rich.markup import escape
 from rich.padding import Padding
 
-from mambaport.cli.options import Session, output_options
+from mambaport.cli.options import Session, complete_profile, output_options, variant_option
 from mambaport.cli.reasons import print_reasons
 from mambaport.host import read_host
 from mambaport.plan import Plan, make_plan
@@ -15,8 +15,8 @@ from mambaport.report import Report
 
 
 @click.command()
-@click.argument("profile_name", metavar="PROFILE")
-@click.option("--variant", metavar="V", help="A variant of the profile.")
+@click.argument("profile_name", metavar="PROFILE", shell_complete=complete_profile)
+@variant_option
 @output_options
 def show(session: Session, profile_name: str, variant: str | None) -> None:
     """Show one profile resolved for this machine: sources, patches and why, environment."""

@@ -106,7 +106,10 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
             abi = has_cxx11_abi(frozenset(defined_symbols(library)))
     except (*UNREADABLE_ZIP, KeyError, LookupError) as fault:
         raise UsageError(
-            f"{path.name} does not hold a torch", found=str(fault), expected="a whole torch wheel"
+            f"{path.name} does not hold a torch",
+            found=str(fault),
+            expected="a whole torch wheel",
+            hint=_WHEEL_HINT,
         ) from None
     built = _version_py(text)
     torch = TargetTorch(
@@ -138,7 +141,10 @@ def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
         abi = has_cxx11_abi(frozenset(defined_symbols(folder / "lib" / "libc10.so")))
     except (OSError, LookupError) as fault:
         raise HostError(
-            "The torch of this environment is not whole", found=str(fault), expected="torch/lib/libc10.so"
+            "The torch of this environment is not whole",
+            found=str(fault),
+            expected="torch/lib/libc10.so",
+            hint="install that torch again, from the wheel that it came from",
         ) from None
     record = Path(target.torch.path) / "RECORD"  # has the digest of each of its files
     facts = [file_sha256(path) for path in (record, folder / "version.py") if path.is_file()]

@@ -61,15 +61,27 @@ def read_labels(path: Path) -> Labels:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as fault:
-        raise UsageError(f"The labels cannot be read: {path}", found=fault.strerror) from None
+        raise UsageError(
+            f"The labels cannot be read: {path}",
+            found=fault.strerror,
+            hint="check the path of --labels: a text file, one name a line; ImageNet's need no file",
+        ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text", expected="names of classes, one a line, in UTF-8") from None
+        raise UsageError(
+            f"{path} is not text",
+            expected="names of classes, one a line, in UTF-8",
+            hint="write the names into a text file; `file` says what this one is",
+        ) from None
     if text.lstrip()[:1] in ("[", "{"):
         names = _from_json(text, path)
     else:
         names = [line.strip() for line in text.strip().splitlines()]
     if not names or not all(names):
-        raise UsageError(f"{path} has a class without a name", expected="names of classes, one a line")
+        raise UsageError(
+            f"{path} has a class without a name",
+            expected="names of classes, one a line",
+            hint="remove the empty lines; one name a line, in the order of the model's classes",
+        )
     return names
 
 
@@ -83,5 +95,6 @@ def _from_json(text: str, path: Path) -> Labels:
             f"{path} is not a list of names",
             found=f"no {fault}" if isinstance(fault, KeyError) else str(fault),
             expected='["tench", "goldfish"] or {"0": "tench", "1": "goldfish"}',
+            hint="correct the JSON, or write one name a line",
         ) from None
     return [str(name) for name in data]

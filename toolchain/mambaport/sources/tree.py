@@ -34,6 +34,7 @@ def _take(archive: Archive, root: Path, destination: Path) -> None:
             f"{archive.filename} gives no files",
             found=f"nothing of {', '.join(archive.only) or 'any name'} under {archive.strip}/",
             expected="the files that source.toml asks for",
+            hint="this is a bug in the pinned source (releases/*/source.toml); report it",
         )
     for name in taken:
         target = destination / name

@@ -68,7 +68,11 @@ def prepare_emulation(name: str, cpu: str, shop: Workshop) -> EmulatedRoot:
     system = next((item for item in pinned.emulation().system if item.name == name), None)
     if system is None:
         known = ", ".join(item.name for item in pinned.emulation().system)
-        raise HostError(f"There is no emulated system {name}", expected=f"one of: {known}")
+        raise HostError(
+            f"There is no emulated system {name}",
+            expected=f"one of: {known}",
+            hint="leave --system out: then the profile's first one is taken",
+        )
     host = shop.host
     if host.qemu_aarch64 is None:
         raise HostError(

@@ -124,4 +124,8 @@ def _make(
     words += [f"-Wl,--version-script={script}"] if parts else []
     finished = process.run([*words, source, "-o", path])
     if not finished.ok:
-        raise HostError(f"{compiler} cannot make {soname}", detail=finished.tail)
+        raise HostError(
+            f"{compiler} cannot make {soname}",
+            detail=finished.tail,
+            hint="install its C library: sudo apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+        )

@@ -25,7 +25,12 @@ def read_state(path):
         with Path(path).open("rb") as stream:
             head = stream.read(9)
     except OSError as fault:
-        raise Refusal("usage", f"The checkpoint cannot be read: {path}", fault.strerror) from None
+        raise Refusal(
+            "usage",
+            f"The checkpoint cannot be read: {path}",
+            fault.strerror,
+            hint="check the path of --checkpoint; without one the weights are random",
+        ) from None
     state = _safetensors(path) if head[8:] == b"{" else _pickled(path)
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -111,7 +116,10 @@ def fit(name, shape, state, path, size=None):
         f"This checkpoint is not one of {name}: {path}",
         found=_difference(given, wanted) if owner is None or _alike(found, shape) else owner,
         expected=f"{name}: width {shape.width}, {shape.depth} blocks, {len(wanted)} tensors",
-        hint=f"--model {owner}" if owner in VISION and owner != name else None,
+        hint=f"--model {owner}"
+        if owner in VISION and owner != name
+        else "give weights of a Vision Mamba as hustvl released them, whole or trained further; docs/how-to/"
+        "run-a-model.md says which --model is which. Without --checkpoint the weights are random",
     )
 
 

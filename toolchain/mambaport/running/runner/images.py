@@ -48,7 +48,12 @@ def read(path, size, upright=True):
     except FileNotFoundError:
         raise Refusal("usage", f"There is no image {path}", hint="check the path") from None
     except (IsADirectoryError, PermissionError) as fault:
-        raise Refusal("usage", f"The image cannot be read: {path}", fault.strerror) from None
+        raise Refusal(
+            "usage",
+            f"The image cannot be read: {path}",
+            fault.strerror,
+            hint="check the path of --image: a file that this user may read",
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as fault:  # what Pillow raises for damaged files
         raise Refusal(
             "run",

@@ -88,6 +88,7 @@ def evaluate(request):
             f"There are no images in {request['data']}",
             found=f"{len(chosen)} folders without a file of these kinds: {' '.join(images.SUFFIXES)}",
             expected="one folder for each class, with its images in it",
+            hint="put the images into one folder for each class, below the folder of --data",
         )
     counts, seconds, unreadable = {"images": 0, "top1": 0, "top5": 0}, 0.0, []
     started = time.perf_counter()
@@ -114,7 +115,12 @@ def evaluate(request):
             total=len(files),
         )
     if not counts["images"]:
-        raise Refusal("run", f"None of the images in {request['data']} could be read", unreadable[0]["what"])
+        raise Refusal(
+            "run",
+            f"None of the images in {request['data']} could be read",
+            unreadable[0]["what"],
+            hint="look at that file: `file` says what it is; --json names all that could not be read",
+        )
     return {
         "model": request["model"],
         "checkpoint": request.get("checkpoint"),
@@ -145,7 +151,12 @@ def classes_of(request, count):
     except OSError as fault:
         raise Refusal("usage", f"There is no folder {data}", fault.strerror, hint="check --data") from None
     if not names:
-        raise Refusal("run", f"There are no folders in {data}", expected="one folder for each class")
+        raise Refusal(
+            "run",
+            f"There are no folders in {data}",
+            expected="one folder for each class",
+            hint="--data names the folder above: --data val for val/n01440764/*.JPEG",
+        )
     places = {}
     for known in (labels, wnids if count == len(wnids) else []):
         if set(names) <= set(known):
@@ -165,7 +176,11 @@ def classes_of(request, count):
         places = {name: place for place, name in enumerate(names)}
     beyond = [name for name, place in places.items() if place >= count]
     if beyond:
-        raise Refusal("run", f"The model has {count} classes, and {beyond[0]} is none of them")
+        raise Refusal(
+            "run",
+            f"The model has {count} classes, and {beyond[0]} is none of them",
+            hint="--labels FILE names exactly the model's classes, or the checkpoint is of another model",
+        )
     return [(places[name], str(Path(data, name))) for name in names]
 
 
