@@ -191,7 +191,7 @@ def mamba_direction(xz, p, suffix=""):
     x, z = xz.chunk(2, dim=-1)
     weight, bias = p[f"conv1d{suffix}.weight"][:, 0], p.get(f"conv1d{suffix}.bias")
     x = causal_conv1d(x.transpose(1, 2), weight, bias, activation="silu")[0]
-    A = -torch.exp(p["A_b_log" if suffix else "A_log"])
+    A = -torch.exp(p[f"A{suffix}_log"])
     dt_weight = p[f"dt_proj{suffix}.weight"]
     parts = linear(x.transpose(1, 2), p, f"x_proj{suffix}")
     dt, B, C = parts.split([dt_weight.shape[1], A.shape[1], A.shape[1]], dim=-1)
@@ -211,6 +211,17 @@ def bimamba_v2(x, p, divide=False):
     xz = linear(x, p, "in_proj")
     out = mamba_direction(xz, p) + mamba_direction(xz.flip(1), p, "_b").flip(1)
     return linear(out / 2 if divide else out, p, "out_proj")
+
+
+def bimamba_v3(x, p, nslices):
+    """bimamba_v2, and a direction through the first step of every slice, then the second of every slice, ..."""
+    xz = linear(x, p, "in_proj")
+    length = x.shape[1] // nslices
+    order = [piece * length + step for step in range(length) for piece in range(nslices)]
+    crossed = mamba_direction(xz[:, order], p, "_s")
+    back = [order.index(place) for place in range(x.shape[1])]
+    out = mamba_direction(xz, p) + mamba_direction(xz.flip(1), p, "_b").flip(1) + crossed[:, back]
+    return linear(out, p, "out_proj")
 
 
 def bimamba_v1(x, p):

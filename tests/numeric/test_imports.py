@@ -187,3 +187,14 @@ for call in (lambda: MambaLMHeadModel.from_pretrained({name!r}), lambda: Mamba2.
         raise AssertionError
 """
     run(code, OPTIONAL)
+
+
+def test_the_norms_are_found_under_their_name_of_releases_1():
+    run("""
+import mamba_ssm
+import mamba_ssm.ops.triton.layernorm as old
+from mamba_ssm.ops.triton.layernorm import RMSNorm, layer_norm_fn, rms_norm_fn
+import mamba_ssm.ops.triton.layer_norm as new
+assert old is new and mamba_ssm.ops.triton.layernorm is new
+assert RMSNorm is new.RMSNorm and layer_norm_fn is new.layer_norm_fn
+""")

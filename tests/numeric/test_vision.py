@@ -28,6 +28,7 @@ V2 = {
     "dt_proj_b.weight",
     "dt_proj_b.bias",
 }
+V3 = V2 | {name.replace("_b", "_s", 1) for name in V2}
 
 
 def make(kind, **options):
@@ -38,12 +39,56 @@ def make(kind, **options):
     return module
 
 
-@pytest.mark.parametrize(("kind", "extra"), [("none", set()), ("v1", {"A_b_log"}), ("v2", V2)])
+@pytest.mark.parametrize(("kind", "extra"), [("none", set()), ("v1", {"A_b_log"}), ("v2", V2), ("v3", V3)])
 def test_parameter_names(kind, extra):
     assert set(make(kind).state_dict()) == FORWARD | extra
     assert set(make(kind, init_layer_scale=0.1).state_dict()) == FORWARD | extra | {"gamma"}
     with pytest.raises(ValueError, match="bimamba_type must be one of"):
-        make("v3")
+        make("v4")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("nslices", [1, 3, 4, 12])
+@pytest.mark.parametrize("bias", [True, False])
+def test_segmambas_three_directions(fast, nslices, bias):
+    module = make("v3", nslices=nslices, use_fast_path=fast, bias=bias)
+    x = torch.randn(2, 12, 16, requires_grad=True)
+    wide, p = double(x), {n: t.requires_grad_() for n, t in reference.parameters(module).items()}
+    expected = reference.bimamba_v3(wide, p, nslices)
+    out = module(x)
+    assert_close(out, expected, 10)
+    named = dict(module.named_parameters())
+    compare_gradients(out, [x, *named.values()], expected, [wide, *(p[n] for n in named)], 40)
+
+
+def test_slices_that_do_not_fit_the_sequence_are_refused():
+    with pytest.raises(ValueError, match="13 steps do not divide by nslices=5"):
+        make("v3")(torch.randn(1, 13, 16))
+
+
+@pytest.mark.parametrize(
+    ("others", "ours"),
+    [
+        ({"bimamba": True}, {"bimamba_type": "v2"}),  # VideoMamba
+        ({"bimamba": False}, {}),
+        ({"bimamba_type": "v2", "if_devide_out": True}, {"bimamba_type": "v2", "if_divide_out": True}),  # NetMamba
+        ({"bimamba_type": "v2", "if_devide_out": False}, {"bimamba_type": "v2"}),
+        ({"bimamba_type": "v2", "nslices": 4}, {"bimamba_type": "v2"}),  # SegMamba
+    ],
+)
+def test_the_arguments_of_vims_descendants(others, ours):
+    torch.manual_seed(1)
+    theirs = Mamba(16, **others)
+    torch.manual_seed(1)
+    module = Mamba(16, **ours)
+    assert theirs.state_dict().keys() == module.state_dict().keys()
+    x = torch.randn(2, 13, 16)
+    assert torch.equal(theirs(x), module(x))
+
+
+def test_arguments_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="bimamba=True is bimamba_type 'v2', and bimamba_type is 'v3'"):
+        Mamba(16, bimamba=True, bimamba_type="v3")
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -66,15 +111,17 @@ def test_both_directions_on_every_path(fast, kind, divide, scale):
     compare_gradients(out, [x, *named.values()], expected, [wide, *(p[n] for n in named)], 40)
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2"])
+@pytest.mark.parametrize("kind", ["v1", "v2", "v3"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_16_bits(kind, dtype):
-    module = make(kind, if_divide_out=True).to(dtype)
-    x = torch.randn(2, 13, 16).to(dtype)
+    module = make(kind, if_divide_out=True, nslices=2).to(dtype)
+    x = torch.randn(2, 12, 16).to(dtype)
     p = reference.parameters(module)
-    expected = (
-        reference.bimamba_v1(x.double(), p) if kind == "v1" else reference.bimamba_v2(x.double(), p, True)
-    )
+    expected = {
+        "v1": lambda: reference.bimamba_v1(x.double(), p),
+        "v2": lambda: reference.bimamba_v2(x.double(), p, True),
+        "v3": lambda: reference.bimamba_v3(x.double(), p, 2),
+    }[kind]()
     out = module(x)
     assert out.dtype == dtype
     assert_close(out, expected, 6)

@@ -1,7 +1,9 @@
-"""What bimamba_type adds to Mamba: the parameters of the other direction, and running both.
+"""What bimamba_type adds to Mamba: the parameters of its other directions, and the run through all of them.
 
-"v1" has one more A, and shares all else between the directions. "v2" has its own convolution and projections
-for the way back, and sums the two, or averages them with if_divide_out. Parameter names are Vision Mamba's.
+"v1" has a second A for the way back, and shares the other parameters between the directions. "v2" has a convolution
+and projections of its own for the way back, and sums both directions, or averages them with if_divide_out. "v3" is
+SegMamba's: "v2" without the average, and a third direction, across nslices equal parts of the sequence. Parameters
+have the names of Vision Mamba and SegMamba, so that released checkpoints load.
 """
 
 import torch
@@ -10,22 +12,39 @@ from torch import nn
 
 from mamba_ssm.ops.bimamba import bimamba_inner_fn, mamba_inner_fn_no_out_proj
 
-TYPES = ("none", "v1", "v2")
+TYPES = ("none", "v1", "v2", "v3")
 
 
-def add_parameters(mamba, bimamba_type, conv_bias, device=None, dtype=None):
-    """Give a Mamba that has its forward parameters those of the other direction."""
+def type_of(bimamba_type, bimamba):
+    """bimamba_type, with VideoMamba's bimamba=True for "v2"."""
     if bimamba_type not in TYPES:
         raise ValueError(f"bimamba_type must be one of {', '.join(TYPES)}, not {bimamba_type!r}")
-    if bimamba_type == "none":
-        return
+    if bimamba and bimamba_type not in ("none", "v2"):
+        raise ValueError(f"bimamba=True is bimamba_type 'v2', and bimamba_type is {bimamba_type!r}")
+    return "v2" if bimamba else bimamba_type
+
+
+def add_parameters(mamba, conv_bias, device=None, dtype=None):
+    """Give a Mamba that has its forward parameters those of its other directions."""
+    if mamba.bimamba_type == "v1":
+        _add_decay(mamba, "_b")
+    if mamba.bimamba_type in ("v2", "v3"):
+        _add_direction(mamba, "_b", conv_bias, device, dtype)
+    if mamba.bimamba_type == "v3":
+        _add_direction(mamba, "_s", conv_bias, device, dtype)
+
+
+def _add_decay(mamba, suffix):
+    decay = nn.Parameter(mamba.A_log.detach().clone())
+    decay._no_weight_decay = True
+    mamba.register_parameter(f"A{suffix}_log", decay)
+
+
+def _add_direction(mamba, suffix, conv_bias, device, dtype):
     factory_kwargs = {"device": device, "dtype": dtype}
     d_inner = mamba.d_inner
-    mamba.A_b_log = nn.Parameter(mamba.A_log.detach().clone())
-    mamba.A_b_log._no_weight_decay = True
-    if bimamba_type == "v1":
-        return
-    mamba.conv1d_b = nn.Conv1d(
+    _add_decay(mamba, suffix)
+    conv = nn.Conv1d(
         in_channels=d_inner,
         out_channels=d_inner,
         bias=conv_bias,
@@ -34,19 +53,22 @@ def add_parameters(mamba, bimamba_type, conv_bias, device=None, dtype=None):
         padding=mamba.d_conv - 1,
         **factory_kwargs,
     )
-    mamba.x_proj_b = nn.Linear(d_inner, mamba.dt_rank + mamba.d_state * 2, bias=False, **factory_kwargs)
-    mamba.dt_proj_b = nn.Linear(mamba.dt_rank, d_inner, bias=True, **factory_kwargs)
-    mamba.D_b = nn.Parameter(torch.ones(d_inner, device=device))  # Keep in fp32
-    mamba.D_b._no_weight_decay = True
+    mamba.add_module(f"conv1d{suffix}", conv)
+    x_proj = nn.Linear(d_inner, mamba.dt_rank + mamba.d_state * 2, bias=False, **factory_kwargs)
+    mamba.add_module(f"x_proj{suffix}", x_proj)
+    mamba.add_module(f"dt_proj{suffix}", nn.Linear(mamba.dt_rank, d_inner, bias=True, **factory_kwargs))
+    skip = nn.Parameter(torch.ones(d_inner, device=device))  # Keep in fp32
+    skip._no_weight_decay = True
+    mamba.register_parameter(f"D{suffix}", skip)
 
 
 def forward(mamba, xz):
-    """Both directions over xz, (batch, 2 * d_inner, seqlen), and the output projection.
+    """All directions over xz, (batch, 2 * d_inner, seqlen), and the output projection.
 
     out: (batch, seqlen, d_model)
+
+    Raises ValueError where bimamba_type is "v3" and seqlen is no multiple of nslices.
     """
-    A = -torch.exp(mamba.A_log.float())
-    A_b = -torch.exp(mamba.A_b_log.float())
     if mamba.bimamba_type == "v1":
         return bimamba_inner_fn(
             xz,
@@ -56,32 +78,47 @@ def forward(mamba, xz):
             mamba.dt_proj.weight,
             mamba.out_proj.weight,
             mamba.out_proj.bias,
-            A,
-            A_b,
+            -torch.exp(mamba.A_log.float()),
+            -torch.exp(mamba.A_b_log.float()),
             D=mamba.D.float(),
             delta_bias=mamba.dt_proj.bias.float(),
         )
-    there = mamba_inner_fn_no_out_proj(
-        xz,
-        mamba.conv1d.weight,
-        mamba.conv1d.bias,
-        mamba.x_proj.weight,
-        mamba.dt_proj.weight,
-        A,
-        D=mamba.D.float(),
-        delta_bias=mamba.dt_proj.bias.float(),
-    )
-    out = mamba_inner_fn_no_out_proj(
-        xz,
-        mamba.conv1d_b.weight,
-        mamba.conv1d_b.bias,
-        mamba.x_proj_b.weight,
-        mamba.dt_proj_b.weight,
-        A_b,
-        D=mamba.D_b.float(),
-        delta_bias=mamba.dt_proj_b.bias.float(),
-        reverse=True,
-        onto=there,
-        scale=0.5 if mamba.if_divide_out else 1.0,
-    )
+    out = _direction(mamba, "", xz)
+    if mamba.bimamba_type == "v2":
+        scale = 0.5 if mamba.if_divide_out else 1.0
+        out = _direction(mamba, "_b", xz, reverse=True, onto=out, scale=scale)
+    else:
+        out = _direction(mamba, "_b", xz, reverse=True, onto=out) + _across_slices(mamba, xz)
     return F.linear(out.transpose(1, 2), mamba.out_proj.weight, mamba.out_proj.bias)
+
+
+def _direction(mamba, suffix, xz, **options):
+    """One direction before the output projection, (batch, d_inner, seqlen)."""
+    conv1d, x_proj, dt_proj, D, A_log = (
+        getattr(mamba, name)
+        for name in (f"conv1d{suffix}", f"x_proj{suffix}", f"dt_proj{suffix}", f"D{suffix}", f"A{suffix}_log")
+    )
+    return mamba_inner_fn_no_out_proj(
+        xz,
+        conv1d.weight,
+        conv1d.bias,
+        x_proj.weight,
+        dt_proj.weight,
+        -torch.exp(A_log.float()),
+        D=D.float(),
+        delta_bias=dt_proj.bias.float(),
+        **options,
+    )
+
+
+def _across_slices(mamba, xz):
+    """The third direction: the first step of every slice, then the second step of every slice, and so on."""
+    nslices, seqlen = mamba.nslices, xz.shape[-1]
+    if seqlen % nslices:
+        raise ValueError(
+            f"bimamba_type 'v3' cuts the sequence into nslices equal parts: {seqlen} steps do not divide by "
+            f"nslices={nslices}; give Mamba an nslices that divides the number of steps"
+        )
+    crossed = xz.unflatten(-1, (nslices, -1)).transpose(-1, -2).flatten(-2)
+    out = _direction(mamba, "_s", crossed)
+    return out.unflatten(-1, (-1, nslices)).transpose(-1, -2).flatten(-2)
