@@ -96,6 +96,32 @@ def test_a_folder_inside_a_checkout_points_to_its_top(root: Path) -> None:
     assert caught.value.hint == f"mambaport adopt {root}"
 
 
+def test_a_folder_around_a_checkout_points_to_it(root: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        recognise(root.parent)
+    assert caught.value.hint == f"mambaport adopt {root}"
+
+
+def test_a_mark_may_stand_for_any_one_name_of_a_path(tmp_path: Path, patches: Path) -> None:
+    write_tree(patches.parent / "module", {"checkout.toml": META.replace('"demo/model.py"', '"nn/*/model.py"')})
+    project = write_tree(tmp_path / "project", {"nn/one/other.py": "", "nn/two/model.py": "class Demo(\n"})
+    assert recognise(project)[0] == "module"
+    with pytest.raises(UsageError):
+        recognise(write_tree(tmp_path / "deeper", {"nn/two/three/model.py": "class Demo(\n"}))
+
+
+def test_a_repository_without_patch_sets_is_told_that_it_runs(run: Run, tmp_path: Path, patches: Path) -> None:
+    meta = META.replace("[marks]", 'unchanged = "it needs nothing"\n[marks]').replace("demo/model.py", "own.py")
+    write_tree(patches.parent / "plain", {"checkout.toml": meta})
+    project = write_tree(tmp_path / "project", {"own.py": "class Demo(\n"})
+    done = run("adopt", str(project), "--json")
+    assert done.code == 0
+    answer = done.json
+    assert answer["state"] == "unchanged"
+    assert answer["reason"] == "it needs nothing"
+    assert read_tree(project) == {"own.py": "class Demo(\n"}
+
+
 def test_a_pipe_in_a_marks_place_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "other/demo").mkdir(parents=True)
     os.mkfifo(tmp_path / "other/demo/model.py")
@@ -115,6 +141,29 @@ def test_adopting_changes_the_sets_files_and_no_others(root: Path) -> None:
     assert (root / "train.py").stat().st_mode & 0o777 == 0o755
     assert survey(root, checkout_sets("demo")).state == "adopted"
     assert sorted(path.name for path in root.parent.iterdir()) == ["Demo", "patches"]
+
+
+@pytest.mark.parametrize("undoing", [False, True])
+def test_crlf_line_ends_are_named_as_the_reason(root: Path, undoing: bool) -> None:
+    if undoing:
+        adopted(root)
+    for name in ("demo/model.py", "train.py"):
+        path = root / name
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    error = refusal(root, undoing=undoing)
+    assert "has CRLF line ends" in str(error)
+    assert error.hint is not None
+    command = error.hint.partition(": ")[2]
+    subprocess.run(command, shell=True, check=True)
+    adoption = survey(root, checkout_sets("demo"))
+    assert (undo if undoing else adopt)(adoption)
+    assert read_tree(root) == (FILES if undoing else RESULT)
+
+
+def test_crlf_in_a_file_that_was_changed_too_is_a_change(root: Path) -> None:
+    path = root / "train.py"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"mine\r\n")
+    assert survey(root, checkout_sets("demo")).files["train.py"] == "changed"
 
 
 def test_adopting_twice_writes_nothing_the_second_time(root: Path) -> None:

@@ -31,12 +31,17 @@ class Checkout(Model):
     """The patch sets of mamba-ssm that its code needs."""
     run: str
     """What to run in it once it is adopted."""
+    unchanged: str | None = None
+    """Why its code runs on the wheels as it is; only for a repository without patch sets."""
     marks: dict[str, str] = Field(min_length=1)
-    """File -> a text in it; a folder with all of them is a checkout."""
+    """File, or a pattern with ``*`` for one name of its path -> a text in it. A folder with all of them is a checkout."""
 
     def is_at(self, root: Path) -> bool:
         """Whether ``root`` is a checkout of this repository, whatever its commit."""
-        return all(text in _head(root / name) for name, text in self.marks.items())
+        return all(
+            any(text in _head(path) for path in root.glob(name)) if "*" in name else text in _head(root / name)
+            for name, text in self.marks.items()
+        )
 
 
 def known_checkouts() -> dict[str, Checkout]:
@@ -65,7 +70,8 @@ def recognise(root: Path) -> tuple[str, Checkout]:
     for name, checkout in known.items():
         if checkout.is_at(root):
             return name, checkout
-    above = next((up for up in root.parents if any(item.is_at(up) for item in known.values())), None)
+    folders = [*root.parents, *_folders_in(root)]
+    near = next((folder for folder in folders if any(item.is_at(folder) for item in known.values())), None)
     repositories = " or ".join(item.repository for item in known.values())
     raise UsageError(
         f"{root} is not a checkout of {repositories}",
@@ -73,8 +79,15 @@ def recognise(root: Path) -> tuple[str, Checkout]:
         if root.is_dir()
         else "no such folder",
         expected="the top folder of such a checkout",
-        hint=f"mambaport adopt {above}" if above else "clone one of them, and give its folder",
+        hint=f"mambaport adopt {near}" if near else "clone one of them, and give its folder",
     )
+
+
+def _folders_in(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    except PermissionError:
+        return []
 
 
 def commit_of(root: Path) -> str | None:

@@ -41,7 +41,11 @@ _STATES = {
 @click.option("--undo", "undoing", is_flag=True, help="Put back what was there before.")
 @output_options
 def adopt(session: Session, path: Path, profile_name: str | None, dry_run: bool, undoing: bool) -> None:
-    """Make a checkout of hustvl/Vim or HZAI-ZJNU/Mamba-YOLO run on this machine's wheels.
+    """Make a checkout of a repository that uses Mamba run on this machine's wheels.
+
+    Known are hustvl/Vim, HZAI-ZJNU/Mamba-YOLO, MzeroMiko/VMamba and kuleshov-group/caduceus; of
+    NVlabs/MambaVision, OpenGVLab/VideoMamba and Mamba-YOLO modules in another project's
+    ultralytics/nn/AddModules it says that they run as they are.
 
     Applies the patch set that fits the checkout: exactly, all of it or nothing. Git's records are not
     touched, and a file that you have changed is never written over.
@@ -55,7 +59,11 @@ def adopt(session: Session, path: Path, profile_name: str | None, dry_run: bool,
     name, checkout = recognise(root)
     if profile_name is not None:
         _check_profile(profile_name, checkout)
-    adoption = survey(root, checkout_sets(name))
+    sets = checkout_sets(name)
+    if not sets:
+        _runs_unchanged(session, root, name, checkout, profile_name)
+        return
+    adoption = survey(root, sets)
     data = _json(adoption, name, checkout)
     _show(session, adoption, checkout, data)
     try:
@@ -85,6 +93,18 @@ def _check_profile(profile_name: str, checkout: Checkout) -> None:
             expected=f"{', '.join(missing)} too",
             hint="name the set in the profile's mamba-ssm, or choose another profile",
         )
+
+
+def _runs_unchanged(
+    session: Session, root: Path, name: str, checkout: Checkout, profile_name: str | None
+) -> None:
+    """A repository without patch sets: says why it needs none, and what to run."""
+    data = {"path": str(root), "checkout": name, "repository": checkout.repository, "commit": commit_of(root)}
+    if session.emit({**data, "state": "unchanged", "files": {}, "written": [], "reason": checkout.unchanged}):
+        return
+    session.report.line("checkout", f"{checkout.title} ({checkout.repository})", str(root))
+    session.report.success(f"{checkout.title} runs on the wheels as it is: {checkout.unchanged}")
+    _next(session, root, checkout, profile_name)
 
 
 def _json(adoption: Adoption, name: str, checkout: Checkout) -> dict[str, Any]:
@@ -143,7 +163,10 @@ def _tell(
     else:
         report.success(f"{where} is adopted; `mambaport adopt {where} --undo` takes it back")
     if not undoing:
-        report.result(
-            "next", f"mambaport install -p {profile_name or 'PROFILE'} --python PYTHON", "its wheels"
-        )
-        report.result("", f"cd {where} && {checkout.run}")
+        _next(session, adoption.root, checkout, profile_name)
+
+
+def _next(session: Session, root: Path, checkout: Checkout, profile_name: str | None) -> None:
+    report = session.report
+    report.result("next", f"mambaport install -p {profile_name or 'PROFILE'} --python PYTHON", "its wheels")
+    report.result("", f"cd {shlex.quote(str(root))} && {checkout.run}")

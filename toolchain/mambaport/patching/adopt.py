@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,8 @@ from mambaport.patching.diff import read_patch
 from mambaport.patching.hunks import place_all, reverse
 from mambaport.patchset import PatchSet, TouchedFile
 
-FileState = Literal["before", "after", "changed", "missing", "link"]
+FileState = Literal["before", "after", "changed", "crlf", "missing", "link"]
+"""``crlf``: as before or after but for its line ends, which are CRLF."""
 State = Literal["pristine", "adopted", "interrupted", "changed"]
 
 _KEEP = (
@@ -69,7 +71,7 @@ def survey(root: Path, sets: Sequence[PatchSet]) -> Adoption:
         touched = item.touched()
         states = {name: _state(root, name, file) for name, file in touched.items()}
         adoptions.append(Adoption(root, item, touched, states))
-    return max(adoptions, key=lambda each: len(each.named("before", "after")) / len(each.files))
+    return max(adoptions, key=lambda each: len(each.named("before", "after", "crlf")) / len(each.files))
 
 
 def adopt(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
@@ -84,6 +86,7 @@ def adopt(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
     with _alone(adoption), TemporaryDirectory(prefix="mambaport-adopt-") as folder:
         adoption = survey(adoption.root, [adoption.set])
         _refuse(adoption, adoption.named("link"))
+        _refuse(adoption, adoption.named("crlf"))
         tree = Path(folder) / "tree"
         _copy_before(adoption, tree)
         try:
@@ -104,7 +107,7 @@ def undo(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
     """
     with _alone(adoption):
         adoption = survey(adoption.root, [adoption.set])
-        _refuse(adoption, adoption.named("link", "changed", "missing"))
+        _refuse(adoption, adoption.named("link", "crlf", "changed", "missing"))
         before = _reverted(adoption)
         contents = {name: before.get(name) for name in adoption.named("after")}
         return list(contents) if dry_run else _write(adoption, contents)
@@ -118,10 +121,16 @@ def _state(root: Path, name: str, file: TouchedFile) -> FileState:
             return "link"
     if not path.exists():
         return "before" if file.before is None else "missing"
-    digest = file_sha256(path) if path.is_file() else ""
+    if not path.is_file():
+        return "changed"
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     if digest == file.after:
         return "after"
-    return "before" if digest == file.before else "changed"
+    if digest == file.before:
+        return "before"
+    unix = hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+    return "crlf" if unix in (file.before, file.after) else "changed"
 
 
 def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
@@ -135,6 +144,14 @@ def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
             found=f"it leads to {(adoption.root / name).resolve()}",
             expected="a file of the checkout itself; mambaport writes through no links",
             hint="nothing was changed; put the file itself there",
+        )
+    if state == "crlf":
+        paths = [shlex.quote(str(adoption.root / each)) for each in adoption.named("crlf")]
+        raise PatchError(
+            f"{name} in {adoption.root} has CRLF line ends",
+            found=f"{len(paths)} of {len(adoption.files)} files differ from the repository's by their line ends alone",
+            expected="LF, as in the repository; git on Windows, or core.autocrlf=true, writes CRLF",
+            hint=f"nothing was changed. Give the files LF line ends, then run this again: sed -i 's/\\r$//' {' '.join(paths)}",
         )
     path = adoption.root / name
     is_there = f"sha256 {file_sha256(path)}" if path.is_file() else "no file"
