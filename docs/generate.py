@@ -98,12 +98,13 @@ def troubleshooting() -> str:
         "# Troubleshooting by symptom\n",
         "Written by `make docs` from `failures.toml`. The same catalogue answers on the command line:\n",
         'In a checkout, after `make setup`:\n\n```console\nexport PATH="$PWD/.venv/bin:$PATH"\n'
-        "python train.py 2>&1 | mambaport doctor --explain -\n```",
+        "python train.py 2>&1 | mambaport doctor --explain -\n```\n",
+        "A text that the catalogue does not know ends in what to collect and where to ask.",
     ]
-    for title, kind in (("While building or installing", "B"), ("At import or run time", "R")):
+    for title, kinds in (("While building or installing", "B"), ("At import or run time", "RN")):
         lines.append(f"\n## {title}")
         for row in catalogue():
-            if row.id.startswith(kind):
+            if row.id[0] in kinds:
                 lines += [f"\n### {row.symptom}\n", f"*Cause:* {row.cause}.\n", f"*Hint:* {row.hint}."]
     return "\n".join(lines) + "\n"
 

@@ -214,7 +214,7 @@ def bimamba_v2(x, p, divide=False):
 
 
 def bimamba_v3(x, p, nslices):
-    """bimamba_v2, and a direction through the first step of every slice, then the second of every slice, ..."""
+    """bimamba_v2, and a direction through the first step of every slice, then the second, and so on."""
     xz = linear(x, p, "in_proj")
     length = x.shape[1] // nslices
     order = [piece * length + step for step in range(length) for piece in range(nslices)]

@@ -71,7 +71,8 @@ def test_slices_that_do_not_fit_the_sequence_are_refused():
     [
         ({"bimamba": True}, {"bimamba_type": "v2"}),  # VideoMamba
         ({"bimamba": False}, {}),
-        ({"bimamba_type": "v2", "if_devide_out": True}, {"bimamba_type": "v2", "if_divide_out": True}),  # NetMamba
+        # NetMamba
+        ({"bimamba_type": "v2", "if_devide_out": True}, {"bimamba_type": "v2", "if_divide_out": True}),
         ({"bimamba_type": "v2", "if_devide_out": False}, {"bimamba_type": "v2"}),
         ({"bimamba_type": "v2", "nslices": 4}, {"bimamba_type": "v2"}),  # SegMamba
     ],

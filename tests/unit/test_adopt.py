@@ -103,15 +103,21 @@ def test_a_folder_around_a_checkout_points_to_it(root: Path) -> None:
 
 
 def test_a_mark_may_stand_for_any_one_name_of_a_path(tmp_path: Path, patches: Path) -> None:
-    write_tree(patches.parent / "module", {"checkout.toml": META.replace('"demo/model.py"', '"nn/*/model.py"')})
+    write_tree(
+        patches.parent / "module", {"checkout.toml": META.replace('"demo/model.py"', '"nn/*/model.py"')}
+    )
     project = write_tree(tmp_path / "project", {"nn/one/other.py": "", "nn/two/model.py": "class Demo(\n"})
     assert recognise(project)[0] == "module"
     with pytest.raises(UsageError):
         recognise(write_tree(tmp_path / "deeper", {"nn/two/three/model.py": "class Demo(\n"}))
 
 
-def test_a_repository_without_patch_sets_is_told_that_it_runs(run: Run, tmp_path: Path, patches: Path) -> None:
-    meta = META.replace("[marks]", 'unchanged = "it needs nothing"\n[marks]').replace("demo/model.py", "own.py")
+def test_a_repository_without_patch_sets_is_told_that_it_runs(
+    run: Run, tmp_path: Path, patches: Path
+) -> None:
+    meta = META.replace("[marks]", 'unchanged = "it needs nothing"\n[marks]').replace(
+        "demo/model.py", "own.py"
+    )
     write_tree(patches.parent / "plain", {"checkout.toml": meta})
     project = write_tree(tmp_path / "project", {"own.py": "class Demo(\n"})
     done = run("adopt", str(project), "--json")

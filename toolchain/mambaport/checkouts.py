@@ -34,12 +34,14 @@ class Checkout(Model):
     unchanged: str | None = None
     """Why its code runs on the wheels as it is; only for a repository without patch sets."""
     marks: dict[str, str] = Field(min_length=1)
-    """File, or a pattern with ``*`` for one name of its path -> a text in it. A folder with all of them is a checkout."""
+    """File -> a text in it; a folder with all of them is a checkout. ``*`` stands for one name of a path."""
 
     def is_at(self, root: Path) -> bool:
         """Whether ``root`` is a checkout of this repository, whatever its commit."""
         return all(
-            any(text in _head(path) for path in root.glob(name)) if "*" in name else text in _head(root / name)
+            any(text in _head(path) for path in root.glob(name))
+            if "*" in name
+            else text in _head(root / name)
             for name, text in self.marks.items()
         )
 

@@ -18,11 +18,11 @@ class Failure(Model):
     """One row."""
 
     id: str
-    """``B1`` and so on while building, ``R1`` and so on at import or run time."""
+    """``B1`` and so on while building; ``R1``, ``N1`` and so on at import or run time."""
     symptom: str
     cause: str
     signature: str | None = None
-    """Regular expression of what people see; None where nothing is seen."""
+    """Regular expression of what people see, with a group ``here`` where the place is not its beginning."""
     hint: str
     threads: tuple[str, ...] = ()
     """Where it is reported, as ``owner/repository#number``."""
@@ -78,7 +78,38 @@ def explain(text: str) -> list[Explanation]:
     for failure in catalogue():
         match = re.search(failure.signature, text) if failure.signature is not None else None
         if match is not None:
-            start = text.rfind("\n", 0, match.start()) + 1
+            at = match.start("here" if "here" in match.groupdict() else 0)
+            start = text.rfind("\n", 0, at) + 1
             line = text[start:].split("\n", maxsplit=1)[0].strip()
-            found.append((match.start(), Explanation(failure, line)))
+            found.append((at, Explanation(failure, line)))
     return [explanation for _place, explanation in sorted(found, key=lambda item: item[0])]
+
+
+# Package in a traceback -> where its faults are reported.
+TRACKERS = {
+    "transformers": "github.com/huggingface/transformers/issues",
+    "torchvision": "github.com/pytorch/vision/issues",
+    "torch": "github.com/pytorch/pytorch/issues; for NVIDIA's build on a Jetson, NVIDIA's Jetson forum",
+    "timm": "github.com/huggingface/pytorch-image-models/issues",
+    "ultralytics": "github.com/ultralytics/ultralytics/issues, or the repository that carries its copy",
+    "triton": "github.com/triton-lang/triton/issues",
+}
+COLLECT = (
+    "COMMAND 2>&1 | tee error.log    (the whole text, from the command on)",
+    "mambaport doctor --json > machine.json",
+    "python3 -m pip freeze > packages.txt",
+    "python3 -m torch.utils.collect_env > torch.txt",
+)
+"""What to collect of an error that no row explains; COMMAND is the one that failed."""
+
+
+def where_to_ask(text: str) -> str:
+    """Where an error that no row explains is reported, by the last package that its traceback names."""
+    names = re.findall(r"(?:site|dist)-packages/(\w+)/", text)
+    tracker = TRACKERS.get(names[-1]) if names else None
+    if tracker is not None:
+        return f"the traceback ends in {names[-1]}: {tracker}"
+    return (
+        "an error of a mambaport command, of causal_conv1d, mamba_ssm or their kernels: mambaport's issues. "
+        "An error in a model's code: the issues of its repository"
+    )

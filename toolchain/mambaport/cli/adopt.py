@@ -102,7 +102,7 @@ def _runs_unchanged(
     data = {"path": str(root), "checkout": name, "repository": checkout.repository, "commit": commit_of(root)}
     if session.emit({**data, "state": "unchanged", "files": {}, "written": [], "reason": checkout.unchanged}):
         return
-    session.report.line("checkout", f"{checkout.title} ({checkout.repository})", str(root))
+    session.report.result("checkout", f"{checkout.title} ({checkout.repository})", str(root))
     session.report.success(f"{checkout.title} runs on the wheels as it is: {checkout.unchanged}")
     _next(session, root, checkout, profile_name)
 

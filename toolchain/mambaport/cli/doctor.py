@@ -19,6 +19,7 @@ from mambaport.cli.options import (
 )
 from mambaport.doctoring import Check, examine, facts
 from mambaport.errors import HostError
+from mambaport.failures import COLLECT, where_to_ask
 from mambaport.failures import explain as explanations
 from mambaport.host import read_host
 from mambaport.plan import choose_variant
@@ -95,14 +96,19 @@ def doctor(
 
 def _explain(session: Session, text: str) -> None:
     rows = explanations(text)
-    if session.emit({"explanations": [row.to_json() for row in rows]}):
+    unknown = {} if rows else {"collect": list(COLLECT), "ask": where_to_ask(text)}
+    if session.emit({"explanations": [row.to_json() for row in rows], **unknown}):
         return
+    report = session.report
     for row in rows:
-        session.report.result(row.failure.id, row.line)
+        report.result(row.failure.id, row.line)
         for label, said in (("cause", row.failure.cause), ("hint", row.failure.hint)):
-            session.report.result("", f"{label:<6} {said}")
+            report.result("", f"{label:<6} {said}")
     if not rows:
-        session.report.result("doctor", "nothing that the catalogue knows stands in this text")
+        report.result("doctor", "nothing that the catalogue knows stands in this text")
+        for command in COLLECT:
+            report.result("collect", command)
+        report.result("ask", where_to_ask(text))
 
 
 def _facts(known: dict[str, str]) -> Table:

@@ -149,9 +149,10 @@ def _refuse(adoption: Adoption, names: Sequence[str]) -> None:
         paths = [shlex.quote(str(adoption.root / each)) for each in adoption.named("crlf")]
         raise PatchError(
             f"{name} in {adoption.root} has CRLF line ends",
-            found=f"{len(paths)} of {len(adoption.files)} files differ from the repository's by their line ends alone",
+            found=f"{len(paths)} of {len(adoption.files)} files differ by their line ends alone",
             expected="LF, as in the repository; git on Windows, or core.autocrlf=true, writes CRLF",
-            hint=f"nothing was changed. Give the files LF line ends, then run this again: sed -i 's/\\r$//' {' '.join(paths)}",
+            hint="nothing was changed. Give the files LF line ends, then run this again: "
+            f"sed -i 's/\\r$//' {' '.join(paths)}",
         )
     path = adoption.root / name
     is_there = f"sha256 {file_sha256(path)}" if path.is_file() else "no file"
