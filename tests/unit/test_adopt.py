@@ -411,8 +411,17 @@ def test_a_profile_without_what_the_checkout_needs_is_refused(run: Run, root: Pa
 def test_the_real_sets_are_read_strictly_and_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     known = known_checkouts()
-    assert {item.repository for item in known.values()} == {"hustvl/Vim", "HZAI-ZJNU/Mamba-YOLO"}
-    for name in known:
+    assert set(known) == {
+        "caduceus",
+        "mamba-yolo",
+        "mamba-yolo-module",
+        "mambavision",
+        "videomamba",
+        "vim",
+        "vmamba",
+    }
+    for name, checkout in known.items():
+        assert bool(checkout_sets(name)) == (checkout.unchanged is None)
         for item in checkout_sets(name):
             names = {each.name for patch in item.patches for each in read_patch(item.folder / patch.file)}
             assert set(item.lock().files) == names

@@ -188,7 +188,7 @@ SEEN = [
     ("N3", "ModuleNotFoundError: No module named 'mamba_ssm.ops.triton.layernorm'"),
     (
         "N4",
-        "UnsupportedOperatorError: Exporting the operator 'selective_scan_cpu::scan' to ONNX opset version 17",
+        "UnsupportedOperatorError: Exporting the operator 'selective_scan_cpu::scan' to ONNX opset",
     ),
     ("N5", "There is no torch in /usr/bin/python3"),
     ("N6", "#error C++20 or later compatible compiler is required to use PyTorch."),
@@ -207,7 +207,7 @@ SEEN = [
     ),
     (
         "N9",
-        "ValueError: Fast Mamba kernels are not available. Make sure to they are installed and that the mamba",
+        "ValueError: Fast Mamba kernels are not available. Make sure to they are installed",
     ),
     ("N10", "NameError: name 'triton' is not defined"),
 ]
