@@ -1,10 +1,12 @@
-"""The data of CPUs held against the compilers and the emulator of this machine."""
+"""The data of CPUs held against the compilers and the emulator of this machine; a board that is new."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,31 @@ def test_zig_gives_each_cpu_the_features_of_the_data(shared: Path) -> None:
         known = models[cpu.zig] & vocabulary
         assert cpu.features - ADDED.get(cpu.name, set()) <= known, cpu.name
         assert known - cpu.features <= OPTIONAL, cpu.name
+
+
+def test_the_page_on_profiles_builds_wheels_for_its_board(shared: Path, tmp_path: Path) -> None:
+    """Every line of the page's first board, as a user pastes it."""
+    page = Path(__file__).parents[2] / "docs/how-to/add-a-profile.md"
+    block = re.search(r"^```console\n(.*?)^```", page.read_text(), re.M | re.S)
+    assert block is not None
+    tool = tmp_path / "bin/mambaport"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mambaport "$@"\n')
+    tool.chmod(0o755)
+    path = f"{tool.parent}:{os.environ['PATH']}"
+    finished = subprocess.run(
+        ["sh", "-e", "-c", block[1]],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "MAMBAPORT_CACHE": str(shared)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "none above cortex-a55" in finished.stderr
+    names = sorted(path.name for path in tmp_path.glob("wheelhouse/orange-pi-5/*.whl"))
+    assert [name.split("-")[0] for name in names] == ["causal_conv1d", "mamba_ssm"]
+    assert all("+orange.pi.5." in name for name in names)
 
 
 def _zig_cpus(text: str) -> dict[str, frozenset[str]]:

@@ -137,9 +137,11 @@ def test_two_compilers_with_one_version_are_two(tmp_path: Path) -> None:
 def test_what_decides_no_byte_is_not_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mambaport, "__version__", "99")
     for jobs in (1, 7):
-        made = make_plan(profile(), X86, environ={"PATH": "/x", "CC": "y"}, jobs=jobs)
+        here = replace(X86, python="3.11.9", path="/y")
+        made = make_plan(profile(), here, environ={"PATH": "/x", "CC": "y"}, jobs=jobs)
         assert made.jobs == jobs
         assert made.packages[0].key == package().key
+    assert package(host=replace(PI, python="3.11.9")).key == package(host=PI).key
 
 
 def test_the_version_carries_profile_and_revisions_in_order() -> None:

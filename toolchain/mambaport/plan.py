@@ -302,7 +302,7 @@ def _plan_package(
         "environment": environment,
         "toolchain": tool.identity(host),
         "requirements": [pin.sha256 for pin in requirements],
-        "python": host.python if tool.name == "native" else host.python.rsplit(".", 1)[0],
+        "python": host.python.rsplit(".", 1)[0],
         **({"cuda": cuda.key()} if cuda else {}),
     }
     key = data_sha256(inputs)[:40]

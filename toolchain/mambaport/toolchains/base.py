@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from mambaport.boards import find_cpu
 from mambaport.goal import Goal
 from mambaport.host import Host, Program
+from mambaport.models import Model, read_toml, validate
 from mambaport.pins import Pin
+from mambaport.resources import kernels_dir
 
-# The oldest compilers that compile the kernels.
-LEAST = {"gcc": 10, "clang": 14}
+
+class _Oldest(Model):
+    oldest: str
+
+
+class _Compilers(Model):
+    """``kernels/compilers.toml``."""
+
+    gcc: _Oldest
+    clang: _Oldest
+    zig: _Oldest
+
+
+@cache
+def oldest_compilers() -> Mapping[str, int]:
+    """gcc and clang -> the oldest major that the kernels are compiled and tested with."""
+    path = kernels_dir() / "compilers.toml"
+    read = validate(_Compilers, read_toml(path), path)
+    return {"gcc": int(read.gcc.oldest), "clang": int(read.clang.oldest)}
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ def gcc_flags(goal: Goal, program: Program) -> str:
 
 def too_old(program: Program) -> str | None:
     """Why a compiler cannot compile the kernels; None where it can, or where its version is not known."""
-    least = LEAST.get(program.family or "")
+    least = oldest_compilers().get(program.family or "")
     if least is None or program.major is None or program.major >= least:
         return None
     family = program.family
