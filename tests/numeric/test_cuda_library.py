@@ -13,7 +13,7 @@ import torch
 
 PATCHES = Path(__file__).parents[2] / "patches"
 SHARED = PATCHES / "shared"
-OVERLAY = PATCHES / "mamba-ssm" / "2.2.4" / "cuda" / "overlay"
+OVERLAY = PATCHES / "mamba-ssm" / "cuda" / "overlay"
 TORCH = Path(torch.__file__).parent
 TENSOR, OPTIONAL = "const at::Tensor &", "const std::optional<at::Tensor> &"
 FORWARD = [*[TENSOR] * 5, *[OPTIONAL] * 3]
@@ -46,7 +46,8 @@ def compile_with(folder: Path, *words: str) -> None:
     include = [TORCH / "include", TORCH / "include/torch/csrc/api/include"]
     flags = [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", "-std=c++20", "-O0", "-fPIC"]
     flags += [word for path in include for word in ("-isystem", str(path))]
-    subprocess.run(["g++", *flags, f"-I{folder}", f"-I{SHARED / 'csrc'}", *words], check=True)
+    flags += [f"-I{folder}", f"-I{SHARED / 'torch-library' / 'csrc'}"]
+    subprocess.run(["g++", *flags, *words], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def site(tmp_path, objects):
     """A site-packages with the package selective_scan_cuda as a wheel has it."""
     package = tmp_path / "selective_scan_cuda"
     package.mkdir()
-    shutil.copy(PATCHES / "mamba-ssm/2.2.4/cpu/overlay/selective_scan_cuda/__init__.py", package)
+    shutil.copy(PATCHES / "mamba-ssm/cpu/overlay/selective_scan_cuda/__init__.py", package)
     shutil.copy(OVERLAY / "selective_scan_cuda/_cuda.py", package)
     shutil.copy(SHARED / "torch_library.py", package / "_library.py")
     link(objects, package, "registration.o", "functions.o")
