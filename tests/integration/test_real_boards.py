@@ -73,7 +73,7 @@ def test_the_page_on_profiles_builds_wheels_for_its_board(shared: Path, tmp_path
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert "none above cortex-a55" in finished.stderr
+    assert "none above cortex-a55" in finished.stdout
     names = sorted(path.name for path in tmp_path.glob("wheelhouse/orange-pi-5/*.whl"))
     assert [name.split("-")[0] for name in names] == ["causal_conv1d", "mamba_ssm"]
     assert all("+orange.pi.5." in name for name in names)
