@@ -202,3 +202,44 @@ def test_an_index_without_the_project_or_the_file_says_so(tmp_path: Path, pin: P
         with pytest.raises(FetchError, match=r"has no demo-2\.0\.tar\.gz") as caught:
             ask.fetch(pin.model_copy(update={"filename": "demo-2.0.tar.gz"}))
     assert caught.value.found == "1 other files of demo"
+
+
+JSON = "application/vnd.pypi.simple.v1+json"
+PAGES: list[tuple[str, bytes]] = [
+    (JSON, b'{"meta": {"api-version": "9.0"}, "name": "demo", "files": []}'),
+    (JSON, b'{"meta": {"api-version": "one"}, "name": "demo", "files": []}'),
+    (JSON, b'{"meta": {}}'),
+    (JSON, b'{"name": '),
+    (JSON, b"[]"),
+    (JSON, b"null"),
+    (JSON, b"[" * 100_000),
+    (JSON, b"\xff\xfe"),
+    (JSON, b'{"meta": {"api-version": "1.0"}, "name": "demo", "files": [{"filename": 7}]}'),
+    (JSON, b'{"meta": {"api-version": "1.0"}, "name": "demo", "files": {"a": 1}}'),
+    ("text/html", b'<meta name="pypi:repository-version" content="9.0"><a href="x">x</a>'),
+    ("text/html", b'<meta name="pypi:repository-version" content="none">'),
+    ("text/html; charset=no-such", b'<a href="http://[">demo</a>'),
+    ("text/html", b"\0\xff<a href>"),
+    ("application/pdf", b"%PDF"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), PAGES, ids=[f"{kind} {body[:24]!r}" for kind, body in PAGES])
+def test_an_answer_that_is_none_is_a_fetch_error(tmp_path: Path, pin: Pin, kind: str, body: bytes) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(FetchError) as caught:
+            fetcher(tmp_path, None, url=f"http://127.0.0.1:{server.server_port}/simple/").fetch(pin)
+        server.shutdown()
+    assert caught.value.hint

@@ -51,8 +51,14 @@ def read_toml(path: Path, error: type[MambaportError] = UsageError) -> dict[str,
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"There is no file {path}", hint="check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except RecursionError:
+        raise error(f"{path} is not TOML", found="values nested too deep", hint="nest fewer") from None
+    except ValueError as fault:  # also bytes that are not UTF-8, and numbers of thousands of digits
         raise error(f"{path} is not TOML", found=str(fault), hint="correct the file at that place") from None
+    except OSError as fault:
+        raise error(
+            f"{path} cannot be read", found=fault.strerror, hint="name a file that this user may read"
+        ) from None
     return data
 
 

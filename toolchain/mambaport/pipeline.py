@@ -19,7 +19,7 @@ from mambaport.building import build_environment, build_wheel, compiler_cache, c
 from mambaport.building.target_torch import stored_exports, torch_files
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
-from mambaport.errors import InstallError
+from mambaport.errors import InstallError, UsageError
 from mambaport.installing import (
     check_fit,
     check_installed,
@@ -68,6 +68,12 @@ class Made:
             "patch_sets": [set_json(item) for item in self.package.sets],
             "audit": self.audit,
         }
+
+
+def audit_is_whole(audit: dict[str, Any]) -> bool:
+    """Whether an audit's record has what the results of a build are made from."""
+    findings = audit["findings"]
+    return isinstance(findings, list) and all({"rule", "found"} <= set(finding) for finding in findings)
 
 
 class Pipeline:
@@ -158,10 +164,10 @@ class Pipeline:
             return None
         try:
             audit = json.loads((entry / "audit.json").read_text(encoding="utf-8"))
-            path = entry / audit["wheel"]
-            if file_sha256(path) == audit["sha256"]:
+            path = entry / Path(audit["wheel"]).name
+            if file_sha256(path) == audit["sha256"] and audit_is_whole(audit):
                 return Made(package, wheelfiles.read_wheel(path), audit, entry / "build.log", cached=True)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError):
             pass
         self.report.warn(f"{package.name} in the store is damaged; it is built again")
         self.store.discard("wheels", self._entry(package))

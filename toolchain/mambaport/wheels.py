@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import lzma
 import shutil
+import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,29 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from mambaport.digests import file_sha256
-from mambaport.errors import InstallError, UsageError
+from mambaport.errors import InstallError, MambaportError, UsageError
 
-# RuntimeError is a compression that Python does not know, or a member under a password.
-UNREADABLE_ZIP = (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError)
+# What Python raises for damaged archives and their members. RuntimeError is a compression that Python does
+# not know, or a member under a password; ValueError, struct.error and the others are senseless fields;
+# MemoryError is a size that no machine has.
+UNREADABLE_ZIP = (
+    *(zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, struct.error),
+    *(KeyError, IndexError, OverflowError, MemoryError),
+)
+
+
+@contextlib.contextmanager
+def reading(error: Callable[[Exception], MambaportError]) -> Iterator[None]:
+    """While an archive is read: what Python raises for damage becomes ``error``; the disk's faults pass."""
+    try:
+        yield
+    except UNREADABLE_ZIP as fault:
+        raise error(fault) from None
+    except OSError as fault:
+        # bz2 raises OSError without a number; EINVAL is a seek, ENAMETOOLONG a name of a damaged field.
+        if fault.errno in (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ):
+            raise error(fault) from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -36,13 +59,25 @@ class Wheel:
         return file_sha256(self.path)
 
     def provenance(self) -> dict[str, Any]:
-        """The record inside the wheel; empty for a wheel that mambaport did not build."""
-        with zipfile.ZipFile(self.path) as archive:
+        """The record inside the wheel; empty for a wheel that mambaport did not build.
+
+        Raises:
+            InstallError: the wheel is damaged.
+        """
+        with reading(self._damaged), zipfile.ZipFile(self.path) as archive:
             for name in archive.namelist():
                 if name.endswith(".dist-info/provenance.json"):
                     record = json.loads(archive.read(name))
                     return record if isinstance(record, dict) else {}
         return {}
+
+    def _damaged(self, fault: Exception) -> InstallError:
+        return InstallError(
+            f"{self.path.name} is damaged",
+            found=f"{type(fault).__name__}: {fault}",
+            expected="a whole wheel",
+            hint="copy it again, or build it again with `mambaport build`",
+        )
 
 
 def read_wheel(path: Path) -> Wheel:

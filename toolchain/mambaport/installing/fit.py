@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from packaging.version import Version
+from pydantic import BaseModel
 
-from mambaport.boards import is_jetson
+from mambaport.boards import Sm, is_jetson
 from mambaport.cuda.machine import Gpu
 from mambaport.errors import InstallError
 from mambaport.interpreter import Interpreter
+from mambaport.models import validate
 from mambaport.wheels import Wheel
+
+
+class _Facts(BaseModel):
+    """What a wheel's provenance says of its CUDA extensions."""
+
+    version: str
+    sm: tuple[Sm, ...]
+    ptx: tuple[Sm, ...] = ()
+    torch_minor: str
+    torch_cuda: str | None = None
 
 
 def check_fit(wheels: Sequence[Wheel], target: Interpreter, gpus: Sequence[Gpu]) -> None:
@@ -38,28 +50,28 @@ def unfit(reasons: Sequence[str], target: Interpreter) -> InstallError:
 
 def misfits(wheel: Wheel, target: Interpreter, gpus: Sequence[Gpu]) -> list[str]:
     """Why a wheel would not work in an environment; empty where it does, or has no CUDA extension."""
-    facts = wheel.provenance().get("cuda")
-    if not isinstance(facts, dict):
+    record = wheel.provenance().get("cuda")
+    if record is None:
         return []
+    facts = validate(_Facts, record, wheel.path, InstallError)
     reasons = _torch_misfits(facts, target)
-    sms = [str(sm) for sm in facts["sm"]]
-    foreign = [gpu for gpu in gpus if not _runs(gpu.sm, sms, [str(sm) for sm in facts.get("ptx", ())])]
-    names = " ".join(f"sm_{sm}" for sm in sms)
+    foreign = [gpu for gpu in gpus if not _runs(gpu.sm, facts.sm, facts.ptx)]
+    names = " ".join(f"sm_{sm}" for sm in facts.sm)
     reasons += [f"built for {names}, {gpu.name} is sm_{gpu.sm} (no kernel image)" for gpu in foreign]
     return reasons
 
 
-def _torch_misfits(facts: dict[str, object], target: Interpreter) -> list[str]:
+def _torch_misfits(facts: _Facts, target: Interpreter) -> list[str]:
     if target.torch is None:
         return []  # said elsewhere
     version = Version(target.torch.version)
     minor = f"{version.major}.{version.minor}"
-    if facts["torch_minor"] != minor:
-        return [f"built for torch {facts['torch_minor']}, this is {minor} (undefined symbols)"]
+    if facts.torch_minor != minor:
+        return [f"built for torch {facts.torch_minor}, this is {minor} (undefined symbols)"]
     if target.torch.cuda is None:
         return ["built for a torch with CUDA, this one has none"]
-    wanted = str(facts.get("torch_cuda") or facts["version"])
-    major, here = wanted.split(".", maxsplit=1)[0], target.torch.cuda.split(".", maxsplit=1)[0]
+    major = (facts.torch_cuda or facts.version).split(".", maxsplit=1)[0]
+    here = target.torch.cuda.split(".", maxsplit=1)[0]
     return [f"built for CUDA {major}, this torch has CUDA {here}"] if major != here else []
 
 

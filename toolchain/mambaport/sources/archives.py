@@ -10,13 +10,12 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mambaport.errors import FetchError
-from mambaport.wheels import UNREADABLE_ZIP
+from mambaport.wheels import reading
 
 MAX_NAME_BYTES = 255
 MAX_MEMBERS = 20_000
@@ -31,17 +30,16 @@ def unpack_sdist(archive: Path, destination: Path) -> None:
     Raises:
         FetchError: it is damaged, or holds a member that has no place in a source archive.
     """
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            members = _checked_members(archive, tar)
-            for member in members:
-                stream = tar.extractfile(member)
-                assert stream is not None
-                _write(stream, destination / member.name, executable=bool(member.mode & stat.S_IXUSR))
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as fault:
-        if isinstance(fault, OSError) and fault.errno is not None:
-            raise  # the disk's fault, not the archive's
-        raise damaged(archive, fault) from None
+    with reading(lambda fault: damaged(archive, fault)):
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                members = _checked_members(archive, tar)
+                for member in members:
+                    stream = tar.extractfile(member)
+                    assert stream is not None
+                    _write(stream, destination / member.name, executable=bool(member.mode & stat.S_IXUSR))
+        except tarfile.TarError as fault:
+            raise damaged(archive, fault) from None
 
 
 def _checked_members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
@@ -79,24 +77,21 @@ def unpack_wheel(wheel: Path, destination: Path) -> None:
     Raises:
         FetchError: it is damaged, or holds a member that has no place in a wheel.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            items = archive.infolist()
-            for item in items:
-                _check_name(wheel, item.filename)
-                if stat.S_ISLNK(item.external_attr >> 16):
-                    raise refused(wheel, f"{item.filename} is a symbolic link", "plain files and folders")
-            if sum(item.file_size for item in items) > MAX_WHEEL_BYTES or len(items) > MAX_WHEEL_MEMBERS:
-                raise refused(wheel, f"more than {MAX_WHEEL_BYTES >> 30} GiB", "the size of a wheel")
-            _check_unique(wheel, (item.filename for item in items if not item.is_dir()))
-            for item in items:
-                if item.is_dir():
-                    continue
-                with archive.open(item) as stream:
-                    mode = item.external_attr >> 16
-                    _write(stream, destination / item.filename, executable=bool(mode & stat.S_IXUSR))
-    except UNREADABLE_ZIP as fault:
-        raise damaged(wheel, fault) from None
+    with reading(lambda fault: damaged(wheel, fault)), zipfile.ZipFile(wheel) as archive:
+        items = archive.infolist()
+        for item in items:
+            _check_name(wheel, item.filename)
+            if stat.S_ISLNK(item.external_attr >> 16):
+                raise refused(wheel, f"{item.filename} is a symbolic link", "plain files and folders")
+        if sum(item.file_size for item in items) > MAX_WHEEL_BYTES or len(items) > MAX_WHEEL_MEMBERS:
+            raise refused(wheel, f"more than {MAX_WHEEL_BYTES >> 30} GiB", "the size of a wheel")
+        _check_unique(wheel, (item.filename for item in items if not item.is_dir()))
+        for item in items:
+            if item.is_dir():
+                continue
+            with archive.open(item) as stream:
+                mode = item.external_attr >> 16
+                _write(stream, destination / item.filename, executable=bool(mode & stat.S_IXUSR))
 
 
 def _check_name(archive: Path, name: str) -> None:

@@ -23,7 +23,7 @@ from mambaport.pins.cuda import Excerpt
 from mambaport.report import Report
 from mambaport.sources.archives import damaged, refused
 from mambaport.sources.fetch import Fetcher, check, client, find_file, unreachable
-from mambaport.wheels import UNREADABLE_ZIP
+from mambaport.wheels import reading
 
 BLOCK = 4 << 20
 TIMEOUT = 120
@@ -35,12 +35,13 @@ def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> No
     Raises:
         FetchError: they cannot be had, or are not the pinned ones.
     """
-    with report.working("fetch", f"{excerpt.filename}, {', '.join(excerpt.members)}"):
+    with (
+        report.working("fetch", f"{excerpt.filename}, {', '.join(excerpt.members)}"),
+        reading(lambda fault: damaged(Path(excerpt.filename), fault)),
+    ):
         try:
             with _opened(fetcher, excerpt, folder.parent) as stream, zipfile.ZipFile(stream) as archive:
                 _extract(archive, excerpt, folder)
-        except UNREADABLE_ZIP as fault:
-            raise damaged(Path(excerpt.filename), fault) from None
         except requests.exceptions.RequestException as fault:
             raise unreachable(fault, f"reading {excerpt.filename}") from None
     found = tree_sha256(folder)
@@ -60,11 +61,8 @@ def extract_members(wheel: Path, members: tuple[str, ...], folder: Path) -> None
     Raises:
         FetchError: it is damaged.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            _matching(archive, wheel.name, members, folder)
-    except UNREADABLE_ZIP as fault:
-        raise damaged(wheel, fault) from None
+    with reading(lambda fault: damaged(wheel, fault)), zipfile.ZipFile(wheel) as archive:
+        _matching(archive, wheel.name, members, folder)
 
 
 def _extract(archive: zipfile.ZipFile, excerpt: Excerpt, folder: Path) -> None:
@@ -122,7 +120,10 @@ class RangedFile(io.RawIOBase):
         answer = self._get("bytes=0-0")
         if answer.status_code != 206:
             raise LookupError(f"no ranges: status {answer.status_code}")
-        self._size = int(answer.headers["Content-Range"].rpartition("/")[2])
+        size = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        if not size.isdecimal():
+            raise LookupError(f"no size in Content-Range: {size!r}")
+        self._size = int(size)
 
     def seekable(self) -> bool:
         return True

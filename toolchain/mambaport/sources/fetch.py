@@ -24,6 +24,8 @@ from mambaport.sources.index import IndexSettings
 from mambaport.store import Store
 
 RETRIES = 3
+# What is raised for an answer that is none: JSON that is not JSON, or not what the API says.
+NOT_AN_ANSWER = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Fetcher:
@@ -220,6 +222,14 @@ def _find(
         ) from None
     except (requests.exceptions.RequestException, pypi_simple.UnsupportedContentTypeError) as fault:
         raise unreachable(fault, f"asking for {project}") from None
+    except (pypi_simple.UnsupportedRepoVersionError, *NOT_AN_ANSWER) as fault:
+        raise FetchError(
+            f"The package index gives an answer that mambaport does not understand (asking for {project})",
+            found=f"{type(fault).__name__}: {fault}",
+            expected="the simple repository API, version 1",
+            hint="check the index (PIP_INDEX_URL or --index-url): a page of another service may stand there; "
+            "or give the files in a folder with --mirror DIR",
+        ) from None
     for item in page.packages:
         if wanted(item):
             return item
