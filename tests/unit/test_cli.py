@@ -532,3 +532,13 @@ def test_profiles_and_variants_complete_in_the_shell(line: str, offered: set[str
         check=False,
     )
     assert {row.partition(",")[2] for row in answer.stdout.splitlines()} == offered
+
+
+@pytest.mark.parametrize("name", ["{}", "a$b", "a\nb", "\udcff"], ids=ascii)
+def test_a_store_that_builds_cannot_use_is_refused_at_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("MAMBAPORT_CACHE", str(tmp_path / name))
+    ran = run("build", "-p", "rpi", "--offline", "--json")
+    assert ran.code == 2
+    assert "MAMBAPORT_CACHE" in ran.json["error"]["hint"]

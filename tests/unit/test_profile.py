@@ -305,3 +305,25 @@ def test_the_schema_explains_every_key() -> None:
     target = profile_schema()["$defs"]["Target"]["properties"]
     assert all(target[key].get("description") for key in ("arch", "glibc", "cpu"))
     assert set(profile_schema()["properties"]) >= {"name", "default-variant", "package"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("requires", '["einops >=> 0.7"]'),
+        ("requires", '["not a name!"]'),
+        ("torch", '"two"'),
+        ("torch", '"=>2.4"'),
+    ],
+)
+def test_a_requirement_that_is_none_is_found_when_the_profile_is_read(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    text = (profiles_dir() / "cpu.toml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith((f"{key} =",))]
+    lines.insert(lines.index("[install]") + 1, f"{key} = {value}")
+    path = tmp_path / "board.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="not valid") as caught:
+        read_profile(path)
+    assert f"install.{key}" in str(caught.value.found)

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from mambaport.boards import cpus, find_cpu, find_gpu, find_platform, minor_key, nearest
@@ -104,14 +113,34 @@ class BuildChoice(Model):
     """What the largest compilation needs. As many run at once as memory allows."""
 
 
+def _requirement(text: str) -> str:
+    try:
+        Requirement(text)
+    except InvalidRequirement as fault:
+        raise ValueError(f"{text!r} is no requirement: {fault}") from None
+    return text
+
+
+def _specifier(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier as fault:
+        raise ValueError(f"{text!r} is no version specifier: {fault}") from None
+    return text
+
+
+RequirementText = Annotated[str, AfterValidator(_requirement)]
+SpecifierText = Annotated[str, AfterValidator(_specifier)]
+
+
 class InstallChoice(Model):
     """What the wheels need in the environment they go to."""
 
-    torch: str = ">=2.4"
+    torch: SpecifierText = ">=2.4"
     """Version specifier of the torch that must already be there. mambaport never installs torch."""
     torch_suggested: str = "torch"
     """What the owner of a target without torch is advised to give pip."""
-    requires: tuple[str, ...] = ()
+    requires: tuple[RequirementText, ...] = ()
     """Light dependencies, installed when missing."""
     optional: tuple[str, ...] = ()
     """Used when there, never installed."""

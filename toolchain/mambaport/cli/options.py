@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -218,13 +219,33 @@ def open_session(
     mirror: Path | None = None,
 ) -> Session:
     """The report, the store and the fetcher that the options ask for. The store is MAMBAPORT_CACHE, or the
-    user's cache folder."""
+    user's cache folder.
+
+    Raises:
+        UsageError: the store's path is one that builds cannot use, or the mirror is no folder.
+    """
     report = Report(quiet=quiet, as_json=as_json)
     store = Store(
-        read_settings().cache, lambda name: report.line("wait", name, "another mambaport is making it")
+        _usable(read_settings().cache),
+        lambda name: report.line("wait", name, "another mambaport is making it"),
     )
     fetcher = Fetcher(store, index_settings(index_url, mirror), report, offline=offline)
     return Session(as_json, Workshop(store, fetcher, report, read_host()))
+
+
+def _usable(folder: Path) -> Path:
+    """The store's folder. setuptools takes braces and dollars in its path for names of variables, and
+    compilers write paths as UTF-8 text."""
+    text = os.fsencode(folder).decode("utf-8", errors="replace")
+    wrong = [sign for sign in "{}$\n\r\ufffd" if sign in text]
+    if wrong:
+        raise UsageError(
+            "The store's path cannot be used for builds",
+            found=f"{text!r}",
+            expected="UTF-8 text without braces, dollar signs and line ends",
+            hint="name another folder with MAMBAPORT_CACHE",
+        )
+    return folder
 
 
 def announce(plan: Plan, report: Report) -> None:
