@@ -13,8 +13,9 @@ import click
 from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.cli import cli
 from mambaport.failures import catalogue
-from mambaport.patchset import PatchSet, all_sets, known_versions
+from mambaport.patchset import PatchSet
 from mambaport.profile import profile_schema
+from mambaport.releases import all_sets, known_versions
 
 DOCS = Path(__file__).parent
 
@@ -61,7 +62,7 @@ def patches() -> str:
 
 def _patch_set(title: str, item: PatchSet) -> list[str]:
     parts = [
-        f"## {title}: `{item.name}` (revision {item.meta.revision})\n",
+        f"## {title}: `{item.name}`\n",
         f"{item.meta.summary}\n",
         "| patch | why | owns | upstream |\n|---|---|---|---|",
     ]

@@ -14,7 +14,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from real import digests, mambaport, scratch, sha256, store_beside
 
-from mambaport.patchset import known_versions, read_source
+from mambaport.releases import known_versions, read_source
 
 pytestmark = pytest.mark.network
 PACKAGES = ["causal-conv1d", "mamba-ssm"]

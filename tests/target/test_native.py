@@ -16,7 +16,7 @@ from arm_system import aarch64_programs, debian_root, mounted, run_inside
 
 from mambaport import pins
 from mambaport.cli.options import open_session
-from mambaport.patchset import known_versions, read_source
+from mambaport.releases import known_versions, read_source
 from mambaport.sources import Fetcher, unpack_wheel
 from mambaport.verifying import prepare_emulation
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from mambaport import checkouts, patchset, releases
 from mambaport.host import Host
 from mambaport.patching.apply import lock_of
 from mambaport.patchset import PatchSet
@@ -105,20 +106,54 @@ def read_tree(root: Path) -> dict[str, str]:
     }
 
 
+SOURCE = f"""
+epoch = 1700000000
+
+[[archive]]
+project = "demo"
+version = "1.0"
+filename = "demo-1.0.tar.gz"
+sha256 = "{HEX64}"
+size = 1
+strip = "demo-1.0"
+"""
+
+
+def use_patches(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
+    """Makes ``root`` the patches/ folder."""
+    for module in (patchset, releases, checkouts):
+        monkeypatch.setattr(module, "patches_dir", lambda: root)
+    return root
+
+
+def write_package(
+    root: Path, sets: Sequence[str], versions: Sequence[str] = ("1.0",), revision: int = 1
+) -> Path:
+    """``package.toml`` of the package ``root.name``, and the pins of its releases."""
+    upper = root.name.upper()
+    lines = [
+        f"revision = {revision}",
+        f"sets = {list(sets)}",
+        f'local-version-variable = "{upper}_LOCAL_VERSION"',
+        f'fallback-variable = "{upper}_FORCE_FALLBACK"',
+        'license = "Apache-2.0"',
+        'homepage = "https://example.invalid"',
+    ]
+    files = {f"releases/{version}/source.toml": SOURCE.replace("1.0", version) for version in versions}
+    return write_tree(root, {"package.toml": "\n".join(lines) + "\n", **files})
+
+
 def write_set(
     folder: Path,
     patches: Mapping[str, str],
     overlay: Mapping[str, str] | None = None,
-    after: str | None = None,
-    revision: int = 1,
+    needs: Sequence[str] = (),
 ) -> PatchSet:
     """A patch set on disk: ``patches`` maps file names to their text."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tree(folder, patches)
     write_tree(folder / "overlay", overlay or {})
-    lines = [f"revision = {revision}", 'summary = "For a test."']
-    if after is not None:
-        lines.append(f'after = "{after}"')
+    lines = ['summary = "For a test."', f"needs = {list(needs)}"]
     for name in patches:
         lines += ["[[patch]]", f'file = "{name}"', 'why = "A reason that is long enough."']
     (folder / "patchset.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -126,10 +161,10 @@ def write_set(
 
 
 def lock(item: PatchSet, tree: Path) -> PatchSet:
-    """Writes the set's lock for ``tree``, which stays as it is."""
+    """Writes the set's lock, as a checkout's set has it, for ``tree``, which stays as it is."""
     copy = tree.with_name(tree.name + "-for-lock")
     shutil.copytree(tree, copy)
-    item.write_lock(lock_of(copy, item))
+    item.write_lock(lock_of(copy, [item]))
     shutil.rmtree(copy)
     return item
 

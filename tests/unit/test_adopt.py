@@ -301,8 +301,8 @@ def test_a_file_changed_while_adopting_is_not_lost(root: Path, monkeypatch: pyte
 
     real = applying._run_patch_ng
 
-    def meanwhile(tree: Path, item: object) -> None:
-        real(tree, item)  # type: ignore[arg-type]
+    def meanwhile(tree: Path, *words: object) -> None:
+        real(tree, *words)  # type: ignore[arg-type]
         (root / "train.py").write_text("saved in an editor\n")
 
     monkeypatch.setattr(applying, "_run_patch_ng", meanwhile)

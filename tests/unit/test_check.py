@@ -40,8 +40,8 @@ def test_the_pinned_source_applies_and_each_patch_sees_the_one_before(
 
 
 def test_what_upstream_took_in_is_told_from_what_still_applies(tmp_path: Path, series: PatchSet) -> None:
-    assert verdicts(tmp_path, FIRST, series) == ["already upstream", "applies", "applies"]
-    assert verdicts(tmp_path, THIRD, series)[-1] == "already upstream"
+    assert verdicts(tmp_path, FIRST, series) == ["upstream", "applies", "applies"]
+    assert verdicts(tmp_path, THIRD, series)[-1] == "upstream"
 
 
 def test_moved_lines_are_told_with_both_places(tmp_path: Path, series: PatchSet) -> None:
@@ -71,12 +71,12 @@ def test_a_fix_that_upstream_has_in_other_words_is_already_upstream_from_its_rel
         version: check_against(tree, [PatchSet(item.folder)], version)[0].verdict
         for version in ("1.1", "1.2", "1.10")
     }
-    assert found == {"1.1": "drifted", "1.2": "already upstream", "1.10": "already upstream"}
+    assert found == {"1.1": "drifted", "1.2": "upstream", "1.10": "upstream"}
 
 
 def test_an_appending_patch_that_upstream_has_is_already_upstream(tmp_path: Path) -> None:
     item = write_set(tmp_path / "patches/demo/end", {"0001-end.patch": diff("x.py", ONE, ONE + "more\n")})
-    assert verdicts(tmp_path, ONE + "more\n", item) == ["already upstream"]
+    assert verdicts(tmp_path, ONE + "more\n", item) == ["upstream"]
 
 
 def test_a_file_that_is_gone_is_drift(tmp_path: Path, series: PatchSet) -> None:
@@ -87,6 +87,8 @@ def test_a_file_that_is_gone_is_drift(tmp_path: Path, series: PatchSet) -> None:
 
 def test_a_patch_of_a_file_that_a_lower_set_overlays_is_checked_against_it(tmp_path: Path) -> None:
     lower = write_set(tmp_path / "patches/demo/low", {}, {"new.py": ONE})
-    upper = write_set(tmp_path / "patches/demo/up", {"0001-x.patch": diff("new.py", ONE, FIRST)}, after="low")
+    upper = write_set(
+        tmp_path / "patches/demo/up", {"0001-x.patch": diff("new.py", ONE, FIRST)}, needs=["low"]
+    )
     states = check_against(write_tree(tmp_path / "tree", {"x.py": ""}), [lower, upper])
     assert [state.verdict for state in states] == ["applies"]

@@ -19,25 +19,27 @@ import pytest
 from helpers import (
     EM_X86_64,
     HOST,
+    SOURCE,
     aarch64_library,
     diff,
     for_machine,
-    lock,
     member,
     pin_of,
     read_tree,
     shared_library,
+    use_patches,
+    write_package,
     write_sdist,
     write_set,
     write_tree,
     write_wheel,
 )
-from test_patchset import SOURCE
 
-from mambaport import __version__, patchset
+from mambaport import __version__
 from mambaport.cli import cli, main
 from mambaport.cuda.machine import read_cuda
 from mambaport.host import read_host
+from mambaport.patching import refresh_lock
 from mambaport.patchset import PatchSet
 from mambaport.resources import profiles_dir
 
@@ -111,6 +113,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "doctor",
         "patches list",
         "patches check",
+        "patches new",
         "patches refresh",
         "cache info",
         "cache clean",
@@ -385,13 +388,10 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Demo:
-    root = tmp_path / "patches/demo"
-    (root / "releases/1.0").mkdir(parents=True)
+    root = write_package(use_patches(monkeypatch, tmp_path / "patches") / "demo", ["cpu"])
     tree = write_tree(tmp_path / "pristine", {"setup.py": BEFORE})
-    item = lock(
-        write_set(root / "cpu", {"0001-x.patch": diff("setup.py", BEFORE, AFTER)}, {"new.py": "n\n"}), tree
-    )
-    monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
+    item = write_set(root / "cpu", {"0001-x.patch": diff("setup.py", BEFORE, AFTER)}, {"new.py": "n\n"})
+    refresh_lock(tree, "demo", "1.0")
     (tmp_path / "mirror").mkdir()
     profile = board(tmp_path, "aarch64")
     profile.write_text(profile.read_text().replace("causal-conv1d", "demo").replace("1.6.0", "1.0"))
@@ -472,7 +472,7 @@ def test_patches_check_passes_on_the_pinned_source_and_refresh_mends_a_lock(run:
     path = demo.item.folder / "0001-x.patch"
     path.write_text(path.read_text().replace("+line ten", "+line X"))
     assert run("patches", "check", *words).code == 11
-    assert run("patches", "refresh", *words).json == {"changed": [str(demo.item.folder / "lock.json")]}
+    assert run("patches", "refresh", *words).json == {"changed": [str(demo.root / "releases/1.0/lock.json")]}
     assert run("patches", "check", *words).code == 0
 
 
@@ -486,7 +486,7 @@ def test_patches_check_exits_11_when_a_patch_has_drifted_and_still_tells_each(ru
 def test_patches_of_an_unknown_package_are_a_usage_error(run: Run, demo: Demo) -> None:
     assert run("patches", "check", "other", "--mirror", demo.mirror).code == 2
     assert run("patches", "check", "--against", "2.0", "--mirror", demo.mirror).code == 2
-    assert run("patches", "check", "demo", "--against", "2.0", "--mirror", demo.mirror).code == 2
+    assert run("patches", "check", "demo", "--against", "2.0", "--mirror", demo.mirror).code == 10
 
 
 def test_quiet_prints_errors_only(run: Run, tmp_path: Path, demo: Demo) -> None:

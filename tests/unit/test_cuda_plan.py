@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import HOST, shared_library, write_set, write_tree, write_wheel
+from helpers import HOST, shared_library, use_patches, write_package, write_set, write_wheel
 from test_cuda_machine import NVCC, RELEASE, fake_jetson, needs_nvcc
-from test_patchset import SOURCE
 
-from mambaport import patchset
 from mambaport.cuda.exports import exports_of, has_cxx11_abi, read_exports, write_exports
 from mambaport.cuda.machine import CudaMachine, Gpu, Jetson, Toolkit, read_cuda
 from mambaport.cuda.resolve import CudaOptions
@@ -32,9 +30,8 @@ CUDA6 = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
 @pytest.fixture(autouse=True)
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A patches/ folder with one package and one set."""
-    root = write_tree(tmp_path / "patches/demo", {"releases/1.0/source.toml": SOURCE})
-    write_set(root / "cuda", {}, {"new.py": "x"}, revision=3)
-    monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
+    root = write_package(use_patches(monkeypatch, tmp_path / "patches") / "demo", ["cuda"], revision=3)
+    write_set(root / "cuda", {}, {"new.py": "x"})
 
 
 def profile(arch: str = "aarch64", **cuda: object) -> Profile:

@@ -88,9 +88,16 @@ def test_a_patch_of_the_first_or_last_lines_is_seen_as_applied(tmp_path: Path, a
 def test_moved_lines_are_found_where_they_are(tmp_path: Path) -> None:
     file = read(tmp_path, LINES, CHANGED)
     places, result = place_all(["# a new first line", *LINES, ""], file)
-    # The second hunk stands where the first one's move says.
-    assert [(place.state, place.line) for place in places] == [("moved", 3), ("exact", 18)]
+    assert [(place.state, place.line) for place in places] == [("moved", 3), ("moved", 18)]
     assert result == ["# a new first line", *CHANGED, ""]
+
+
+def test_a_hunk_whose_lines_stand_twice_is_not_taken_for_the_shift_of_an_earlier_one(tmp_path: Path) -> None:
+    block = [f"same {n}" for n in range(7)]
+    before = ["first", *(f"a {n}" for n in range(9)), *block]
+    file = read(tmp_path, before, ["1st", *before[1:13], "changed", *before[14:]])
+    assert states(["new", *before, ""], file) == ["moved", "moved"]
+    assert states(["new", *before, "end", *block, ""], file) == ["moved", "drifted"]
 
 
 def test_lines_that_stand_in_two_places_are_not_guessed(tmp_path: Path) -> None:

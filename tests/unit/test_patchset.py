@@ -1,50 +1,28 @@
-"""Patch sets as data: the series, the stack, and the real ones that travel with mambaport."""
+"""Patch sets as data: the series, its texts for single releases, the overlay, the digest."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from helpers import HEX64, diff, write_set, write_tree
+from helpers import HEX64, diff, use_patches, write_package, write_set, write_tree
 
-from mambaport import patchset
-from mambaport.errors import PatchError, UsageError
-from mambaport.patching.diff import read_patch
-from mambaport.patchset import PatchSet, all_sets, known_versions, read_source, stack
+from mambaport.errors import PatchError
+from mambaport.patchset import PatchSet
 
 PATCH = diff("x.py", "one\ntwo\n", "one\n2\n")
-SOURCE = f"""
-package = "demo"
-version = "1.0"
-epoch = 1700000000
-local-version-variable = "DEMO_LOCAL_VERSION"
-fallback-variable = "DEMO_FORCE_FALLBACK"
-license = "Apache-2.0"
-homepage = "https://example.invalid"
-
-[[archive]]
-project = "demo"
-version = "1.0"
-filename = "demo-1.0.tar.gz"
-sha256 = "{HEX64}"
-size = 1
-strip = "demo-1.0"
-"""
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A patches/ folder of our own with one pinned source."""
-    write_tree(tmp_path / "patches/demo", {"releases/1.0/source.toml": SOURCE})
-    monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
-    return tmp_path / "patches/demo"
+    """A patches/ folder of our own with one package."""
+    return write_package(use_patches(monkeypatch, tmp_path / "patches") / "demo", [])
 
 
 def test_a_set_is_read_with_its_patches_and_overlay(root: Path) -> None:
-    item = write_set(root / "cpu", {"0001-x.patch": PATCH}, {"new.py": "x"}, revision=3)
+    item = write_set(root / "cpu", {"0001-x.patch": PATCH}, {"new.py": "x"})
     assert [patch.file for patch in item.patches] == ["0001-x.patch"]
     assert item.overlay_files() == {"new.py": root / "cpu/overlay/new.py"}
-    assert item.meta.revision == 3
 
 
 def test_shared_folders_are_laid_under_the_overlay(root: Path) -> None:
@@ -57,7 +35,7 @@ def test_shared_folders_are_laid_under_the_overlay(root: Path) -> None:
     with pytest.raises(PatchError, match=r"overlays build\.py twice"):
         PatchSet(item.folder).overlay_files()
     path.write_text(path.read_text().replace('"build"', '"gone"'))
-    with pytest.raises(PatchError, match="shared folder that is not there"):
+    with pytest.raises(PatchError, match="shared folder that does not exist"):
         PatchSet(item.folder).overlay_files()
 
 
@@ -89,8 +67,8 @@ def test_a_series_out_of_order_is_refused(root: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
-        ("revision = 1", "revision = 0", "revision"),
-        ("revision = 1", "revisions = 1", "revisions"),
+        ("summary", "summaries", "summaries"),
+        ("needs = []", 'releases = "2.3"', "releases"),
         ("A reason that is long enough.", "short", "patch.0.why"),
         ("0001-x.patch", "../0001-x.patch", "patch.0.file"),
     ],
@@ -115,81 +93,79 @@ def test_the_digest_changes_with_what_decides_the_result_and_only_with_that(root
     for name, text in (("0001-x.patch", PATCH + " "), ("overlay/new.py", "y"), ("overlay/more.py", "z")):
         write_tree(item.folder, {name: text})
         seen.append(PatchSet(item.folder).digest())
-    path.write_text(path.read_text().replace("revision = 1", "revision = 2"))
-    seen.append(PatchSet(item.folder).digest())
-    assert len(set(seen)) == 5
+    assert len(set(seen)) == 4
 
 
-def test_sets_are_stacked_by_what_they_stand_on(root: Path) -> None:
-    write_set(root / "aaa", {}, after="zzz")
-    write_set(root / "zzz", {})
-    write_set(root / "mmm", {}, after="aaa")
-    assert [item.name for item in all_sets("demo", "1.0")] == ["zzz", "aaa", "mmm"]
-    assert [item.name for item in stack("demo", "1.0", ("zzz", "aaa"))] == ["zzz", "aaa"]
+def add(item: PatchSet, text: str) -> Path:
+    """Appends keys to a set's last patch."""
+    path = item.folder / "patchset.toml"
+    path.write_text(path.read_text() + text + "\n")
+    return item.folder
 
 
-@pytest.mark.parametrize("names", [("aaa",), ("aaa", "zzz"), ("zzz", "mmm")])
-def test_sets_in_another_order_than_they_stack_are_refused(root: Path, names: tuple[str, ...]) -> None:
-    write_set(root / "zzz", {})
-    write_set(root / "aaa", {}, after="zzz")
-    write_set(root / "mmm", {}, after="aaa")
-    with pytest.raises(PatchError, match="stands in the wrong place"):
-        stack("demo", "1.0", names)
+def names(folder: Path, version: str | None) -> list[str]:
+    item = PatchSet(folder, version)
+    return [item.path(patch).name for patch in item.patches]
 
 
-def test_sets_that_are_not_one_stack_are_refused(root: Path) -> None:
-    write_set(root / "zzz", {})
-    write_set(root / "aaa", {}, after="gone")
-    with pytest.raises(PatchError, match="are not one stack") as caught:
-        all_sets("demo", "1.0")
-    assert "aaa" in str(caught.value.found)
+def test_a_patch_is_for_the_releases_that_it_names(root: Path) -> None:
+    folder = add(write_set(root / "cpu", {"0001-x.patch": PATCH}), 'releases = ">=2.2,!=2.2.5"')
+    found = {
+        version: names(folder, version) for version in ("2.1", "2.2.4", "2.2.5", "2.3.2.post1", "2.10rc1")
+    }
+    assert [version for version, patches in found.items() if patches] == ["2.2.4", "2.3.2.post1", "2.10rc1"]
+    assert names(folder, None) == ["0001-x.patch"]
 
 
-def test_a_source_that_is_not_pinned_is_told_the_pinned_ones(root: Path) -> None:
-    assert read_source("demo", "1.0").archive[0].strip == "demo-1.0"
-    with pytest.raises(UsageError, match=r"no pinned source for demo 2\.0") as caught:
-        read_source("demo", "2.0")
-    assert caught.value.expected == "demo 1.0"
+def test_a_patch_that_upstream_has_is_for_the_releases_before(root: Path) -> None:
+    folder = add(write_set(root / "cpu", {"0001-x.patch": PATCH}), 'upstream = "2.3.2"')
+    assert names(folder, "2.3.1") == ["0001-x.patch"]
+    assert names(folder, "2.3.2") == names(folder, "2.3.2.post1") == []
+    add(PatchSet(folder), 'releases = ""')
+    assert names(folder, "2.3.2") == ["0001-x.patch"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key"),
-    [
-        (HEX64, "abc", "archive.0.sha256"),
-        ("demo-1.0.tar.gz", "../demo-1.0.tar.gz", "archive.0.filename"),
-        ("size = 1", 'size = "large"', "archive.0.size"),
-        ('license = "Apache-2.0"', "", "license"),
-    ],
-)
-def test_a_wrong_key_in_source_toml_is_named(root: Path, old: str, new: str, key: str) -> None:
-    (root / "releases/1.0/source.toml").write_text(SOURCE.replace(old, new))
-    with pytest.raises(UsageError) as caught:
-        read_source("demo", "1.0")
-    assert f"{key}:" in str(caught.value.found)
+def test_a_sibling_has_the_text_for_its_releases(root: Path) -> None:
+    folder = write_set(root / "cpu", {"0001-x.patch": PATCH}).folder
+    write_tree(folder, {"0001-x.for-2.3.patch": PATCH.replace("one", "uno")})
+    with pytest.raises(PatchError, match="does not match its folder"):
+        PatchSet(folder)
+    path = folder / "patchset.toml"
+    path.write_text(path.read_text() + 'siblings = { "0001-x.for-2.3.patch" = ">=2.3" }\n')
+    assert names(folder, "2.2.4") == ["0001-x.patch"]
+    assert names(folder, "2.3.0") == ["0001-x.for-2.3.patch"]
+    assert PatchSet(folder, "2.2.4").digest() != PatchSet(folder, "2.3.0").digest()
+    assert PatchSet(folder, "2.3.1").digest() == PatchSet(folder, "2.3.0").digest()
 
 
-# The real ones -------------------------------------------------------------------------------------------
+def test_a_sibling_has_the_number_of_its_patch(root: Path) -> None:
+    folder = write_set(root / "cpu", {"0001-x.patch": PATCH}).folder
+    write_tree(folder, {"0002-x.for-2.3.patch": PATCH})
+    path = folder / "patchset.toml"
+    path.write_text(path.read_text() + 'siblings = { "0002-x.for-2.3.patch" = ">=2.3" }\n')
+    with pytest.raises(PatchError, match="named as a sibling"):
+        PatchSet(folder)
 
-REAL = [(name, version, item.name) for name, version in known_versions() for item in all_sets(name, version)]
 
-
-def test_both_packages_are_there() -> None:
-    assert {(name, version) for name, version, _set in REAL} >= {
-        ("causal-conv1d", "1.6.0"),
-        ("mamba-ssm", "2.2.4"),
+def test_an_overlay_of_a_release_goes_before_the_sets_overlay(root: Path) -> None:
+    folder = write_set(root / "cpu", {}, {"setup.py": "old", "new.py": "x"}).folder
+    write_tree(folder, {"overlay-2.3/setup.py": "new"})
+    path = folder / "patchset.toml"
+    path.write_text(path.read_text() + 'overlays = { "overlay-2.3" = ">=2.3" }\n')
+    assert PatchSet(folder, "2.2.4").overlay_files()["setup.py"] == folder / "overlay/setup.py"
+    assert PatchSet(folder, "2.3.0").overlay_files() == {
+        "setup.py": folder / "overlay-2.3/setup.py",
+        "new.py": folder / "overlay/new.py",
     }
 
 
-@pytest.mark.parametrize(("name", "version", "which"), REAL)
-def test_every_patch_of_a_real_set_passes_the_strict_reader(name: str, version: str, which: str) -> None:
-    (item,) = [item for item in all_sets(name, version) if item.name == which]
-    assert all(read_patch(item.folder / patch.file) for patch in item.patches)
-
-
-@pytest.mark.parametrize(("name", "version", "which"), REAL)
-def test_a_real_sets_lock_covers_the_files_that_it_patches(name: str, version: str, which: str) -> None:
-    (item,) = [item for item in all_sets(name, version) if item.name == which]
-    patched = {diff.name for patch in item.patches for diff in read_patch(item.folder / patch.file)}
-    files = item.lock().files
-    assert set(files) == patched
-    assert all(file.before for file in files.values())
+def test_a_replaced_file_may_have_one_digest_for_each_release(root: Path) -> None:
+    folder = write_set(root / "cpu", {}, {"setup.py": "ours"}).folder
+    one, other = HEX64, "1" * 64
+    path = folder / "patchset.toml"
+    reason = 'why = "A reason that is long enough."'
+    path.write_text(
+        f'{path.read_text()}[[replace]]\nfile = "setup.py"\n{reason}\n'
+        f'sha256 = {{ "2.2.4" = "{one}", "2.3.0" = "{other}" }}\n'
+    )
+    assert PatchSet(folder, "2.3.0").replaced == {"setup.py": {one, other}}

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import HOST, diff, write_set, write_tree
-from test_patchset import SOURCE
+from helpers import HOST, SOURCE, diff, use_patches, write_package, write_set, write_tree
 
 import mambaport
-from mambaport import patchset, pins, plan
+from mambaport import pins, plan
 from mambaport.errors import HostError, PatchError, UsageError
 from mambaport.host import Host, Program
 from mambaport.plan import PackagePlan, Plan, make_plan
@@ -26,10 +25,9 @@ X86 = replace(HOST, cc=CC, gcc_aarch64=GCC)
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A patches/ folder with one package, two sets."""
-    root = write_tree(tmp_path / "patches/demo", {"releases/1.0/source.toml": SOURCE})
-    write_set(root / "low", {"0001-x.patch": diff("x", "a\n", "b\n")}, revision=2)
-    write_set(root / "cpu", {}, {"new.py": "x"}, after="low", revision=5)
-    monkeypatch.setattr(patchset, "patches_dir", lambda: tmp_path / "patches")
+    root = write_package(use_patches(monkeypatch, tmp_path / "patches") / "demo", ["low", "cpu"], revision=2)
+    write_set(root / "low", {"0001-x.patch": diff("x", "a\n", "b\n")})
+    write_set(root / "cpu", {}, {"new.py": "x"}, needs=["low"])
     return root
 
 
@@ -144,9 +142,15 @@ def test_what_decides_no_byte_is_not_in_the_key(monkeypatch: pytest.MonkeyPatch)
     assert package(host=replace(PI, python="3.11.9")).key == package(host=PI).key
 
 
-def test_the_version_carries_profile_and_revisions_in_order() -> None:
-    assert package().version == "1.0+my.board.2.5"
-    assert package(environ={"DEMO_FORCE_FALLBACK": "1"}).version == "1.0+my.board.2.5.fallback"
+def test_the_version_carries_profile_and_revision() -> None:
+    assert package().version == "1.0+my.board.2"
+    assert package(environ={"DEMO_FORCE_FALLBACK": "1"}).version == "1.0+my.board.2.fallback"
+
+
+def test_a_set_brings_what_it_needs_in_the_packages_order() -> None:
+    made = package(profile(package=[{"name": "demo", "version": "1.0", "patches": ["cpu"]}]))
+    assert [item.name for item in made.sets] == ["low", "cpu"]
+    assert made.key == package().key
 
 
 @pytest.mark.parametrize("word", ["TRUE", "true", "1", "Yes", " on "])
@@ -170,9 +174,7 @@ def test_a_profile_may_ask_for_the_fallback_itself() -> None:
 
 
 def test_the_fallback_variable_of_one_package_leaves_the_other_alone(tmp_path: Path) -> None:
-    other = SOURCE.replace('package = "demo"', 'package = "other"').replace("DEMO_FORCE", "OTHER_FORCE")
-    root = write_tree(tmp_path / "patches/other", {"releases/1.0/source.toml": other})
-    write_set(root / "cpu", {})
+    write_set(write_package(tmp_path / "patches/other", ["cpu"]) / "cpu", {})
     two = [
         {"name": "demo", "version": "1.0", "patches": ["low"]},
         {"name": "other", "version": "1.0", "patches": ["cpu"]},
@@ -220,20 +222,21 @@ def test_a_toolchain_that_cannot_choose_its_glibc_says_what_it_links() -> None:
     assert whole(host=replace(PI, glibc="2.41")).goal.glibc == "2.41"
 
 
-def test_unknown_variants_and_versions_and_wrong_orders_are_refused() -> None:
+def test_unknown_variants_and_versions_and_sets_are_refused() -> None:
     with pytest.raises(UsageError, match="has no variant old"):
         package(variant="old")
     with pytest.raises(UsageError, match="no pinned source"):
         package(profile(package=[{"name": "demo", "version": "3.0", "patches": ["cpu"]}]))
-    with pytest.raises(PatchError, match="wrong place"):
-        package(profile(package=[{"name": "demo", "version": "1.0", "patches": ["cpu"]}]))
+    with pytest.raises(PatchError, match="no patch set gone") as caught:
+        package(profile(package=[{"name": "demo", "version": "1.0", "patches": ["gone"]}]))
+    assert caught.value.expected == "one of: low, cpu"
 
 
 def test_a_plan_prints_as_plain_data_with_digests() -> None:
     data = whole().to_json()
     (one,) = data["packages"]
     assert one["sources"] == [{"filename": "demo-1.0.tar.gz", "sha256": "0" * 64}]
-    assert [(item["name"], item["revision"]) for item in one["patch_sets"]] == [("low", 2), ("cpu", 5)]
+    assert (one["revision"], [item["name"] for item in one["patch_sets"]]) == (2, ["low", "cpu"])
     assert len(one["patch_sets"][0]["patches"][0]["sha256"]) == 64
     assert one["patch_sets"][1]["overlay"] == ["new.py"]
     assert data["toolchain"]["name"] == "zig"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mambaport.digests import tree_sha256
 from mambaport.errors import FetchError
-from mambaport.patchset import Archive, Source
+from mambaport.releases import Archive, Source
 from mambaport.sources import assemble
 
 

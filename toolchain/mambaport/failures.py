@@ -9,7 +9,7 @@ from typing import Any
 
 from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.models import Model, read_toml, validate
-from mambaport.patchset import all_sets, known_versions
+from mambaport.releases import all_sets, known_versions
 
 CATALOGUE = Path(__file__).with_name("failures.toml")
 
@@ -49,7 +49,9 @@ def catalogue() -> list[Failure]:
     for label, item in sets:
         for change in item.changes:
             for row in change.failures:
-                patches.setdefault(row, []).append(f"{label}/{change.file.removesuffix('.patch')}")
+                owners = patches.setdefault(row, [])
+                owner = f"{label}/{change.file.removesuffix('.patch')}"
+                owners += [owner] if owner not in owners else []  # a patch of several releases
     rows = []
     for row, fields in read_toml(CATALOGUE).items():
         owners = [*patches.get(row, []), *fields.get("also", [])]

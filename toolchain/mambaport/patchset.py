@@ -1,55 +1,43 @@
-"""Sources and patch sets as data: what stands in ``patches/<package>/``.
+"""One patch set: what upstream's files need changed, and the files of ours that are laid beside them.
 
-``releases/<version>/source.toml`` pins the archives. Each other folder is a patch set: ``patchset.toml`` with
-the reasons, numbered patches, an ``overlay/`` of files that are wholly ours, and ``lock.json``. A set can
-also bring packages of ``kernels/`` into the tree.
+``patches/<package>/<set>/`` has ``patchset.toml`` with the reasons, numbered patches, and an ``overlay/`` of
+files that are wholly ours. A set can also bring packages of ``kernels/`` into the tree. A patch stands once,
+for every release; where its text must differ, siblings stand beside it.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field, StringConstraints
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, Field, StringConstraints
 
 from mambaport.digests import data_sha256, file_sha256, tree_files
-from mambaport.errors import PatchError, UsageError
+from mambaport.errors import PatchError
 from mambaport.models import Model, Name, Sha256, VersionText, read_toml, validate
-from mambaport.pins import Pin
 from mambaport.resources import kernels_dir, patches_dir
 
+
+def _specifier(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        raise ValueError(f"{text!r} is no version specifier, such as >=2.3,<3") from None
+    return text
+
+
 PatchFile = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[a-z0-9-]+\.patch$")]
+SiblingFile = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[a-z0-9-]+\.for-[a-z0-9.-]+\.patch$")]
+OverlayFolder = Annotated[str, StringConstraints(pattern=r"^overlay-[a-z0-9.-]+$")]
+Releases = Annotated[str, AfterValidator(_specifier)]
+"""A PEP 440 specifier of upstream's releases; empty for all of them."""
 
 
-class Archive(Pin):
-    """One pinned archive, and which of its files belong to the tree."""
-
-    strip: str
-    """The folder inside the archive that becomes the tree's root."""
-    only: tuple[str, ...] = ()
-    """Patterns of the files taken; all when empty."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of the files left out."""
-    why: str = ""
-    """Why this archive is needed, where that is not plain."""
-
-
-class Source(Model):
-    """The pristine source of one package version: one tree, made of one archive or several."""
-
-    package: Name
-    version: VersionText
-    epoch: int
-    """SOURCE_DATE_EPOCH of everything built from it: seconds since 1970, upstream's release."""
-    local_version_variable: str
-    """The variable in which the package's setup.py takes a local version label."""
-    fallback_variable: str
-    """The variable that leaves its kernels out at build time, and forces pure PyTorch at run time."""
-    license: str
-    """SPDX expression."""
-    homepage: str
-    archive: tuple[Archive, ...] = Field(min_length=1)
+def is_for(releases: str, version: str) -> bool:
+    """Whether a release fulfils a specifier. Pre-releases count as any other."""
+    return SpecifierSet(releases).contains(version, prereleases=True)
 
 
 class Change(Model):
@@ -69,68 +57,112 @@ class Patch(Change):
     file: PatchFile
     upstream: VersionText | None = None
     """The upstream release that has the same fix."""
+    releases: Releases | None = None
+    """The releases that the patch is for. By default those before ``upstream``, or all."""
+    siblings: dict[SiblingFile, Releases] = Field(default_factory=dict)
+    """The same patch in another text -> the releases that need that text."""
+
+    @property
+    def wanted(self) -> str:
+        """The specifier of the releases that the patch is for."""
+        if self.releases is not None:
+            return self.releases
+        return f"<{self.upstream}" if self.upstream else ""
+
+    def text_for(self, version: str | None) -> str:
+        """The name of the file that has the patch's text for a release."""
+        fitting = [name for name, only in self.siblings.items() if version and is_for(only, version)]
+        return fitting[0] if fitting else self.file
 
 
 class Replacement(Change):
     """An overlay file in the place of upstream's ``file``."""
 
-    sha256: Sha256
-    """Of upstream's file: another one is not replaced."""
+    sha256: Sha256 | dict[VersionText, Sha256]
+    """Of upstream's file: another one is not replaced. One, or one for each release that has another."""
+
+    @property
+    def digests(self) -> set[str]:
+        """The sha256 of each file of upstream's that is replaced."""
+        return {self.sha256} if isinstance(self.sha256, str) else set(self.sha256.values())
 
 
 class PatchSetFile(Model):
     """``patchset.toml``."""
 
-    revision: int = Field(ge=1)
-    """Part of the wheels' local version; goes up when the set changes what users get."""
     summary: str
-    after: Name | None = None
-    """The set that this one stands on."""
+    needs: tuple[Name, ...] = ()
+    """The sets that must be applied before this one."""
+    releases: Releases = ""
+    """The releases that the set is for."""
     shared: tuple[Name, ...] = ()
     """Folders of ``patches/shared/`` that are laid over the tree like the overlay."""
     kernels: tuple[str, ...] = ()
     """Packages of ``kernels/`` that are laid over the tree, each with its C sources."""
+    overlays: dict[OverlayFolder, Releases] = Field(default_factory=dict)
+    """Further overlay folders -> the releases for which their files go before those of ``overlay/``."""
     replace: tuple[Replacement, ...] = ()
     patch: tuple[Patch, ...] = ()
 
 
 class TouchedFile(Model):
-    """A file that a set changes: its sha256 before and after, None where it is not there."""
+    """A file that a set changes: its sha256 before and after, None where there is no such file."""
 
     before: Sha256 | None
     after: Sha256 | None
 
 
+L = TypeVar("L", bound=Model)
+Moved = dict[str, dict[str, dict[int, int]]]
+"""Patch as ``set/text`` -> file -> number of a hunk -> the line, from 1, where that hunk stands in the file
+before the patch. Hunks that stand at their own line are not named."""
+
+
 class Lock(Model):
-    """``lock.json``: what a set's patches make of the source's files. Overlay files are not in it."""
+    """What patches make of upstream's files. Overlay files are not part of a lock."""
 
     files: dict[str, TouchedFile]
+    moved: Moved = Field(default_factory=dict)
 
 
 class PatchSet:
-    """A patch set on disk.
+    """A patch set on disk, as it is for one release.
 
     Args:
         folder: ``patches/<package>/<set>``.
+        version: the release. None for a set that is made for one commit of a checkout.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, version: str | None = None) -> None:
         self.folder = folder
         self.name = folder.name
+        self.version = version
         path = folder / "patchset.toml"
         if not path.is_file():
             raise PatchError(
                 f"There is no patch set {self.name} for {folder.parent.name}",
                 found=f"no {path}",
                 expected="a folder with a patchset.toml",
-                hint="`mambaport patches list` shows what there is",
+                hint="`mambaport patches list` shows the patch sets",
             )
         self.meta = validate(PatchSetFile, read_toml(path, PatchError), path, PatchError)
         self._check_series()
 
     @property
+    def is_for_release(self) -> bool:
+        """Whether the set is for its release."""
+        return self.version is None or is_for(self.meta.releases, self.version)
+
+    @property
     def patches(self) -> tuple[Patch, ...]:
-        return self.meta.patch
+        """The patches that are for the release."""
+        return tuple(
+            patch for patch in self.meta.patch if self.version is None or is_for(patch.wanted, self.version)
+        )
+
+    def path(self, patch: Patch) -> Path:
+        """The file with the patch's text for the release."""
+        return self.folder / patch.text_for(self.version)
 
     @property
     def overlays(self) -> list[Path]:
@@ -139,7 +171,7 @@ class PatchSet:
         for folder in shared:
             if not folder.is_dir():
                 raise PatchError(
-                    f"Patch set {self.name} names a shared folder that is not there",
+                    f"Patch set {self.name} names a shared folder that does not exist",
                     found=f"no folder {folder}",
                     expected="every name under `shared` in patchset.toml is a folder of patches/shared/",
                 )
@@ -149,15 +181,19 @@ class PatchSet:
     @property
     def changes(self) -> tuple[Change, ...]:
         """Replaced files, then patches."""
-        return (*self.meta.replace, *self.meta.patch)
+        return (*self.meta.replace, *self.patches)
 
     @property
-    def replaced(self) -> dict[str, Sha256]:
-        """File of upstream's -> its sha256, of the files that the overlay replaces."""
-        return {item.file: item.sha256 for item in self.meta.replace}
+    def replaced(self) -> dict[str, set[str]]:
+        """File of upstream's that the overlay replaces -> the sha256 that it may have."""
+        return {item.file: item.digests for item in self.meta.replace}
 
     def overlay_files(self) -> dict[str, Path]:
-        """Path in the tree -> file, of all overlays."""
+        """Path in the tree -> file, of all overlays.
+
+        Raises:
+            PatchError: two overlays give the same file.
+        """
         files: dict[str, Path] = {}
         laid = [
             *((name, folder / name) for folder in self.overlays for name in tree_files(folder)),
@@ -172,37 +208,28 @@ class PatchSet:
                     found=f"{files[name]} and {path}",
                 )
             files[name] = path
+        for folder, releases in self.meta.overlays.items():
+            if self.version is not None and is_for(releases, self.version):
+                files |= {name: self.folder / folder / name for name in tree_files(self.folder / folder)}
         return files
 
     def digest(self) -> str:
-        """Digest of everything that decides what the set does."""
+        """Digest of everything that decides what the set does to its release."""
         return data_sha256(
             {
-                "revision": self.meta.revision,
-                "patches": [[patch.file, file_sha256(self.folder / patch.file)] for patch in self.patches],
-                "replace": self.replaced,
+                "patches": [[patch.file, file_sha256(self.path(patch))] for patch in self.patches],
+                "replace": {name: sorted(digests) for name, digests in self.replaced.items()},
                 "overlay": {name: file_sha256(path) for name, path in sorted(self.overlay_files().items())},
             }
         )
 
     def lock(self) -> Lock:
-        """The set's lock.
+        """The lock of a checkout's set, in its folder. Those of packages are in ``releases/``.
 
         Raises:
             PatchError: there is none, or it is not valid.
         """
-        path = self.folder / "lock.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise PatchError(
-                f"Patch set {self.name} has no lock", found=f"no {path}", hint="`mambaport patches refresh`"
-            ) from None
-        except ValueError as fault:
-            raise PatchError(
-                f"{path} is not JSON", found=str(fault), hint="`mambaport patches refresh` writes it anew"
-            ) from None
-        return validate(Lock, data, path, PatchError)
+        return read_lock(Lock, self.folder / "lock.json", f"Patch set {self.name}")
 
     def touched(self) -> dict[str, TouchedFile]:
         """Every file that applying the set changes or adds: those of the lock, then the overlay's.
@@ -211,31 +238,61 @@ class PatchSet:
             PatchError: there is no valid lock.
         """
         added = {
-            name: TouchedFile(before=self.replaced.get(name), after=file_sha256(path))
+            name: TouchedFile(before=min(self.replaced.get(name, ()), default=None), after=file_sha256(path))
             for name, path in self.overlay_files().items()
         }
         return {**self.lock().files, **added}
 
     def write_lock(self, lock: Lock) -> bool:
-        """Writes ``lock.json``; True when that changed it."""
-        path = self.folder / "lock.json"
-        text = json.dumps(lock.model_dump(), indent=1, sort_keys=True) + "\n"
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            return False
-        path.write_text(text, encoding="utf-8")
-        return True
+        """Writes ``lock.json`` of a checkout's set; True when that changed it."""
+        return write_lock(self.folder / "lock.json", lock)
 
     def _check_series(self) -> None:
-        named = [patch.file for patch in self.patches]
-        there = sorted(path.name for path in self.folder.glob("*.patch"))
-        if named != sorted(named) or named != there:
+        named = [patch.file for patch in self.meta.patch]
+        siblings = [name for patch in self.meta.patch for name in patch.siblings]
+        found = sorted(path.name for path in self.folder.glob("*.patch"))
+        if named != sorted(named) or sorted([*named, *siblings]) != found:
             raise PatchError(
                 f"The series of {self.folder} does not match its folder",
-                found=f"in patchset.toml: {', '.join(named) or 'none'}\n"
-                f"in the folder: {', '.join(there) or 'none'}",
+                found=f"in patchset.toml: {', '.join([*named, *siblings]) or 'none'}\n"
+                f"in the folder: {', '.join(found) or 'none'}",
                 expected="each *.patch file named once in patchset.toml, in the order of the numbers",
                 hint="name the missing file in patchset.toml with its reason, or remove it",
             )
+        for patch in self.meta.patch:
+            if strays := [name for name in patch.siblings if name[:5] != patch.file[:5]]:
+                raise PatchError(
+                    f"{strays[0]} is named as a sibling of {patch.file} in {self.folder}",
+                    expected=f"a sibling with the same number, {patch.file[:4]}-",
+                )
+
+
+def read_lock(model: type[L], path: Path, owner: str) -> L:
+    """A lock file as ``model``.
+
+    Raises:
+        PatchError: there is no such file, or it is not valid.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PatchError(
+            f"{owner} has no lock", found=f"no {path}", hint="`mambaport patches refresh`"
+        ) from None
+    except ValueError as fault:
+        raise PatchError(
+            f"{path} is not JSON", found=str(fault), hint="`mambaport patches refresh` writes it anew"
+        ) from None
+    return validate(model, data, path, PatchError)
+
+
+def write_lock(path: Path, lock: Model) -> bool:
+    """Writes a lock file; True when that changed it."""
+    text = json.dumps(lock.model_dump(exclude_defaults=True), indent=1, sort_keys=True) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.write_text(text, encoding="utf-8")
+    return True
 
 
 def kernel_sources(package: str) -> dict[str, Path]:
@@ -260,65 +317,3 @@ def kernel_sources(package: str) -> dict[str, Path]:
         for path in sorted(folder.glob("*.[ch]"))
     }
     return {**python, **sources}
-
-
-def read_source(package: str, version: str) -> Source:
-    """The pinned source of a package version.
-
-    Raises:
-        UsageError: mambaport has no such version, or its source.toml is not valid.
-    """
-    path = patches_dir() / package / "releases" / version / "source.toml"
-    if not path.is_file():
-        known = ", ".join(f"{name} {number}" for name, number in known_versions())
-        raise UsageError(
-            f"There is no pinned source for {package} {version}", found=f"{package} {version}", expected=known
-        )
-    return validate(Source, read_toml(path), path)
-
-
-def known_versions() -> list[tuple[str, str]]:
-    """The (package, version) pairs that have a source.toml."""
-    return sorted(
-        (path.parent.parent.parent.name, path.parent.name)
-        for path in patches_dir().glob("*/releases/*/source.toml")
-    )
-
-
-def all_sets(package: str, version: str) -> list[PatchSet]:
-    """Every patch set of a package version, in stacking order."""
-    folder = patches_dir() / package
-    sets = {path.parent.name: PatchSet(path.parent) for path in folder.glob("*/patchset.toml")}
-    ordered: list[PatchSet] = []
-    below: str | None = None
-    while following := next((item for item in sets.values() if item.meta.after == below), None):
-        ordered.append(following)
-        below = following.name
-    if len(ordered) != len(sets):
-        loose = sorted(set(sets) - {item.name for item in ordered})
-        raise PatchError(
-            f"The patch sets of {package} {version} are not one stack",
-            found=f"{', '.join(loose)} does not stand on the others",
-            expected="one set without `after`, and each other set after exactly one",
-        )
-    return ordered
-
-
-def stack(package: str, version: str, names: tuple[str, ...]) -> list[PatchSet]:
-    """The sets a profile asks for, checked to be the bottom of the stack in order.
-
-    Raises:
-        PatchError: a set is missing, or stands on one that the profile does not name before it.
-    """
-    sets = [PatchSet(patches_dir() / package / name) for name in names]
-    below: str | None = None
-    for item in sets:
-        if item.meta.after != below:
-            raise PatchError(
-                f"Patch set {item.name} of {package} {version} stands in the wrong place",
-                found=f"after {below or 'the pristine source'}",
-                expected=f"after {item.meta.after or 'the pristine source'}",
-                hint=f"name the sets of {package} in the profile in that order",
-            )
-        below = item.name
-    return sets

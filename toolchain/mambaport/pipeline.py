@@ -30,10 +30,10 @@ from mambaport.installing import (
 )
 from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.patching import apply_sets
-from mambaport.patchset import Source
 from mambaport.pins import Pin
 from mambaport.pip_settings import pip_settings
 from mambaport.plan import PackagePlan, Plan, set_json
+from mambaport.releases import Source, combination, lock_for
 from mambaport.report import size_text
 from mambaport.sources import Workshop, assemble
 from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter
@@ -118,13 +118,19 @@ class Pipeline:
         Raises:
             FetchError, PatchError
         """
+        lock = lock_for(package.name, package.source.version, package.sets)
         self.pristine(package.source, tree)
-        apply_sets(tree, package.sets)
+        moved = apply_sets(tree, package.sets, lock)
         counts = ", ".join(
             f"{item.name} ({len(item.patches)} patches, {len(item.overlay_files())} files)"
             for item in package.sets
         )
         self.report.line("patch", f"{package.name} {package.source.version}", counts)
+        if lock is None:
+            self.report.warn(
+                f"no lock has the patch sets {combination(package.sets)}: every hunk was found, "
+                f"those of {len(moved)} patches at another line"
+            )
 
     # build, audit, wheelhouse
 

@@ -13,9 +13,10 @@ from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import HostError, UsageError
 from mambaport.goal import Goal
 from mambaport.host import Host
-from mambaport.patchset import PatchSet, Source, read_source, stack
+from mambaport.patchset import PatchSet
 from mambaport.pins import Pin
 from mambaport.profile import PackageChoice, Profile
+from mambaport.releases import ReleaseChoice, Source, choose_releases, choose_sets, read_package, read_source
 from mambaport.settings import Settings, is_true, read_settings
 from mambaport.toolchains import TOOLCHAINS, Toolchain, choose
 
@@ -29,6 +30,8 @@ class PackagePlan:
 
     source: Source
     sets: tuple[PatchSet, ...]
+    revision: int
+    """The package's revision of patches, overlays and kernels."""
     local_version: str
     environment: tuple[tuple[str, str], ...]
     """Variables of the build, the compiler's aside."""
@@ -53,6 +56,7 @@ class PackagePlan:
             "sources": [
                 {"filename": archive.filename, "sha256": archive.sha256} for archive in self.source.archive
             ],
+            "revision": self.revision,
             "patch_sets": [set_json(item) for item in self.sets],
             "environment": dict(self.environment),
             "key": self.key,
@@ -129,14 +133,13 @@ def set_json(item: PatchSet) -> dict[str, Any]:
     """A patch set as plain data, with its reasons."""
     return {
         "name": item.name,
-        "revision": item.meta.revision,
         "summary": item.meta.summary,
         "sha256": item.digest(),
         "patches": [
             {
-                "file": patch.file,
-                "sha256": file_sha256(item.folder / patch.file),
-                **patch.model_dump(exclude={"file"}, exclude_defaults=True),
+                "file": item.path(patch).name,
+                "sha256": file_sha256(item.path(patch)),
+                **patch.model_dump(exclude={"file", "siblings"}, exclude_defaults=True),
             }
             for patch in item.patches
         ],
@@ -208,15 +211,17 @@ def make_plan(
     jobs: int | None = None,
     environ: Mapping[str, str] | None = None,
     cuda: CudaOptions | None = None,
+    releases: ReleaseChoice | None = None,
 ) -> Plan:
     """Resolves a profile for this machine.
 
     Args:
         environ: the variables that settings are read from; this process's by default.
         cuda: what the command line says of CUDA, torch and Python.
+        releases: what the command line says of release lines and versions.
 
     Raises:
-        UsageError: an unknown variant, package or version.
+        UsageError: an unknown variant, package, release or release line.
         PatchError: patch sets that are not valid or not in order.
         HostError: no toolchain. What is missing for CUDA extensions stands in the plan.
     """
@@ -229,8 +234,10 @@ def make_plan(
     if lacks is None:
         cuda_plan, lacks = _plan_cuda(profile, goal, host, tool, cuda or CudaOptions())
     goal = replace(goal, glibc=tool.glibc(host, goal), cuda=cuda_plan.goal if cuda_plan else goal.cuda)
+    versions = choose_releases(profile, releases)
     packages = [
-        _plan_package(choice, profile, goal, tool, host, settings, cuda_plan) for choice in profile.package
+        _plan_package(choice, versions[choice.name], profile, goal, tool, host, settings, cuda_plan)
+        for choice in profile.package
     ]
     return Plan(
         profile=profile,
@@ -277,6 +284,7 @@ def _plan_cuda(
 
 def _plan_package(
     choice: PackageChoice,
+    version: str,
     profile: Profile,
     goal: Goal,
     tool: Toolchain,
@@ -284,13 +292,14 @@ def _plan_package(
     settings: Settings,
     cuda: CudaPlan | None,
 ) -> PackagePlan:
-    source = read_source(choice.name, choice.version)
-    sets = tuple(stack(choice.name, choice.version, choice.patches))
+    source = read_source(choice.name, version)
+    sets = tuple(choose_sets(choice.name, version, choice.patches))
+    revision = read_package(choice.name).revision
     asked = profile.build.environment
     variable = source.fallback_variable
     fallback = variable in settings.fallbacks or is_true(asked.get(variable, ""))
     environment = {**asked, **({variable: "TRUE"} if fallback else {})}
-    label = _label(profile, sets, fallback=fallback, cuda=cuda)
+    label = _label(profile, revision, fallback=fallback, cuda=cuda)
     requirements = pinned.build_requirements().pin
     inputs = {
         "format": BUILD_FORMAT,
@@ -306,16 +315,16 @@ def _plan_package(
         **({"cuda": cuda.key()} if cuda else {}),
     }
     key = data_sha256(inputs)[:40]
-    return PackagePlan(source, sets, label, tuple(sorted(environment.items())), fallback, key)
+    return PackagePlan(source, sets, revision, label, tuple(sorted(environment.items())), fallback, key)
 
 
-def _label(profile: Profile, sets: tuple[PatchSet, ...], *, fallback: bool, cuda: CudaPlan | None) -> str:
-    """The local version: profile, each patch set's revision in order, then what the extensions are tied to,
-    or that kernels were left out.
+def _label(profile: Profile, revision: int, *, fallback: bool, cuda: CudaPlan | None) -> str:
+    """The local version: profile, the package's revision, then what the extensions are tied to, or that
+    kernels were left out.
 
-    PEP 440 compares the numbers one by one, so a higher revision of any set is a newer wheel.
+    PEP 440 compares numbers as numbers, so a higher revision is a newer wheel.
     """
-    parts = [*profile.name.split("-"), *(str(item.meta.revision) for item in sets)]
+    parts = [*profile.name.split("-"), str(revision)]
     if fallback:
         return ".".join([*parts, "fallback"])
     return ".".join([*parts, cuda.label] if cuda else parts)

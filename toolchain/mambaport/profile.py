@@ -95,11 +95,13 @@ class PythonSupport(Model):
 
 
 class PackageChoice(Model):
-    """One package of a profile, with the patch sets it gets, in order."""
+    """One package of a profile, with the patch sets that it gets."""
 
     name: Name
-    version: VersionText
+    version: VersionText | None = None
+    """Its release; by default that of the release line."""
     patches: tuple[Name, ...]
+    """The patch sets wanted. The sets that they need come with them, and the order is the package's."""
 
 
 class BuildChoice(Model):
@@ -162,6 +164,8 @@ class Profile(Model):
     cuda: CudaTarget | None = None
     """The target's GPU; without it no CUDA extension is built."""
     python: PythonSupport
+    line: str | None = None
+    """The release line, by its name in ``patches/lines.toml``; by default that file's default."""
     package: tuple[PackageChoice, ...] = Field(min_length=1)
     """The packages, in the order they are built and installed."""
     build: BuildChoice
@@ -386,7 +390,18 @@ def profile_schema() -> dict[str, Any]:
     for name in _PARTS:
         schema["$defs"][name].pop("required", None)
     properties = schema["properties"]
-    parts = ("summary", "platform", "target", "cuda", "python", "package", "build", "install", "emulate")
+    parts = (
+        "summary",
+        "platform",
+        "target",
+        "cuda",
+        "python",
+        "line",
+        "package",
+        "build",
+        "install",
+        "emulate",
+    )
     schema["$defs"]["Variant"] = {
         "additionalProperties": False,
         "description": "What differs from the profile, key by key.",

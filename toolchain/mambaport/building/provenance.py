@@ -27,6 +27,7 @@ def provenance(plan: Plan, package: PackagePlan) -> str:
         "sources": [
             {"filename": archive.filename, "sha256": archive.sha256} for archive in package.source.archive
         ],
+        "revision": package.revision,
         "patch_sets": [set_json(item) for item in package.sets],
         "toolchain": plan.toolchain.identity(plan.host),
         **({"cuda": plan.cuda.to_json()} if plan.cuda else {}),

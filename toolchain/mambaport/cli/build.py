@@ -13,15 +13,18 @@ from mambaport.cli.options import (
     build_options,
     cuda_options,
     profile_option,
+    release_options,
     source_options,
 )
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.pipeline import Made
+from mambaport.releases import ReleaseChoice
 from mambaport.report import Report, counted, size_text
 
 
 @click.command()
 @profile_option
+@release_options
 @click.option(
     "-o",
     "--output",
@@ -36,6 +39,7 @@ def build(
     session: Session,
     profile_name: str,
     variant: str | None,
+    releases: ReleaseChoice,
     output: Path | None,
     toolchain: str | None,
     jobs: int | None,
@@ -57,7 +61,7 @@ def build(
     """
     started = time.monotonic()
     cuda = CudaOptions(cuda_python, cuda_torch, torch_wheel, cuda_home)
-    pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda)
+    pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda, releases=releases)
     house = output or Path("wheelhouse") / pipeline.plan.folder
     made = pipeline.build(house)
     data = {

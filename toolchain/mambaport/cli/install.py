@@ -12,13 +12,16 @@ from mambaport.cli.options import (
     default_python,
     profile_option,
     python_option,
+    release_options,
     source_options,
     wheelhouse_option,
 )
+from mambaport.releases import ReleaseChoice
 
 
 @click.command()
 @profile_option
+@release_options
 @python_option
 @wheelhouse_option
 @build_options
@@ -27,6 +30,7 @@ def install(
     session: Session,
     profile_name: str,
     variant: str | None,
+    releases: ReleaseChoice,
     python: Path | None,
     wheelhouse: Path | None,
     toolchain: str | None,
@@ -42,7 +46,9 @@ def install(
       mambaport install -p rpi --wheelhouse wheelhouse/       its folder rpi/, or wheelhouse/rpi/ itself
     """
     environment = default_python(python)
-    pipeline = session.pipeline(profile_name, variant, toolchain, jobs, environment=environment)
+    pipeline = session.pipeline(
+        profile_name, variant, toolchain, jobs, environment=environment, releases=releases
+    )
     target, wheels, proven = pipeline.install(environment, wheelhouse)
     if session.emit(
         {

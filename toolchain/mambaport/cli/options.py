@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
+from packaging.utils import canonicalize_name
 
 from mambaport.cuda.resolve import CudaOptions, CudaTools
 from mambaport.errors import UsageError
@@ -22,6 +23,7 @@ from mambaport.pipeline import Pipeline
 from mambaport.plan import Plan, make_plan, resolve_goal
 from mambaport.profile import builtin_profiles, find_profile
 from mambaport.redaction import redact_all
+from mambaport.releases import ReleaseChoice
 from mambaport.report import Report
 from mambaport.settings import read_settings
 from mambaport.sources import Fetcher, Workshop
@@ -73,6 +75,45 @@ def profile_option(function: F) -> F:
         help="A profile's name or alias, or the path of a profile file.",
         shell_complete=complete_profile,
     )(function)
+
+
+def release_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``--with`` and ``--line``; in their place the command gets a ``ReleaseChoice``, ``releases``."""
+
+    @click.option(
+        "--with",
+        "with_",
+        multiple=True,
+        metavar="NAME==V",
+        help="A package's release, such as mamba-ssm==2.2.4; its partner's follows from the release line.",
+    )
+    @click.option("--line", metavar="L", help="A release line; by default the profile's.")
+    @functools.wraps(function)
+    def command(with_: tuple[str, ...], line: str | None, *words: Any, **rest: Any) -> None:
+        function(*words, releases=ReleaseChoice(line, _versions(with_)), **rest)
+
+    return command
+
+
+def _versions(words: tuple[str, ...]) -> dict[str, str]:
+    """``NAME==VERSION`` -> name and version.
+
+    Raises:
+        UsageError: a word of another form, or a package named twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, version = word.partition("==")
+        name = canonicalize_name(name.strip())
+        if not version.strip() or name in found:
+            raise UsageError(
+                f"--with {word} is not understood",
+                found=f"{name} a second time" if name in found else word,
+                expected="NAME==VERSION, once for each package",
+                hint="--with mamba-ssm==2.2.4 --with causal-conv1d==1.6.0",
+            )
+        found[name] = version.strip()
+    return found
 
 
 def output_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -191,6 +232,7 @@ class Session:
         jobs: int | None = None,
         cuda: CudaOptions | None = None,
         environment: Path | None = None,
+        releases: ReleaseChoice | None = None,
     ) -> Pipeline:
         """The pipeline of a profile on this machine, announced in a few lines.
 
@@ -200,7 +242,9 @@ class Session:
         profile, host = find_profile(profile_name), self.shop.host
         if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
             cuda = CudaOptions(python=environment)
-        plan = make_plan(profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda)
+        plan = make_plan(
+            profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda, releases=releases
+        )
         announce(plan, self.report)
         return Pipeline(plan, self.shop)
 

@@ -11,18 +11,23 @@ from mambaport.cli.options import (
     FOLDER,
     Session,
     profile_option,
+    release_options,
     source_options,
 )
 from mambaport.errors import UsageError
+from mambaport.releases import ReleaseChoice
 
 
 @click.command()
 @profile_option
+@release_options
 @click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Where the trees go.")
 @source_options
-def patch(session: Session, profile_name: str, variant: str | None, output: Path) -> None:
+def patch(
+    session: Session, profile_name: str, variant: str | None, releases: ReleaseChoice, output: Path
+) -> None:
     """Write the patched source trees, to read or to build by hand."""
-    pipeline = session.pipeline(profile_name, variant)
+    pipeline = session.pipeline(profile_name, variant, releases=releases)
     targets = [(package, output / package.name) for package in pipeline.plan.packages]
     for _package, target in targets:
         if target.exists():

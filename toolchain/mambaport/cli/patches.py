@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,43 @@ from rich.markup import escape
 from mambaport.checkouts import checkout_sets, commit_of, known_checkouts, recognise
 from mambaport.cli.options import FOLDER, Session, output_options, source_options
 from mambaport.cli.reasons import print_reasons
-from mambaport.digests import file_sha256
 from mambaport.errors import PatchError, UsageError
-from mambaport.patching import PatchState, apply_sets, check_against, refresh_checkout_lock, refresh_lock
-from mambaport.patchset import PatchSet, Source, all_sets, known_versions, read_source
+from mambaport.patching import (
+    PatchState,
+    Verdict,
+    apply_sets,
+    check_against,
+    lay_ground,
+    refresh_checkout_lock,
+    refresh_lock,
+)
 from mambaport.plan import set_json
+from mambaport.releases import (
+    Source,
+    all_sets,
+    combinations,
+    known_versions,
+    lock_for,
+    read_package,
+    read_source,
+    release_folder,
+    revision_faults,
+)
 from mambaport.report import counted
-from mambaport.sources import assemble, unpack_sdist
-from mambaport.sources.fetch import download, find_sdist
+from mambaport.sources import LATEST, Sdist, assemble, bring_sdist, known_sdists, unpack_sdist
 
-STYLES = {"applies": "good", "moved": "warn", "drifted": "bad", "already upstream": "stage"}
+STYLES: dict[Verdict, str] = {
+    "applies": "good",
+    "moved": "warn",
+    "upstream": "stage",
+    "drifted": "bad",
+    "replaced-file-changed": "bad",
+}
 
 
 @click.group()
 def patches() -> None:
-    """Look after the patch sets: list, check, refresh."""
+    """Look after the patch sets: list, check, refresh, and lay the ground for a new release."""
 
 
 @patches.command(name="list")
@@ -38,7 +62,12 @@ def list_(session: Session) -> None:
     if session.emit(
         {
             "packages": [
-                {"name": name, "version": version, "sets": [set_json(item) for item in sets]}
+                {
+                    "name": name,
+                    "version": version,
+                    "revision": read_package(name).revision,
+                    "sets": [set_json(item) for item in sets],
+                }
                 for name, version, sets in versions
             ],
             "checkouts": [
@@ -50,7 +79,7 @@ def list_(session: Session) -> None:
         return
     console = session.report.results
     for name, version, sets in versions:
-        console.print(f"[bold]{name} {version}[/bold]")
+        console.print(f"[bold]{name} {version}[/bold]  revision {read_package(name).revision}")
         for item in sets:
             print_reasons(console, item)
     for repository, sets in checkouts:
@@ -61,35 +90,90 @@ def list_(session: Session) -> None:
 
 @patches.command()
 @click.argument("package", required=False)
-@click.option("--against", metavar="VERSION", help="Another version of the package, from the index.")
+@click.option(
+    "--against", metavar="VERSION", help="Another release, from the package index; latest for the newest."
+)
 @source_options
 def check(session: Session, package: str | None, against: str | None) -> None:
-    """Say of each patch whether it applies, has drifted, or is already upstream.
+    """Say of each patch whether it applies, has moved or drifted, or is upstream.
 
     \b
-    Without --against, every set is held against its own pinned source and lock. With it:
+    Without --against, every set is held against its own pinned sources and locks. With it:
+      mambaport patches check --against latest
       mambaport patches check mamba-ssm --against 2.3.0
     """
     if against is None:
-        states = _check_pinned(session, package)
-    elif package is None:
+        found = [(source, _check_pinned(session, source)) for source in _sources(package)]
+        rows = [(source.package, source.version, states) for source, states in found]
+    elif package is None and against != LATEST:
         raise UsageError(
-            "--against needs a package", hint="mambaport patches check mamba-ssm --against 2.3.0"
+            f"Which package's {against} is meant does not follow",
+            hint=f"mambaport patches check PACKAGE --against {against}",
         )
     else:
-        states = _check_version(session, package, against)
-    data = {"against": against, "patches": [_state_json(name, state) for name, state in states]}
+        names = dict.fromkeys(source.package for source in _sources(package))
+        rows = [_check_version(session, name, against) for name in names]
+    data = {
+        "against": against,
+        "patches": [_state_json(name, version, state) for name, version, states in rows for state in states],
+    }
     if not session.as_json:
-        _print(session.report.results, states)
-    drifted = sum(state.verdict == "drifted" for _name, state in states)
-    if drifted:
+        for name, version, states in rows:
+            _print(session.report.results, name, version, states)
+    left = sum(not state.fits for _name, _version, states in rows for state in states)
+    if left:
         raise PatchError(
-            f"{drifted} of {len(states)} patches have drifted",
-            found=f"against {against}",
-            hint="make each anew for that version (docs/how-to/write-a-patch.md); the others can be kept",
+            f"{left} of {sum(len(states) for *_row, states in rows)} patches and replaced files do not fit",
+            found=f"against {', '.join(f'{name} {version}' for name, version, _states in rows)}",
+            hint="make each anew for that release (docs/how-to/write-a-patch.md); the others can be kept",
             data=data,
         )
     session.emit(data)
+
+
+@patches.command()
+@click.argument("version")
+@click.option("-p", "--package", metavar="NAME", help="By default the one package that has such a release.")
+@source_options
+def new(session: Session, version: str, package: str | None) -> None:
+    """Lay the ground for a release: its pins, and what each patch does to it.
+
+    Writes patches/<package>/releases/<version>/: source.toml, and the lock when every patch fits.
+
+    \b
+    Examples:
+      mambaport patches new 1.6.1 -p causal-conv1d
+      mambaport patches new latest -p mamba-ssm
+    """
+    name = package or _package_of(session, version)
+    _sources(name)
+    with session.store.scratch() as scratch:
+        sdist = bring_sdist(session.fetcher, name, version, scratch)
+        tree = _unpacked(sdist, scratch)
+        states = check_against(tree, all_sets(name, sdist.version), sdist.version)
+        written = [lay_ground(name, sdist.version, sdist.path, sdist.sha256, sdist.epoch, tree.name)]
+        if all(state.fits for state in states):
+            source, pristine = read_source(name, sdist.version), scratch / "pristine"
+            assemble(source, [sdist.path], pristine)
+            refresh_lock(pristine, name, sdist.version)
+            written.append(release_folder(name, sdist.version) / "lock.json")
+    data = {
+        "package": name,
+        "version": sdist.version,
+        "written": [str(path) for path in written],
+        "patches": [_state_json(name, sdist.version, state) for state in states],
+    }
+    if session.emit(data):
+        return
+    _print(session.report.results, name, sdist.version, states)
+    for path in written:
+        session.report.result("write", str(path))
+    left = sum(not state.fits for state in states)
+    if left:
+        session.report.line(
+            "next", f"{left} patches and replaced files do not fit", "docs/how-to/write-a-patch.md"
+        )
+    session.report.success(f"the ground for {name} {sdist.version} is laid")
 
 
 @patches.command()
@@ -105,24 +189,28 @@ def refresh(session: Session, package: str | None, checkout: Path | None) -> Non
     The lock of a checkout's patch set is made from a pristine checkout:
       mambaport patches refresh --checkout ~/Vim
     """
-    changed: list[PatchSet] = []
+    changed: list[Path | None] = []
     if checkout is not None:
-        changed += _refresh_checkout(checkout, package)
-    for source in _sources(package) if checkout is None else []:
+        changed.append(_refresh_checkout(checkout, package))
+    sources = _sources(package) if checkout is None else []
+    for source in sources:
         with session.store.scratch() as scratch:
             tree = scratch / "src"
             _assemble(session, source, tree)
-            changed += refresh_lock(tree, all_sets(source.package, source.version))
-    names = [str(item.folder / "lock.json") for item in changed]
+            changed.append(refresh_lock(tree, source.package, source.version))
+    for name in dict.fromkeys(source.package for source in sources):
+        for fault in revision_faults(name):
+            session.report.warn(f"{fault}: raise `revision` in patches/{name}/package.toml")
+    names = [str(path) for path in changed if path is not None]
     if session.emit({"changed": names}):
         return
     rewritten = f"{counted(len(names), 'lock')} rewritten"
     session.report.success(rewritten if names else "every lock is up to date")
-    for name in names:
-        session.report.result("lock", name)
+    for text in names:
+        session.report.result("lock", text)
 
 
-def _refresh_checkout(root: Path, name: str | None) -> list[PatchSet]:
+def _refresh_checkout(root: Path, name: str | None) -> Path | None:
     """The lock of the set whose name is the commit that is checked out, or of the only set."""
     found, _checkout = recognise(root.resolve())
     sets = checkout_sets(found)
@@ -139,66 +227,84 @@ def _refresh_checkout(root: Path, name: str | None) -> list[PatchSet]:
 
 
 def _sources(package: str | None) -> list[Source]:
-    found = [read_source(name, version) for name, version in known_versions() if package in (None, name)]
-    if not found:
-        known = ", ".join(sorted({name for name, _ in known_versions()}))
-        raise UsageError(
-            f"There are no patch sets for {package}",
-            expected=f"one of: {known}",
-            hint="`mambaport patches list` names the packages",
-        )
-    return found
+    """The pinned sources of a package, or of all."""
+    if package is not None:
+        read_package(package)
+    return [read_source(name, version) for name, version in known_versions() if package in (None, name)]
 
 
 def _assemble(session: Session, source: Source, tree: Path) -> None:
     assemble(source, [session.fetcher.fetch(archive) for archive in source.archive], tree)
 
 
-def _check_pinned(session: Session, package: str | None) -> list[tuple[str, PatchState]]:
-    """Each set applied for real, with its lock; and each patch's verdict."""
-    states: list[tuple[str, PatchState]] = []
-    for source in _sources(package):
-        sets = all_sets(source.package, source.version)
-        with session.store.scratch() as scratch:
-            tree = scratch / "src"
-            _assemble(session, source, tree)
-            states += [(source.package, state) for state in check_against(tree, sets)]
-            apply_sets(tree, sets)
+def _package_of(session: Session, version: str) -> str:
+    """The one package of which the index has a version."""
+    names = list(dict.fromkeys(name for name, _version in known_versions()))
+    having = [name for name in names if version in map(str, known_sdists(session.fetcher, name))]
+    if len(having) != 1:
+        raise UsageError(
+            f"Which package's {version} is meant does not follow",
+            found=f"releases {version} of: {', '.join(having) or 'none'}",
+            expected=f"one of: {', '.join(names)}",
+            hint=f"mambaport patches new {version} -p PACKAGE",
+        )
+    return having[0]
+
+
+def _check_pinned(session: Session, source: Source) -> list[PatchState]:
+    """Each patch's verdict; and each combination of sets applied for real, with its lock."""
+    name, version = source.package, source.version
+    with session.store.scratch() as scratch:
+        tree = scratch / "src"
+        _assemble(session, source, tree)
+        states = check_against(tree, all_sets(name, version))
+        for number, sets in enumerate(combinations(name, version).values() if _fit(states) else ()):
+            lock = lock_for(name, version, sets)
+            if lock is None:
+                raise PatchError(
+                    f"The lock of {name} {version} lacks a combination of sets that a profile uses",
+                    expected="+".join(item.name for item in sets),
+                    hint="`mambaport patches refresh` renews the lock",
+                )
+            apply_sets(shutil.copytree(tree, scratch / f"src-{number}"), sets, lock)
     return states
 
 
-def _check_version(session: Session, package: str, version: str) -> list[tuple[str, PatchState]]:
+def _fit(states: list[PatchState]) -> bool:
+    return all(state.fits for state in states)
+
+
+def _check_version(session: Session, package: str, wanted: str) -> tuple[str, str, list[PatchState]]:
     """The sets against an sdist that is not pinned: read, held against the patches, and thrown away."""
-    (source,) = _sources(package)[-1:]
     with session.store.scratch() as scratch:
-        if session.fetcher.index.mirror is not None or session.fetcher.offline:
-            raise UsageError("--against asks the package index", hint="drop --offline and --mirror")
-        item = find_sdist(session.fetcher.index, package, version)
-        archive = scratch / item.filename
-        download(session.fetcher.index, package, item.filename, archive, session.report)
-        digest = file_sha256(archive)
-        session.report.line("fetch", item.filename, f"not pinned, read only; sha256 {digest[:16]}…")
-        unpack_sdist(archive, scratch / "unpacked")
-        (tree,) = [path for path in (scratch / "unpacked").iterdir() if path.is_dir()]
-        return [(package, state) for state in check_against(tree, all_sets(package, source.version), version)]
+        sdist = bring_sdist(session.fetcher, package, wanted, scratch)
+        tree = _unpacked(sdist, scratch)
+        states = check_against(tree, all_sets(package, sdist.version), sdist.version)
+        return package, sdist.version, states
 
 
-def _state_json(package: str, state: PatchState) -> dict[str, Any]:
-    return {
-        "package": package,
-        "set": state.set,
-        "patch": state.patch,
-        "verdict": state.verdict,
-        "where": state.where,
-    }
+def _unpacked(sdist: Sdist, scratch: Path) -> Path:
+    unpack_sdist(sdist.path, scratch / "unpacked")
+    folders = [path for path in (scratch / "unpacked").iterdir() if path.is_dir()]
+    if len(folders) != 1:
+        raise PatchError(
+            f"{sdist.path.name} has not one top folder",
+            found=", ".join(path.name for path in folders) or "none",
+            hint="mambaport takes sdists as PEP 625 describes them; report this archive",
+        )
+    return folders[0]
 
 
-def _print(console: Console, states: list[tuple[str, PatchState]]) -> None:
-    for package, state in states:
-        verdict = f"[{STYLES[state.verdict]}]{state.verdict:<16}[/]"
-        console.print(f"{verdict} {package}/{state.set}/{state.patch.removesuffix('.patch')}", soft_wrap=True)
-        if state.verdict == "drifted" or state.where.startswith("since"):
-            for place in state.where.split("; "):
-                console.print(
-                    f"{'':16} [quiet]{escape(place.removesuffix(' drifted'))}[/quiet]", soft_wrap=True
-                )
+def _state_json(package: str, version: str, state: PatchState) -> dict[str, Any]:
+    return {"package": package, "version": version, **state.to_json()}
+
+
+def _print(console: Console, package: str, version: str, states: list[PatchState]) -> None:
+    counts = Counter(state.verdict for state in states)
+    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in STYLES if counts[verdict])
+    console.print(f"[bold]{package} {version}[/bold]  {summary}", soft_wrap=True)
+    for state in states:
+        verdict = f"[{STYLES[state.verdict]}]{state.verdict:<21}[/]"
+        console.print(f"{verdict} {state.set}/{state.patch.removesuffix('.patch')}", soft_wrap=True)
+        for place in state.where.split("; ") if state.where else ():
+            console.print(f"{'':21} [quiet]{escape(place)}[/quiet]", soft_wrap=True)

@@ -14,7 +14,7 @@ from mambaport.patchset import PatchSet
 def print_reasons(console: Console, item: PatchSet) -> None:
     """One patch set: the files it replaces, its patches in order, then its overlay."""
     console.print(
-        f"  [stage]{item.name}[/stage] revision {item.meta.revision}: {escape(item.meta.summary)}",
+        f"  [stage]{item.name}[/stage]: {escape(item.meta.summary)}",
         soft_wrap=True,
     )
     for replacement in item.meta.replace:

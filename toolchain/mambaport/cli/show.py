@@ -6,21 +6,23 @@ import click
 from rich.markup import escape
 from rich.padding import Padding
 
-from mambaport.cli.options import Session, complete_profile, output_options, variant_option
+from mambaport.cli.options import Session, complete_profile, output_options, release_options, variant_option
 from mambaport.cli.reasons import print_reasons
 from mambaport.host import read_host
 from mambaport.plan import Plan, make_plan
 from mambaport.profile import find_profile
+from mambaport.releases import ReleaseChoice
 from mambaport.report import Report
 
 
 @click.command()
 @click.argument("profile_name", metavar="PROFILE", shell_complete=complete_profile)
 @variant_option
+@release_options
 @output_options
-def show(session: Session, profile_name: str, variant: str | None) -> None:
+def show(session: Session, profile_name: str, variant: str | None, releases: ReleaseChoice) -> None:
     """Show one profile resolved for this machine: sources, patches and why, environment."""
-    plan = make_plan(find_profile(profile_name), read_host(), variant=variant)
+    plan = make_plan(find_profile(profile_name), read_host(), variant=variant, releases=releases)
     if session.emit(plan.to_json()):
         return
     _print(plan, session.report)

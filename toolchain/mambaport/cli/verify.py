@@ -12,13 +12,16 @@ from mambaport.cli.options import (
     emulated_system,
     profile_option,
     python_option,
+    release_options,
     source_options,
     wheelhouse_option,
 )
+from mambaport.releases import ReleaseChoice
 
 
 @click.command()
 @profile_option
+@release_options
 @python_option
 @wheelhouse_option
 @click.option("--emulate", is_flag=True, help="On an emulated aarch64 system instead of this machine.")
@@ -28,6 +31,7 @@ def verify(
     session: Session,
     profile_name: str,
     variant: str | None,
+    releases: ReleaseChoice,
     python: Path | None,
     wheelhouse: Path | None,
     emulate: bool,
@@ -44,10 +48,10 @@ def verify(
     environment = None if emulate or system else default_python(python)
     if environment is None:
         chosen = emulated_system(profile_name, variant, system)
-        pipeline = session.pipeline(profile_name, variant)
+        pipeline = session.pipeline(profile_name, variant, releases=releases)
         result = pipeline.verify_emulated(chosen, wheelhouse)
     else:
-        pipeline = session.pipeline(profile_name, variant, environment=environment)
+        pipeline = session.pipeline(profile_name, variant, environment=environment, releases=releases)
         result = pipeline.verify(environment)
     if session.emit(result.to_json()):
         return

@@ -90,7 +90,7 @@ def adopt(adoption: Adoption, *, dry_run: bool = False) -> list[str]:
         tree = Path(folder) / "tree"
         _copy_before(adoption, tree)
         try:
-            apply_sets(tree, [adoption.set])
+            apply_sets(tree, [adoption.set], adoption.set.lock())
         except PatchError as fault:
             fault.hint = _KEEP
             raise
@@ -186,7 +186,7 @@ def _reverted(adoption: Adoption) -> dict[str, bytes]:
         if adoption.touched[name].before is not None
     }
     for patch in reversed(adoption.set.patches):
-        for diff in read_patch(adoption.set.folder / patch.file):
+        for diff in read_patch(adoption.set.path(patch)):
             if diff.name in files:
                 _places, files[diff.name] = place_all(files[diff.name], reverse(diff))
     contents = {name: "\n".join(lines).encode() for name, lines in files.items()}

@@ -1,4 +1,4 @@
-"""Applying patch sets: exact match, whole or not at all, never outside the tree.
+"""Applying patch sets: without fuzz, whole or not at all, never outside the tree.
 
 patch-ng does the writing. It alone would search nothing, report too little and leave half-patched trees, so
 every hunk is first held against the file it changes; patch-ng then works on a staged copy, in a process of
@@ -10,86 +10,139 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from mambaport import process
 from mambaport.digests import file_sha256
 from mambaport.errors import PatchError
 from mambaport.patching.diff import FileDiff, read_patch
-from mambaport.patching.hunks import Place, place_all, show_drift
-from mambaport.patchset import Lock, PatchSet, TouchedFile
+from mambaport.patching.hunks import Place
+from mambaport.patching.match import match, renumbered
+from mambaport.patchset import Lock, Moved, PatchSet, TouchedFile
 
 _PATCH_NG = Path(__file__).with_name("patch_ng_child.py")  # as a script: it needs nothing else of mambaport
 
 
-def apply_sets(tree: Path, sets: Sequence[PatchSet]) -> None:
+def apply_sets(tree: Path, sets: Sequence[PatchSet], lock: Lock | None) -> Moved:
     """Applies ``sets`` in order to ``tree``, in place: all of them, or the tree stays as it was.
 
+    Args:
+        lock: what the sets must make of the tree. Without one, for a combination of sets that no lock knows,
+            every hunk must stand at its own line or at the only place that has its lines.
+
+    Returns:
+        The hunks that stand at another line than their patch says.
+
     Raises:
-        PatchError: a patch does not match exactly, or the result is not what the lock says.
+        PatchError: a patch does not match, or the result is not what the lock says.
     """
     staged = Path(mkdtemp(prefix=f"{tree.name}-patching-", dir=tree.parent))
     try:
         shutil.copytree(tree, staged, dirs_exist_ok=True)
-        for item in sets:
-            _apply_locked(staged, item)
+        if lock is not None:
+            for name, touched in lock.files.items():
+                _check_before(staged, sets, name, touched, lock.moved)
+        moved, changed = _apply_all(staged, sets, lock)
+        if lock is not None:
+            _check_after(staged, changed, lock)
         _swap(staged, tree)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+    return moved
 
 
-def _apply_locked(tree: Path, item: PatchSet) -> None:
-    lock = item.lock()
-    # Patches are read and held against the files before the lock: a drifted line is named as such.
-    for name, touched in lock.files.items():
-        _check_before(tree, item, name, touched)
-    changed = set(apply_set(tree, item))
+def lock_of(tree: Path, sets: Sequence[PatchSet]) -> Lock:
+    """Applies ``sets`` to ``tree``, in place, and returns the lock that describes what they did.
+
+    Raises:
+        PatchError: a patch does not match.
+    """
+    names = {diff.name for item in sets for patch in item.patches for diff in read_patch(item.path(patch))}
+    before = {name: file_sha256(tree / name) for name in names if (tree / name).is_file()}
+    moved, changed = _apply_all(tree, sets, None)
+    files = {
+        name: TouchedFile(before=before.get(name), after=file_sha256(tree / name)) for name in sorted(changed)
+    }
+    return Lock(files=files, moved=moved)
+
+
+def _apply_all(tree: Path, sets: Sequence[PatchSet], lock: Lock | None) -> tuple[Moved, set[str]]:
+    """The hunks that moved, and upstream's files that the patches changed."""
+    moved: Moved = {}
+    changed: set[str] = set()
+    for item in sets:
+        places = apply_set(tree, item, lock.moved if lock is not None else None)
+        changed |= {name for files in places.values() for name in files}
+        for patch, files in places.items():
+            elsewhere = {
+                name: {place.hunk.number: place.line for place in found if place.state == "moved"}
+                for name, found in files.items()
+            }
+            if elsewhere := {name: lines for name, lines in elsewhere.items() if lines}:
+                moved[patch] = elsewhere
+    # A file that is an overlay of a lower set is ours, also where a higher set patches it.
+    return moved, changed - {name for item in sets for name in item.overlay_files()}
+
+
+def _check_after(tree: Path, changed: set[str], lock: Lock) -> None:
     for name, file in lock.files.items():
         digest = file_sha256(tree / name) if (tree / name).is_file() else None
         if digest != file.after:
             raise PatchError(
-                f"{name} is not what patch set {item.name} should make of it",
+                f"{name} is not what the patch sets should make of it",
                 found=f"sha256 {digest}",
                 expected=f"sha256 {file.after} (lock.json)",
-                hint="if the patch set was changed on purpose, `mambaport patches refresh` renews the lock",
+                hint="if a patch set was changed on purpose, `mambaport patches refresh` renews the lock",
             )
     if extra := changed - set(lock.files):
         raise PatchError(
-            f"Patch set {item.name} touches files that its lock does not know",
+            "The patch sets touch files that the lock does not know",
             found=", ".join(sorted(extra)),
             hint="`mambaport patches refresh` renews the lock",
         )
 
 
-def _check_before(tree: Path, item: PatchSet, name: str, file: TouchedFile) -> None:
-    path = tree / name
-    digest = file_sha256(path) if path.is_file() else None
+def _check_before(
+    tree: Path, sets: Sequence[PatchSet], name: str, file: TouchedFile, recorded: Moved
+) -> None:
+    target = tree / name
+    digest = file_sha256(target) if target.is_file() else None
     if digest == file.before:
         return
-    for patch in item.patches:  # say which hunk, not only which digest
-        for diff in read_patch(item.folder / patch.file):
-            if diff.name == name and path.is_file():
-                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-                _match_exactly(lines, diff, patch.file)
-                break
+    lines = target.read_text(encoding="utf-8", errors="replace").split("\n") if target.is_file() else []
+    for item in sets:  # say which hunk, not only which digest
+        for patch in item.patches if lines else ():
+            path = item.path(patch)
+            moved = recorded.get(f"{item.name}/{path.name}", {}).get(name, {})
+            for diff in read_patch(path):
+                if diff.name == name:
+                    _places, lines = match(lines, diff, path.name, moved)
     raise PatchError(
-        f"{name} is not the file that patch set {item.name} was made for",
+        f"{name} is not the file that the patch sets were made for",
         found=f"sha256 {digest}" if digest else "no such file",
         expected=f"sha256 {file.before} (lock.json)",
         hint="the source differs from the pinned one; fetch it again, or refresh the patch set on purpose",
     )
 
 
-def apply_set(tree: Path, item: PatchSet) -> list[str]:
-    """Applies one set's patches and overlay to ``tree``, without its lock. Returns the files it patched.
+def apply_set(tree: Path, item: PatchSet, recorded: Moved | None = None) -> dict[str, dict[str, list[Place]]]:
+    """Applies one set's patches and overlay to ``tree``.
+
+    Args:
+        recorded: the hunks that may stand at another line, and the lines. None: any hunk may, where its
+            lines have one place in the file.
+
+    Returns:
+        Patch as ``set/text`` -> file -> the place of each hunk.
 
     Raises:
-        PatchError: a patch does not match exactly, or an overlay file is already there.
+        PatchError: a patch does not match, or an overlay file is in the tree already.
     """
-    expected, overlay = _expected_files(tree, item), item.overlay_files()
-    _run_patch_ng(tree, item)
+    places, expected = _match_all(tree, item, recorded)
+    overlay = item.overlay_files()
+    _run_patch_ng(tree, item, places)
     for name, lines in expected.items():
         if (tree / name).read_text(encoding="utf-8").split("\n") != lines:
             raise PatchError(
@@ -102,13 +155,13 @@ def apply_set(tree: Path, item: PatchSet) -> list[str]:
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    return sorted(expected)
+    return places
 
 
 def _check_place(tree: Path, item: PatchSet, name: str) -> None:
     """Whether an overlay file may go where it goes: to a free place, or to that of the file it replaces."""
-    target, replaced = tree / name, item.replaced.get(name)
-    if replaced is None:
+    target = tree / name
+    if name not in item.replaced:
         if target.exists():
             raise PatchError(
                 f"Overlay file {name} of patch set {item.name} is already in the tree",
@@ -116,40 +169,37 @@ def _check_place(tree: Path, item: PatchSet, name: str) -> None:
                 hint="change an existing file with a patch, or name it under [[replace]] with its sha256",
             )
         return
+    expected = item.replaced[name]
     found = file_sha256(target) if target.is_file() else None
-    if found != replaced:
+    if found not in expected:
         raise PatchError(
             f"Patch set {item.name} does not replace this {name}",
             found=f"sha256 {found}" if found else "no such file",
-            expected=f"sha256 {replaced} (patchset.toml)",
+            expected=f"sha256 {' or '.join(sorted(expected))} (patchset.toml)",
             hint="read what upstream changed in that file, take it over, then name the new sha256",
         )
 
 
-def _expected_files(tree: Path, item: PatchSet) -> dict[str, list[str]]:
-    """Every file that the set's patches change, as lines, with all of them applied in memory.
+def _match_all(
+    tree: Path, item: PatchSet, recorded: Moved | None
+) -> tuple[dict[str, dict[str, list[Place]]], dict[str, list[str]]]:
+    """Every hunk's place, and every file that the set's patches change, as lines, with all of them applied.
 
     Raises:
-        PatchError: a hunk does not match exactly.
+        PatchError: a hunk does not match.
     """
     files: dict[str, list[str]] = {}
+    places: dict[str, dict[str, list[Place]]] = {}
     for patch in item.patches:
-        for diff in read_patch(item.folder / patch.file):
+        path = item.path(patch)
+        label = f"{item.name}/{path.name}"
+        places[label] = {}
+        for diff in read_patch(path):
             if diff.name not in files:
-                files[diff.name] = _target(tree, diff, patch.file).read_text(encoding="utf-8").split("\n")
-            files[diff.name] = _match_exactly(files[diff.name], diff, patch.file)
-    return files
-
-
-def lock_of(tree: Path, item: PatchSet) -> Lock:
-    """Applies one set to ``tree`` and returns the lock that describes what it did."""
-    names = sorted({diff.name for patch in item.patches for diff in read_patch(item.folder / patch.file)})
-    before = {name: file_sha256(tree / name) for name in names if (tree / name).is_file()}
-    files = {
-        name: TouchedFile(before=before.get(name), after=file_sha256(tree / name))
-        for name in apply_set(tree, item)
-    }
-    return Lock(files=files)
+                files[diff.name] = _target(tree, diff, path.name).read_text(encoding="utf-8").split("\n")
+            lines = None if recorded is None else recorded.get(label, {}).get(diff.name, {})
+            places[label][diff.name], files[diff.name] = match(files[diff.name], diff, path.name, lines)
+    return places, files
 
 
 def _target(tree: Path, diff: FileDiff, patch: str) -> Path:
@@ -159,7 +209,7 @@ def _target(tree: Path, diff: FileDiff, patch: str) -> Path:
         raise PatchError(f"{patch} is refused", found=f"{diff.name} leads outside the tree")
     if not path.is_file():
         raise PatchError(
-            f"{patch} changes a file that is not there",
+            f"{patch} changes a file that does not exist",
             found=f"no {diff.name} in the tree",
             expected=f"{diff.name}, as in the pinned source",
             hint="`mambaport patches check --against VERSION` says which patches fit another version",
@@ -167,52 +217,18 @@ def _target(tree: Path, diff: FileDiff, patch: str) -> Path:
     return path
 
 
-def _match_exactly(lines: list[str], diff: FileDiff, patch: str) -> list[str]:
-    """Holds every hunk against a file's lines, at its own place. Returns the lines that it makes.
-
-    Raises:
-        PatchError: with file, hunk, expected and found lines.
-    """
-    places, result = place_all(lines, diff)
-    if all(place.state == "exact" for place in places):
-        return result
-    if all(place.state == "applied" for place in places):
-        raise PatchError(
-            f"{patch} is already applied",
-            found=f"{diff.name} already has the lines that it adds",
-            expected="the source before the patch",
-            hint="start from a pristine tree: `mambaport patch -p PROFILE -o DIR` makes one",
-        )
-    place = next(place for place in places if place.state != "exact")
-    raise _drift(lines, diff, place, patch)
-
-
-def _drift(lines: list[str], diff: FileDiff, place: Place, patch: str) -> PatchError:
-    hunk = place.hunk
-    where = f"{diff.name}, hunk {hunk.number} at line {hunk.start}"
-    if place.state == "moved":
-        return PatchError(
-            f"{patch} does not match exactly: {where}",
-            found=f"the same lines at line {place.line}",
-            expected=f"them at line {hunk.start}; mambaport does not shift or fuzz patches",
-            hint="refresh the patch against this source, so that its line numbers are right",
-        )
-    if place.state == "applied":
-        found = "the lines that this hunk adds, but not those of the patch's other hunks"
-    else:
-        found = "other lines (+ below)"
-    return PatchError(
-        f"{patch} does not match: {where}",
-        found=found,
-        expected="the lines that the patch was made for (- below)",
-        hint="the source is not the pinned one, or the patch must be made anew for it; nothing was changed",
-        detail=show_drift(lines, hunk, place.line),
-    )
-
-
-def _run_patch_ng(tree: Path, item: PatchSet) -> None:
-    patches = [(item.folder / patch.file).resolve() for patch in item.patches]
-    finished = process.run([sys.executable, "-I", _PATCH_NG, tree.resolve(), *patches])
+def _run_patch_ng(tree: Path, item: PatchSet, places: Mapping[str, Mapping[str, list[Place]]]) -> None:
+    """patch-ng shifts no hunk, so it gets each patch with the line numbers where its hunks stand."""
+    if not item.patches:
+        return
+    with TemporaryDirectory(prefix="mambaport-series-") as folder:
+        paths = []
+        for patch in item.patches:
+            path = item.path(patch)
+            copy = Path(folder) / path.name
+            copy.write_text(renumbered(path, places[f"{item.name}/{path.name}"]), encoding="utf-8")
+            paths.append(copy)
+        finished = process.run([sys.executable, "-I", _PATCH_NG, tree.resolve(), *paths])
     if not finished.ok:
         raise PatchError(
             f"The patches of {item.name} match, but patch-ng did not apply them",

@@ -45,17 +45,20 @@ def place_all(lines: Sequence[str], diff: FileDiff) -> tuple[list[Place], list[s
     """Every hunk's place, and the lines with all exact and moved hunks applied."""
     result = list(lines)
     places: list[Place] = []
-    shift = grown = 0
+    shift = grown = floor = 0
     for hunk in diff.hunks:
         place = locate(result, hunk, shift)
+        if place.state == "moved" and place.line - 1 < floor:  # above an earlier hunk: another order
+            place = Place(hunk, "drifted", hunk.start + shift)
         places.append(replace(place, line=place.line - grown))
         if place.state in ("exact", "moved"):
             at = place.line - 1
             result[at : at + len(hunk.before)] = hunk.after
-            shift = at - (hunk.start - 1) + len(hunk.after) - len(hunk.before)
+            floor = at + len(hunk.after)
+            shift += len(hunk.after) - len(hunk.before)
             grown += len(hunk.after) - len(hunk.before)
         elif place.state == "applied":
-            shift = place.line - hunk.start + len(hunk.after) - len(hunk.before)
+            shift += len(hunk.after) - len(hunk.before)
     return places, result
 
 

@@ -183,21 +183,6 @@ def client(index: IndexSettings) -> pypi_simple.PyPISimple:
     return pypi_simple.PyPISimple(session=session)
 
 
-def find_sdist(index: IndexSettings, project: str, version: str) -> pypi_simple.DistributionPackage:
-    """A release's sdist as the index lists it.
-
-    Raises:
-        FetchError: the index cannot be reached, or has no such sdist.
-    """
-    with client(index) as simple:
-        return _find(
-            simple,
-            project,
-            lambda item: item.package_type == "sdist" and item.version == version,
-            f"sdist of {project} {version}",
-        )
-
-
 def find_file(simple: pypi_simple.PyPISimple, project: str, filename: str) -> pypi_simple.DistributionPackage:
     """A file of a project as the index lists it.
 

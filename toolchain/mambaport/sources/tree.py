@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from mambaport.digests import tree_files
 from mambaport.errors import FetchError
-from mambaport.patchset import Archive, Source
+from mambaport.releases import Archive, Source
 from mambaport.sources.archives import unpack_sdist
 
 

@@ -1,0 +1,123 @@
+"""Sdists that are not pinned yet: which releases of a project there are, and one of them, by version."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pypi_simple
+import requests
+from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist_filename
+from packaging.version import InvalidVersion, Version
+
+from mambaport.digests import file_sha256
+from mambaport.errors import FetchError, UsageError
+from mambaport.sources.fetch import Fetcher, client, download, unreachable
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Sdist:
+    """One sdist of a project, downloaded."""
+
+    project: str
+    version: str
+    path: Path
+    sha256: str
+
+    @property
+    def epoch(self) -> int:
+        """Upstream's release in seconds since 1970: the newest file of the archive.
+
+        Raises:
+            FetchError: the archive cannot be read.
+        """
+        try:
+            with tarfile.open(self.path) as archive:
+                return max(int(member.mtime) for member in archive)
+        except (tarfile.TarError, OSError, ValueError) as fault:
+            raise FetchError(
+                f"{self.path.name} cannot be read", found=str(fault), hint="fetch it again"
+            ) from None
+
+
+def known_sdists(fetcher: Fetcher, project: str) -> dict[Version, str]:
+    """Version -> file name, of every sdist of a project that the index or the mirror has; oldest first.
+
+    Raises:
+        UsageError: the fetcher is offline.
+        FetchError: the index cannot be reached, or has no such project.
+    """
+    if fetcher.offline:
+        raise UsageError("Releases that are not pinned are not in the store", hint="drop --offline")
+    if fetcher.index.mirror is not None:
+        names = [path.name for path in fetcher.index.mirror.iterdir()]
+    else:
+        with client(fetcher.index) as simple:
+            names = [
+                item.filename
+                for item in _page(simple, project).packages
+                if item.package_type == "sdist" and not item.is_yanked
+            ]
+    found: dict[Version, str] = {}
+    for name in names:
+        try:
+            owner, version = parse_sdist_filename(name)
+        except InvalidSdistFilename:
+            continue
+        if owner == canonicalize_name(project):
+            found[version] = name
+    return dict(sorted(found.items()))
+
+
+def bring_sdist(fetcher: Fetcher, project: str, wanted: str, folder: Path) -> Sdist:
+    """The sdist of a version, or of the newest release for ``latest``, in ``folder``.
+
+    Raises:
+        UsageError: ``wanted`` is no version.
+        FetchError: there is no such release; the message names those that exist.
+    """
+    known = known_sdists(fetcher, project)
+    version = _choose(known, project, wanted)
+    name = known[version]
+    path = folder / name
+    if fetcher.index.mirror is not None:
+        shutil.copyfile(fetcher.index.mirror / name, path)
+    else:
+        download(fetcher.index, project, name, path, fetcher.report)
+    digest = file_sha256(path)
+    fetcher.report.line("fetch", name, f"not pinned; sha256 {digest[:16]}…")
+    return Sdist(project, str(version), path, digest)
+
+
+def _choose(known: dict[Version, str], project: str, wanted: str) -> Version:
+    final = [version for version in known if not version.is_prerelease] or list(known)
+    if wanted == LATEST and final:
+        return final[-1]
+    try:
+        version = Version(wanted) if wanted != LATEST else None
+    except InvalidVersion:
+        raise UsageError(f"{wanted} is no version", hint=f"name one such as 2.3.0, or {LATEST}") from None
+    if version is not None and version in known:
+        return version
+    near = [str(item) for item in known if version is not None and item.release == version.release]
+    raise FetchError(
+        f"There is no sdist of {project} {wanted}",
+        found=f"releases: {', '.join(map(str, known)) or 'none'}",
+        hint=f"{' and '.join(near)} exists" if near else "take one of these",
+    )
+
+
+def _page(simple: pypi_simple.PyPISimple, project: str) -> pypi_simple.ProjectPage:
+    try:
+        return simple.get_project_page(canonicalize_name(project), timeout=60)
+    except pypi_simple.NoSuchProjectError:
+        raise FetchError(
+            f"The package index has no project {project}",
+            hint="check PIP_INDEX_URL / --index-url; a private index must carry or proxy this project",
+        ) from None
+    except (requests.exceptions.RequestException, pypi_simple.UnsupportedContentTypeError) as fault:
+        raise unreachable(fault, f"asking for {project}") from None
