@@ -5,7 +5,6 @@ Whole builds take many minutes; `make test-jetson` runs them.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import venv
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 from mambaport.auditing.elf import Library
 from mambaport.auditing.fatbin import device_code
 from mambaport.building import cuda_parts
-from mambaport.building.cuda import write_config
+from mambaport.building.cuda import cuda_config
 from mambaport.cuda.exports import read_exports
 from mambaport.cuda.machine import read_cuda
 from mambaport.cuda.resolve import CudaOptions
@@ -64,12 +63,14 @@ class Ground:
     def compile(self, package: str, source: str, out: Path) -> bytes:
         """A source of a patched tree, compiled as the configuration says."""
         config = self.config
-        words = [config["nvcc"], "-ccbin", config["cxx"], "-std=c++17", "-Xcompiler", "-fPIC"]
+        home = Path(config["home"])
+        words = [str(home / "bin/nvcc"), "-ccbin", config["cxx"], "-std=c++17", "-Xcompiler", "-fPIC"]
         words += ["--expt-relaxed-constexpr", "--expt-extended-lambda", "-Icsrc", "-Icsrc/selective_scan"]
         words += [f"-U__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS")]
         words += [f"-U__CUDA_NO_{name}__" for name in ("BFLOAT16_OPERATORS", "BFLOAT16_CONVERSIONS")]
-        words += [word for folder in config["include_dirs"] for word in ("-isystem", folder)]
-        words += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in config["sm"]]
+        headers = [*config["include_dirs"], home / "include", home / "include/cccl"]
+        words += [word for folder in headers for word in ("-isystem", str(folder))]
+        words += config["gencode"]
         done = subprocess.run(
             [*words, "-c", source, "-o", out],
             cwd=self.trees / package,
@@ -96,8 +97,7 @@ def ground(
     parts = cuda_parts(shop, plan.cuda)
     scratch = folder / "scratch"
     scratch.mkdir()
-    path = write_config(plan.cuda, parts, store, scratch, jobs=1)
-    return Ground(pipeline, json.loads(path.read_text()), folder)
+    return Ground(pipeline, cuda_config(plan.cuda, parts, scratch), folder)
 
 
 @pytest.fixture(scope="module", params=sorted(CROSS))
@@ -121,7 +121,7 @@ def test_the_parts_are_those_of_the_variant(cross: Ground) -> None:
     assert plan.variant is not None
     assert cuda is not None
     assert (cuda.tools.toolkit.version, cuda.torch.version) == CROSS[plan.variant]
-    assert cross.config["sm"] == ["87"]
+    assert cross.config["gencode"] == ["-gencode=arch=compute_87,code=sm_87"]
     assert cross.config["cxx11_abi"] == 1
     parts = cuda_parts(cross.pipeline.shop, cuda)
     exports = read_exports(parts.torch.exports)
@@ -144,7 +144,7 @@ def test_a_patched_file_compiles_for_the_device(cross: Ground, package: str, tmp
 
 def test_a_link_stub_is_a_library_of_the_target_with_the_right_name(cross: Ground) -> None:
     (folder,) = map(Path, cross.config["library_dirs"])
-    major = cross.config["cuda_version"].split(".")[0]
+    major = cross.config["version"].split(".")[0]
     names = {}
     for path in folder.iterdir():
         assert machine(path) == "EM_AARCH64"
@@ -182,7 +182,7 @@ def test_on_a_jetson_the_devices_own_parts_compile(
     assert (plan.variant, plan.toolchain.name) == ("jetpack7", "nvcc-native")
     assert plan.cuda is not None
     assert plan.cuda.tools.toolkit.origin.startswith("/usr/local/cuda-13.0")
-    assert made.config["nvcc"] == str(root / "usr/local/cuda-13.0/bin/nvcc")
+    assert made.config["home"] == str(root / "usr/local/cuda-13.0")
     assert str(tmp_path / "env") in made.config["include_dirs"][0]
     made.compile("causal-conv1d", "csrc/causal_conv1d_update.cu", tmp_path / "made.o")
     assert machine(tmp_path / "made.o") == MACHINES[host.arch]
