@@ -1,7 +1,8 @@
-"""Real checkouts of Vim and Mamba-YOLO: adopted, run on this machine's CPU, and put back.
+"""Real checkouts of repositories that use Mamba: adopted, run on this machine's CPU, and put back.
 
-MAMBAPORT_TEST_VIM and MAMBAPORT_TEST_MAMBA_YOLO name them; they are copied, and stay as they are. They are
-run by MAMBAPORT_TEST_TORCH, which needs the wheels of profile cpu and what the repositories require.
+MAMBAPORT_TEST_VIM, _MAMBA_YOLO, _VMAMBA, _CADUCEUS, _MAMBAVISION and _VIDEOMAMBA name them; they are
+copied, and stay as they are. They are run by MAMBAPORT_TEST_TORCH, which needs the wheels of profile cpu and
+what the repositories require.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from pathlib import Path
 import pytest
 from real import mambaport
 
-VARIABLES = {"vim": "MAMBAPORT_TEST_VIM", "mamba-yolo": "MAMBAPORT_TEST_MAMBA_YOLO"}
+VARIABLES = {
+    "vim": "MAMBAPORT_TEST_VIM",
+    "mamba-yolo": "MAMBAPORT_TEST_MAMBA_YOLO",
+    "vmamba": "MAMBAPORT_TEST_VMAMBA",
+    "caduceus": "MAMBAPORT_TEST_CADUCEUS",
+}
+UNCHANGED = {"mambavision": "MAMBAPORT_TEST_MAMBAVISION", "videomamba": "MAMBAPORT_TEST_VIDEOMAMBA"}
 MODEL = "vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
 IMAGES = """
 import sys, numpy, pathlib
@@ -151,3 +158,92 @@ def test_mamba_yolos_smallest_model_runs_forward_and_backward_on_the_cpu(tmp_pat
     root, interpreter = copy_of("mamba-yolo", tmp_path), python("timm", "torchvision", "cv2", "pandas")
     mambaport(tmp_path / "store", "adopt", root).good()
     run(root, interpreter, "-c", DETECTOR)
+
+
+VMAMBA = """
+import sys, torch
+sys.path.insert(0, "classification/models")
+if sys.argv[1] == "without":
+    sys.modules["triton"] = None
+import csms6s, vmamba
+assert csms6s.WITH_SELECTIVESCAN_OFLEX and csms6s.WITH_SELECTIVESCAN_MAMBA
+torch.manual_seed(0)
+net = vmamba.VSSM(depths=[1, 1, 1, 1], dims=32, ssm_d_state=1, ssm_dt_rank="auto", ssm_ratio=2.0, ssm_conv=3,
+                  ssm_conv_bias=False, forward_type="v05_noz", mlp_ratio=4.0, downsample_version="v3",
+                  patchembed_version="v2", norm_layer="ln2d", num_classes=10).eval()
+x = torch.randn(2, 3, 64, 64)
+results = []
+for backend in ("oflex", "mamba", "torch"):
+    for module in net.modules():
+        if isinstance(module, vmamba.SS2D):
+            module.forward_core.keywords["selective_scan_backend"] = backend
+    results.append(net(x))
+for other in results[1:]:
+    torch.testing.assert_close(results[0], other, rtol=1e-4, atol=1e-4)
+results[0].square().mean().backward()
+assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+assert net.flops(shape=(3, 64, 64), verbose=False) > 0
+"""
+CADUCEUS = """
+import torch
+from caduceus.configuration_caduceus import CaduceusConfig
+from caduceus.modeling_caduceus import CaduceusForMaskedLM
+for rcps in (False, True):
+    config = CaduceusConfig(d_model=32, n_layer=2, vocab_size=12, rcps=rcps, fused_add_norm=True,
+                            rms_norm=True, complement_map={i: i for i in range(16)} if rcps else None)
+    net = CaduceusForMaskedLM(config)
+    net(torch.randint(0, 12, (1, 16))).logits.square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+"""
+MAMBAVISION = """
+import torch
+from mambavision.models.mamba_vision import MambaVision
+net = MambaVision(depths=[1, 1, 2, 1], num_heads=[2, 4, 8, 16], window_size=[8, 8, 14, 7], dim=32, in_dim=16,
+                  mlp_ratio=4, drop_path_rate=0.0).eval()
+net(torch.randn(1, 3, 224, 224)).square().mean().backward()
+assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+"""
+VIDEOMAMBA = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import videomamba
+options = {"num_frames": 4} if "video_sm" in sys.argv[1] else {}
+net = videomamba.VisionMamba(img_size=64, patch_size=16, embed_dim=64, depth=2, rms_norm=True,
+                             residual_in_fp32=True, fused_add_norm=True, num_classes=10, **options).eval()
+shape = (1, 3, 4, 64, 64) if options else (1, 3, 64, 64)
+net(torch.randn(shape)).square().mean().backward()
+assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+"""
+
+
+@pytest.mark.parametrize("triton", ["with", "without"])
+def test_vmambas_model_runs_on_the_cpu_and_its_backends_agree(tmp_path: Path, triton: str) -> None:
+    root, interpreter = copy_of("vmamba", tmp_path), python("timm", "fvcore")
+    mambaport(tmp_path / "store", "adopt", root).good()
+    run(root, interpreter, "-W", "ignore", "-c", VMAMBA, triton)
+
+
+def test_caduceus_runs_forward_and_backward(tmp_path: Path) -> None:
+    root, interpreter = copy_of("caduceus", tmp_path), python("transformers")
+    mambaport(tmp_path / "store", "adopt", root).good()
+    run(root, interpreter, "-c", CADUCEUS)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("mambavision", MAMBAVISION, []),
+        ("videomamba", VIDEOMAMBA, ["videomamba/image_sm/models"]),
+        ("videomamba", VIDEOMAMBA, ["videomamba/video_sm/models"]),
+    ],
+)
+def test_what_is_called_unchanged_runs_as_it_is(
+    tmp_path: Path, name: str, code: str, words: list[str]
+) -> None:
+    named = os.environ.get(UNCHANGED[name])
+    if not named:
+        pytest.skip(f"{UNCHANGED[name]} names no checkout")
+    interpreter = python("timm")
+    answer = mambaport(tmp_path / "store", "adopt", named).good()
+    assert (answer["checkout"], answer["state"], answer["written"]) == (name, "unchanged", [])
+    run(Path(named), interpreter, "-W", "ignore", "-c", code, *words)

@@ -3,6 +3,8 @@
 Each step is the fastest that there is for its tensors; autograd differentiates the whole.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +17,12 @@ try:
     from causal_conv1d import dispatch as conv_dispatch
 except ImportError:
     causal_conv1d_fn, conv_dispatch = None, None
+
+DT_NORM = (
+    "mamba_inner_fn normalizes dt after dt's projection. transformers' FalconMamba calls mamba_inner_fn while it trains, "
+    "and normalizes dt before the projection at all other times: the two give different numbers. To fine-tune with the "
+    "formula of inference, call model.eval() before the training loop; FalconMamba has no dropout."
+)
 
 
 def causal_conv1d(x, weight, bias=None, seq_idx=None, activation="silu", reverse=False):
@@ -119,6 +127,7 @@ def split_projected(
     d_state = A.shape[-1] * (2 if A.is_complex() else 1)
     delta = delta_proj_weight @ projected[:, :rank]
     if dt_rms_weight is not None:
+        warnings.warn(DT_NORM, stacklevel=2)
         delta = _rms_norm(delta.transpose(1, 2), dt_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
     if B is None:
         rows = projected[:, rank : rank + d_state]
