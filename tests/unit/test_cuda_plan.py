@@ -346,6 +346,20 @@ def test_another_machines_gpu_needs_neither_a_gpu_nor_a_torch_here(toolkit: str 
     assert "2.11" in refused(HostError, lambda: none.require(building=True))
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("9.9", "unknown SM 99; nearest: 90"), ("7.0", "CUDA 13.0 does not compile for sm_70 (Volta")],
+)
+def test_a_gpu_that_cuda_does_not_compile_for_is_refused(asked: str, said: str) -> None:
+    cxx = Program("/usr/bin/g++", "g++ (Debian 12.2.0-14) 12.2.0")
+    host = replace(HOST, arch="x86_64", cc=cxx, cxx=cxx, cuda=CudaMachine())
+    board = profile("host", version="host", sm=["host"], torch="host", flavour="host")
+    board = board.model_copy(update={"variant": {}, "default_variant": None})
+    options, environ = CudaOptions(torch="2.11"), {"TORCH_CUDA_ARCH_LIST": asked}
+    text = refused(UsageError, lambda: make_plan(board, host, environ=environ, cuda=options))
+    assert said in text
+
+
 def test_an_environment_of_this_machine_is_no_target_of_a_cross_build() -> None:
     text = refused(UsageError, lambda: plan(python=Path("/usr/bin/python3")))
     assert "wheels for aarch64, built on x86_64" in text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mambaport.boards import find_gpu
 from mambaport.cuda.toolkit import ChosenToolkit, choose_toolkit
 from mambaport.cuda.torch import TargetTorch, environment_torch, pinned_torch, wheel_torch
 from mambaport.digests import data_sha256
@@ -168,6 +169,7 @@ def resolve_cuda(
         )
     version = torch.cuda if cuda.version == UNKNOWN else cuda.version
     cuda = replace(cuda, torch=torch.minor, version=version)
+    _check_gpus(cuda)
     try:
         toolkit = choose_toolkit(cuda, host, options.cuda_home, native=native)
         return CudaPlan(cuda, arch, torch, CudaTools(toolkit, _host_compiler(compiler, host, toolkit)))
@@ -189,6 +191,27 @@ def _torch(profile: Profile, goal: Goal, host: Host, options: CudaOptions, *, na
     if native and (from_host or options.python is not None or host.cuda.jetson is not None):
         return environment_torch(_interpreter(options, host), cuda)
     return pinned_torch(goal.arch, replace(cuda, torch=options.torch or cuda.torch))
+
+
+def _check_gpus(cuda: CudaGoal) -> None:
+    """Refuses an architecture that this CUDA does not compile for."""
+    for sm in cuda.sm:
+        try:
+            gpu = find_gpu(sm)
+        except LookupError as fault:
+            raise UsageError(
+                f"There is no GPU with SM {sm}",
+                found=str(fault),
+                expected="architectures as torch writes them, such as 8.7 or 9.0",
+                hint="correct TORCH_CUDA_ARCH_LIST",
+            ) from None
+        if not gpu.compiled_by(cuda.version):
+            raise UsageError(
+                f"CUDA {cuda.version} does not compile for sm_{sm} ({gpu.name})",
+                found=f"CUDA {cuda.version}",
+                expected=f"CUDA {gpu.since} or newer" + (f", {gpu.until} at most" if gpu.until else ""),
+                hint="choose another torch with --torch, or another GPU with TORCH_CUDA_ARCH_LIST",
+            )
 
 
 def _host_compiler(compiler: CudaCompiler, host: Host, toolkit: ChosenToolkit) -> Program:
