@@ -110,3 +110,22 @@ def test_a_plan_that_refuses_is_what_doctor_says(tmp_path: Path) -> None:
         make_plan(find_profile("rpi"), HOSTS["a riscv machine"])
     assert isinstance(caught.value, HostError)
     assert checks(HOSTS["a riscv machine"], "rpi", tmp_path)["toolchain"].state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "torch", "folder"),
+    [
+        ("rpi", None, None, "rpi"),
+        ("rpi-cpu", None, None, "rpi"),
+        ("cpu", None, None, "cpu"),
+        ("jetson", None, None, "jetson-jetpack6"),
+        ("jetson", "jetpack7", None, "jetson-jetpack7"),
+        ("jetson", "jetpack6", "2.6", "jetson-jetpack6-torch2.6"),
+    ],
+)
+def test_wheels_of_one_kind_of_device_have_a_folder_of_their_own(
+    name: str, variant: str | None, torch: str | None, folder: str
+) -> None:
+    host = replace(HOSTS["with cross compilers"], cc=GCC)
+    made = make_plan(find_profile(name), host, variant=variant, cuda=CudaOptions(torch=torch))
+    assert made.folder == folder
