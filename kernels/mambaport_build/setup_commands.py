@@ -32,7 +32,9 @@ except ImportError:  # setuptools < 70.1
 NOT_PACKAGES = ("build", "csrc", "include", "tests", "dist", "docs", "benchmarks", "kernels", "mambaport_build")
 
 
-def run_setup(package: str, prefix: str, fallback_variable: str, kernels: KernelLibrary, cuda: CudaLibrary) -> None:
+def run_setup(
+    package: str, prefix: str, fallback_variable: str, kernels: KernelLibrary, cuda: CudaLibrary
+) -> None:
     """``setup()`` of a package whose metadata is in pyproject.toml.
 
     Args:

@@ -112,7 +112,9 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
             nvcc = [(home / "bin" / "nvcc").as_posix(), "-ccbin", cxx[-1]]
             flags = [*common, "-Xcompiler", "-fPIC,-fno-canonical-system-headers", *library.nvcc_flags]
             words = [*nvcc, *flags, *cuda.gencode, *_local_names(source, objects, cuda), *outside]
-            units.append(Unit(source, made, _nvcc_command(words, source, made, library, config), library.memory_mib))
+            units.append(
+                Unit(source, made, _nvcc_command(words, source, made, library, config), library.memory_mib)
+            )
         else:
             flags = [*common, "-fPIC", "-fno-canonical-system-headers", *library.cxx_flags]
             units.append(Unit(source, made, (*_cached(cxx, folder, config), *flags, *outside), CXX_MIB))
@@ -200,6 +202,8 @@ def _target_flags(compiler: Sequence[str]) -> list[str]:
     try:
         answer = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SystemExit(f"the C compiler {compiler[0]!r} was not found: install one, or name one in CC") from None
+        raise SystemExit(
+            f"the C compiler {compiler[0]!r} was not found: install one, or name one in CC"
+        ) from None
     # gcc would otherwise link in helpers that hold LSE atomics, which a Cortex-A72 does not have.
     return ["-mno-outline-atomics"] if answer.stdout.partition("-")[0] == "aarch64" else []

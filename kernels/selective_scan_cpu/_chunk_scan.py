@@ -75,7 +75,9 @@ _ops.define(
 )
 
 
-def _forward(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states):
+def _forward(
+    x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states
+):
     batch, seqlen, heads, head_dim = x.shape
     groups, dstate = B.shape[2], B.shape[3]
     _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)

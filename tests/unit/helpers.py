@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mambaport import checkouts, patchset, releases
+from mambaport import checkouts, patchset, release_lines, releases
 from mambaport.host import Host
 from mambaport.patching.apply import lock_of
 from mambaport.patchset import PatchSet
@@ -121,7 +121,7 @@ strip = "demo-1.0"
 
 def use_patches(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """Makes ``root`` the patches/ folder."""
-    for module in (patchset, releases, checkouts):
+    for module in (patchset, releases, release_lines, checkouts):
         monkeypatch.setattr(module, "patches_dir", lambda: root)
     return root
 

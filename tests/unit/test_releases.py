@@ -12,17 +12,15 @@ from mambaport.patching import apply_sets, refresh_lock
 from mambaport.patching.diff import read_patch
 from mambaport.patchset import PatchSet
 from mambaport.profile import Profile, builtin_profiles, make_profile
+from mambaport.release_lines import ReleaseChoice, choose_releases, read_lines
 from mambaport.releases import (
-    ReleaseChoice,
     all_sets,
-    choose_releases,
     choose_sets,
     combination,
     combinations,
     content_digest,
     known_versions,
     lock_for,
-    read_lines,
     read_release_lock,
     read_source,
     revision_faults,

@@ -16,7 +16,8 @@ from mambaport.host import Host
 from mambaport.patchset import PatchSet
 from mambaport.pins import Pin
 from mambaport.profile import PackageChoice, Profile
-from mambaport.releases import ReleaseChoice, Source, choose_releases, choose_sets, read_package, read_source
+from mambaport.release_lines import ReleaseChoice, choose_releases
+from mambaport.releases import Source, choose_sets, read_package, read_source
 from mambaport.settings import Settings, is_true, read_settings
 from mambaport.toolchains import TOOLCHAINS, Toolchain, choose
 

@@ -7,12 +7,11 @@ patches do to that release. ``patches/lines.toml`` says which releases of the pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packaging.version import Version
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mambaport.boards import nearest
 from mambaport.digests import data_sha256
@@ -20,7 +19,7 @@ from mambaport.errors import PatchError, UsageError
 from mambaport.models import Model, Name, Sha256, VersionText, read_toml, validate
 from mambaport.patchset import Lock, PatchSet, read_lock
 from mambaport.pins import Pin
-from mambaport.profile import Profile, builtin_profiles
+from mambaport.profile import builtin_profiles
 from mambaport.resources import patches_dir
 
 
@@ -87,39 +86,6 @@ class ReleaseLock(Model):
     """``lock.json`` of a release: for each combination of sets that a profile uses, what its patches do."""
 
     combinations: dict[str, Lock]
-
-
-class Line(Model):
-    """One release line."""
-
-    name: str
-    summary: str
-    releases: dict[Name, VersionText]
-    """Package -> its release in this line."""
-
-
-class LinesFile(Model):
-    """``patches/lines.toml``."""
-
-    default: str
-    line: tuple[Line, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _default_is_a_line(self) -> LinesFile:
-        names = [line.name for line in self.line]
-        if self.default not in names:
-            raise ValueError(f"default: there is no line {self.default}; {nearest(self.default, names)}")
-        return self
-
-
-@dataclass(frozen=True)
-class ReleaseChoice:
-    """Which releases a command asks for."""
-
-    line: str | None = None
-    """A release line, by its name."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Package -> version, for packages that are named one by one."""
 
 
 # Releases -------------------------------------------------------------------------------------------------
@@ -289,90 +255,3 @@ def revision_faults(package: str) -> list[str]:
         for version, digest in meta.published.digests.items()
         if (package, version) in known_versions() and content_digest(package, version) != digest
     ]
-
-
-# Lines ----------------------------------------------------------------------------------------------------
-
-
-def read_lines() -> LinesFile | None:
-    """The release lines; None where no file has any.
-
-    Raises:
-        UsageError: the file is not valid.
-    """
-    path = patches_dir() / "lines.toml"
-    return validate(LinesFile, read_toml(path), path) if path.is_file() else None
-
-
-def choose_releases(profile: Profile, choice: ReleaseChoice | None = None) -> dict[str, str]:
-    """Package -> release, for every package of a profile.
-
-    A version that the command names goes first, then the line that the command names, or the one line that
-    has the releases named; then the profile's own versions and line; then the default line.
-
-    Raises:
-        UsageError: no such line, package or release; or a package whose release follows from nothing.
-    """
-    choice = choice or ReleaseChoice()
-    packages = {item.name: item.version for item in profile.package}
-    for name, version in choice.versions.items():
-        if name not in packages:
-            raise UsageError(
-                f"Profile {profile.name} has no package {name}",
-                found=name,
-                expected=nearest(name, packages),
-                hint="correct --with; `mambaport show PROFILE` names the packages",
-            )
-        read_source(name, version)
-    lines = read_lines()
-    line = _line(lines, profile, choice)
-    chosen: dict[str, str] = {}
-    named = bool(choice.line or choice.versions)
-    for name, own in packages.items():
-        asked = choice.versions.get(name) or (None if named else own)
-        release = asked or (line.releases.get(name) if line else None) or own
-        if release is None:
-            raise UsageError(
-                f"Which release of {name} is meant does not follow",
-                found=", ".join(f"{other} {number}" for other, number in choice.versions.items()) or None,
-                expected=_expected(lines),
-                hint=f"name it: --with {name}==VERSION",
-            )
-        chosen[name] = release
-    return chosen
-
-
-def _line(lines: LinesFile | None, profile: Profile, choice: ReleaseChoice) -> Line | None:
-    """The line that a command and a profile mean."""
-    asked = choice.line or (None if choice.versions else profile.line)
-    if lines is None:
-        if asked:
-            raise UsageError(
-                f"There is no release line {asked}",
-                found="no lines.toml in patches/",
-                hint="name releases with --with",
-            )
-        return None
-    if asked is None and choice.versions:
-        fitting = [line for line in lines.line if choice.versions.items() <= line.releases.items()]
-        return fitting[0] if fitting else None
-    name = asked if asked is not None else lines.default
-    line = next((line for line in lines.line if line.name == name), None)
-    if line is None:
-        raise UsageError(
-            f"There is no release line {name}",
-            found=name,
-            expected=_expected(lines),
-            hint="take one of these lines",
-        )
-    return line
-
-
-def _expected(lines: LinesFile | None) -> str:
-    if lines is None:
-        return "a version of each package"
-    known = [
-        f"{line.name} ({', '.join(f'{name} {version}' for name, version in line.releases.items())})"
-        for line in lines.line
-    ]
-    return f"a release line: {'; '.join(known)}"

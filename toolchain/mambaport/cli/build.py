@@ -18,7 +18,7 @@ from mambaport.cli.options import (
 )
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.pipeline import Made
-from mambaport.releases import ReleaseChoice
+from mambaport.release_lines import ReleaseChoice
 from mambaport.report import Report, counted, size_text
 
 

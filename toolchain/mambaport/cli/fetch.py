@@ -11,7 +11,7 @@ from mambaport.cli.options import (
     release_options,
     source_options,
 )
-from mambaport.releases import ReleaseChoice
+from mambaport.release_lines import ReleaseChoice
 from mambaport.report import counted
 
 

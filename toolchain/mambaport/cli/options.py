@@ -23,7 +23,7 @@ from mambaport.pipeline import Pipeline
 from mambaport.plan import Plan, make_plan, resolve_goal
 from mambaport.profile import builtin_profiles, find_profile
 from mambaport.redaction import redact_all
-from mambaport.releases import ReleaseChoice
+from mambaport.release_lines import ReleaseChoice
 from mambaport.report import Report
 from mambaport.settings import read_settings
 from mambaport.sources import Fetcher, Workshop

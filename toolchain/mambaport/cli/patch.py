@@ -15,7 +15,7 @@ from mambaport.cli.options import (
     source_options,
 )
 from mambaport.errors import UsageError
-from mambaport.releases import ReleaseChoice
+from mambaport.release_lines import ReleaseChoice
 
 
 @click.command()

@@ -11,7 +11,7 @@ from mambaport.cli.reasons import print_reasons
 from mambaport.host import read_host
 from mambaport.plan import Plan, make_plan
 from mambaport.profile import find_profile
-from mambaport.releases import ReleaseChoice
+from mambaport.release_lines import ReleaseChoice
 from mambaport.report import Report
 
 

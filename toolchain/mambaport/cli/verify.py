@@ -16,7 +16,7 @@ from mambaport.cli.options import (
     source_options,
     wheelhouse_option,
 )
-from mambaport.releases import ReleaseChoice
+from mambaport.release_lines import ReleaseChoice
 
 
 @click.command()
