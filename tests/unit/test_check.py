@@ -74,6 +74,18 @@ def test_a_fix_that_upstream_has_in_other_words_is_already_upstream_from_its_rel
     assert found == {"1.1": "drifted", "1.2": "upstream", "1.10": "upstream"}
 
 
+def test_a_patch_that_is_not_for_the_release_is_left_out_and_not_applied(tmp_path: Path) -> None:
+    patches = {"0001-old.patch": diff("x.py", ONE, FIRST), "0002-next.patch": diff("x.py", ONE, FIRST)}
+    item = write_set(tmp_path / "patches/demo/cpu", patches)
+    path = item.folder / "patchset.toml"
+    path.write_text(path.read_text().replace("[[patch]]", '[[patch]]\nreleases = "<2"', 1))
+    tree = write_tree(tmp_path / "tree", {"x.py": ONE})
+    found = check_against(tree, [PatchSet(item.folder, "2.0")], "2.0")
+    assert [(state.patch, state.verdict) for state in found] == [("0002-next.patch", "applies")]
+    found = check_against(tree, [PatchSet(item.folder, "1.0")], "1.0")
+    assert [state.verdict for state in found] == ["applies", "upstream"]
+
+
 def test_an_appending_patch_that_upstream_has_is_already_upstream(tmp_path: Path) -> None:
     item = write_set(tmp_path / "patches/demo/end", {"0001-end.patch": diff("x.py", ONE, ONE + "more\n")})
     assert verdicts(tmp_path, ONE + "more\n", item) == ["upstream"]

@@ -76,19 +76,21 @@ def check_against(tree: Path, sets: Sequence[PatchSet], version: str | None = No
     """Holds every patch of ``sets`` against ``tree``. The tree is read, never written.
 
     A patch that fits is applied in memory, so that the next one sees its result; one that does not fit is
-    left out. Given the tree's ``version``, patches that are not for it are held against it too, and a patch
-    whose fix upstream has by then in other words counts as upstream, as its ``upstream`` field says.
+    left out. Given the tree's ``version``, a patch whose fix upstream has by then in other words counts as
+    upstream, as its ``upstream`` field says. A patch that is not for the release is read, never applied.
     """
     files: dict[str, list[str]] = {}
     states: list[PatchState] = []
     for item in sets:
         states += [_check_replaced(tree, item, name) for name in item.replaced]
-        for patch in item.meta.patch if version is not None else item.patches:
-            state = _check(tree, files, item, patch)
-            if state.verdict == "drifted" and _has_fix(version, patch.upstream):
-                state = replace(
-                    state, verdict="upstream", places=(), note=f"since {patch.upstream}, differently"
-                )
+        for patch in item.meta.patch:
+            wanted, fixed = patch in item.patches, _has_fix(version, patch.upstream)
+            if not wanted and not fixed:
+                continue
+            state = _check(tree, files if wanted else dict(files), item, patch)
+            if fixed and state.verdict != "upstream" and not (wanted and state.fits):
+                note = f"since {patch.upstream}, differently"
+                state = replace(state, verdict="upstream", places=(), note=note)
             states.append(state)
         for name, source in item.overlay_files().items():
             files[name] = source.read_text(encoding="utf-8", errors="replace").split("\n")
