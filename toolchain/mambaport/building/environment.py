@@ -21,6 +21,11 @@ def build_environment(shop: Workshop, pins: tuple[Pin, ...]) -> Path:
     python = shop.host.python
     key = data_sha256([[pin.sha256 for pin in pins], python, sysconfig.get_config_var("BINDIR")])[:40]
     ready = shop.store.get("environments", key)
+    if ready is not None and not (ready / "bin" / "python").exists():
+        # The environment's Python is a link to the one that made it, which an upgrade has removed since.
+        shop.report.warn("the build environment's Python is gone; the environment is made again")
+        shop.store.discard("environments", key)
+        ready = None
     if ready is None:
         wheels = [shop.fetcher.fetch(pin) for pin in pins]
         ready = shop.store.make("environments", key, lambda folder: _fill(folder, wheels))
