@@ -240,7 +240,7 @@ def for_machine(library: bytes, machine: int) -> bytes:
     return library[:18] + machine.to_bytes(2, "little") + library[20:]
 
 
-def aarch64_library(words: Sequence[int] = (0xD65F03C0,)) -> bytes:
+def aarch64_library(words: Sequence[int] = (0xD65F03C0,), section: str = ".text") -> bytes:
     """A shared library whose only code is ``words`` (by default a single RET), marked as aarch64."""
-    lines = [".text", ".globl demo", "demo:", *(f".long 0x{word:08x}" for word in words)]
+    lines = [f'.section {section},"ax"', ".globl demo", "demo:", *(f".long 0x{word:08x}" for word in words)]
     return for_machine(shared_library("\n".join(lines) + "\n", "-nostdlib", assembler=True), EM_AARCH64)

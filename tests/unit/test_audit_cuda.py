@@ -22,7 +22,7 @@ from mambaport.wheels import read_wheel
 ORIN = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
 JETSON = Goal("aarch64", "2.35", "cortex-a78ae", ORIN)
 TAG = "py3-none-linux_aarch64"
-NAME = "demo_cuda/libdemo_cuda.so"
+NAME = "demo/libdemo.so"
 CHECK = "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 OLD_CHECK = "_ZN3c106detail14torchCheckFailEPKcS2_jRKSs"
 TORCH_25 = TargetSymbols("2.5.0", Exports(True, {"libc10.so": frozenset({CHECK})}))

@@ -126,15 +126,19 @@ def test_a_search_path_on_the_builders_disk_is_refused(tmp_path: Path, path: str
 
 def test_an_executable_stack_is_refused(tmp_path: Path) -> None:
     library = for_machine(shared_library("int demo;\n", "-Wl,-z,execstack"), EM_AARCH64)
-    assert "executable stack" in findings(tmp_path, library, LINUX_PI, PI)["needed"].found
+    assert "executable stack" in findings(tmp_path, library, LINUX_PI, PI)["loading"].found
 
 
 def test_a_library_without_a_section_table_cannot_pass_unseen(tmp_path: Path) -> None:
     library = bytearray(aarch64_library([0xB8E00041]))  # LDADDAL
     library[40:48] = bytes(8)  # e_shoff
     library[60:64] = bytes(4)  # e_shnum, e_shstrndx
-    found = findings(tmp_path, bytes(library), LINUX_PI, PI)["arch"]
-    assert (found.verdict, found.found) == ("fail", "demo/libdemo.so has no section table to audit")
+    found = findings(tmp_path, bytes(library), LINUX_PI, PI)
+    assert (found["loading"].verdict, found["loading"].found) == (
+        "fail",
+        "demo/libdemo.so has no section table to audit",
+    )
+    assert "lse, such as b8e00041" in found["isa"].found
 
 
 @pytest.mark.parametrize("kept", [4, 7, 30, 70, 600])
@@ -148,4 +152,3 @@ def test_what_a_real_library_of_this_machine_needs_is_read(tmp_path: Path) -> No
     assert library.glibc == (2, 30)
     assert any(re.fullmatch(r"libc\.so\.\d+", name) for name in library.needed)
     assert library.run_paths == []
-    assert not library.executable_stack

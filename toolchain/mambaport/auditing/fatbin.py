@@ -40,9 +40,9 @@ def device_code(library: Library) -> list[DeviceCode]:
     """
     found: list[DeviceCode] = []
     for name in SECTIONS:
-        section = library.elf.get_section_by_name(name)
-        if section is not None:
-            found += _entries(section.data(), f"{library.name}, {name}")
+        content = library.section(name)
+        if content is not None:
+            found += _entries(content, f"{library.name}, {name}")
     return found
 
 

@@ -1,108 +1,194 @@
-"""Instructions above the target's CPU.
+"""Instructions that the target's CPU does not have.
 
-AArch64 instructions are 32 bits wide and each extension has encodings of its own, so a mask and a value per
-group of instructions finds them without a disassembler. The groups are those of the Arm A64 instruction set,
-index by encoding. Hints (pointer authentication, branch targets) are no-operations on older CPUs and pass.
+AArch64 instructions are 32 bits wide. ``a64.txt`` says, feature by feature, which words are instructions; a
+CPU is the sum of its features (``profiles/boards/cpus.toml``). A word of an executable segment that none of
+them has is refused, whatever it is: an instruction of a newer CPU, or data. Words in the HINT space (BTI,
+PACIASP, AUTIASP and the like) are no operation on a CPU without the feature, as the architecture defines, and
+pass. Instructions that Linux does not let programs run (ERET, HVC, SMC, most system registers) are in
+no feature.
+
+Kernels for newer CPUs, chosen at run time, stand in sections of their own that ``kernels/wheels.toml`` names
+with the features they may use (:class:`mambaport.contents.Level`).
 """
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from mambaport.auditing.elf import Library
 from mambaport.auditing.findings import Finding, judge
 from mambaport.boards import find_cpu
+from mambaport.contents import Level
 from mambaport.goal import Goal
 
+TABLE = Path(__file__).with_name("a64.txt")
+_SHOWN = 8
+_KEY = 21  # the rows are found by a word's bits 31 to 21
 
-class Group(NamedTuple):
-    """Instructions whose words, under ``mask``, equal ``value``."""
 
-    feature: str
-    what: str
+class Row(NamedTuple):
+    """Words that, under ``mask``, equal ``value``."""
+
+    features: frozenset[str]
+    """All of them are needed; none for ARMv8.0-A with NEON."""
     mask: int
     value: int
+    distinct: tuple[str, ...]
+    """Registers that must differ: ``n=t``, ``n=t2``, ``t=t2``."""
+    names: str
 
 
-GROUPS = (
-    # FEAT_LRCPC (ARMv8.3); inside the encoding space of the atomics, so it comes first
-    Group("rcpc", "LDAPR", 0x3FFF_FC00, 0x38BF_C000),
-    # Atomics (FEAT_LSE, ARMv8.1)
-    Group("lse", "LDADD and the other atomic memory operations, SWP", 0x3F20_0C00, 0x3820_0000),
-    Group("lse", "CAS", 0x3FA0_7C00, 0x08A0_7C00),
-    Group("lse", "CASP", 0xBFA0_7C00, 0x0820_7C00),
-    # FEAT_RDM (ARMv8.1)
-    Group("rdm", "SQRDMLAH, SQRDMLSH (vector)", 0xBF20_F400, 0x2E00_8400),
-    Group("rdm", "SQRDMLAH, SQRDMLSH (scalar)", 0xFF20_F400, 0x7E00_8400),
-    # FEAT_DotProd (ARMv8.2)
-    Group("dotprod", "SDOT, UDOT (vector)", 0x9F20_FC00, 0x0E00_9400),
-    Group("dotprod", "SDOT, UDOT (by element)", 0x9F00_F400, 0x0F00_E000),
-    # FEAT_FP16 (ARMv8.2): the half-precision forms of scalar and vector arithmetic
-    Group("fullfp16", "half-precision FADD and the like (scalar, two sources)", 0xFFE0_0C00, 0x1EE0_0800),
-    Group("fullfp16", "half-precision FMADD and the like (scalar, three sources)", 0xFFC0_0000, 0x1FC0_0000),
-    Group("fullfp16", "half-precision FCMP", 0xFFE0_FC00, 0x1EE0_2000),
-    Group("fullfp16", "half-precision FMLA and the like (vector, three same)", 0x9F60_C400, 0x0E40_0400),
-    Group("fullfp16", "half-precision FRINT and the like (vector, two registers)", 0x9F7E_0C00, 0x0E78_0800),
-    # FEAT_FHM, FEAT_FCMA, FEAT_JSCVT
-    Group("fp16fml", "FMLAL", 0x9FA0_FC00, 0x0E20_EC00),
-    Group("complxnum", "FCADD", 0xBF20_EC00, 0x2E00_E400),
-    Group("complxnum", "FCMLA", 0xBF20_E400, 0x2E00_C400),
-    Group("jsconv", "FJCVTZS", 0xFFFF_FC00, 0x1E7E_0000),
-    # FEAT_BF16, FEAT_I8MM (ARMv8.6)
-    Group("bf16", "BFDOT", 0xBFE0_FC00, 0x2E40_FC00),
-    Group("bf16", "BFMMLA", 0xFFE0_FC00, 0x6E40_EC00),
-    Group("bf16", "BFMLAL", 0xBFE0_FC00, 0x2EC0_FC00),
-    Group("bf16", "BFCVT", 0xFFFF_FC00, 0x1E63_4000),
-    Group("bf16", "BFCVTN", 0xBFFF_FC00, 0x0EA1_6800),
-    Group("i8mm", "SMMLA, UMMLA, USMMLA", 0xDFE0_F400, 0x4E80_A400),
-    Group("i8mm", "USDOT", 0xBFE0_FC00, 0x0E80_9C00),
-    # Cryptography, which the Raspberry Pi 4's Cortex-A72 was built without
-    Group("aes", "AESE, AESD, AESMC, AESIMC", 0xFFFF_CC00, 0x4E28_4800),
-    Group("sha2", "SHA1*, SHA256* (three registers)", 0xFFE0_8C00, 0x5E00_0000),
-    Group("sha2", "SHA1H, SHA1SU1, SHA256SU0", 0xFFFF_CC00, 0x5E28_0800),
-    Group("sha3", "EOR3, BCAX", 0xFFC0_8000, 0xCE00_0000),
-    # SVE and SME: op0 of the top-level encoding table
-    Group("sve", "SVE", 0x1E00_0000, 0x0400_0000),
-    Group("sme", "SME", 0x9E00_0000, 0x8000_0000),
-)
+@cache
+def table() -> tuple[Row, ...]:
+    """The rows of ``a64.txt``."""
+    rows = []
+    for line in TABLE.read_text(encoding="ascii").splitlines():
+        if line.startswith("#"):
+            continue
+        features, pattern, distinct, names = line.split(" ", 3)
+        rows.append(
+            Row(
+                frozenset() if features == "base" else frozenset(features.split("+")),
+                int(pattern.replace("0", "1").replace(".", "0"), 2),
+                int(pattern.replace(".", "0"), 2),
+                () if distinct == "-" else tuple(distinct.split(",")),
+                names,
+            )
+        )
+    return tuple(rows)
 
 
-def isa_finding(libraries: list[Library], goal: Goal) -> Finding:
-    """Whether every instruction is one that the target's CPU has."""
+class Instructions:
+    """Every instruction word of a CPU with the given features."""
+
+    def __init__(self, features: Iterable[str]) -> None:
+        here = frozenset(features)
+        self._rows = _indexed(row for row in table() if row.features <= here)
+
+    def __contains__(self, word: int) -> bool:
+        return any(
+            word & row.mask == row.value and not (row.distinct and _same_registers(word, row.distinct))
+            for row in self._rows[word >> _KEY]
+        )
+
+
+def _indexed(rows: Iterable[Row]) -> list[list[Row]]:
+    found: list[list[Row]] = [[] for _ in range(1 << (32 - _KEY))]
+    for row in rows:
+        mask, value = row.mask >> _KEY, row.value >> _KEY
+        free = ~mask & ((1 << (32 - _KEY)) - 1)
+        part = free
+        while True:  # every subset of the free bits
+            found[value | part].append(row)
+            if not part:
+                break
+            part = (part - 1) & free
+    return found
+
+
+def _same_registers(word: int, distinct: tuple[str, ...]) -> bool:
+    data, base, second = word & 31, word >> 5 & 31, word >> 10 & 31
+    same = {"n=t": base == data != 31, "n=t2": base == second != 31, "t=t2": data == second}
+    return any(same[pair] for pair in distinct)
+
+
+@cache
+def instructions(features: frozenset[str]) -> Instructions:
+    return Instructions(features)
+
+
+@cache
+def _every_row() -> list[list[Row]]:
+    return _indexed(table())
+
+
+def features_of(word: int) -> str:
+    """The features that have a word: ``lse``; for a word that no row has, what may be said of it."""
+    for row in _every_row()[word >> _KEY]:
+        if word & row.mask == row.value:
+            return "+".join(sorted(row.features)) or "unpredictable registers"
+    return "no known instruction"
+
+
+def isa_finding(libraries: list[Library], goal: Goal, levels: Sequence[Level] = ()) -> Finding:
+    """Whether every word of every executable segment is an instruction that the target's CPU has.
+
+    Args:
+        levels: sections that may use more.
+    """
     if goal.arch != "aarch64":
         return Finding("isa", "skip", f"checked for aarch64 only; {goal.arch} kernels choose at run time")
     readable = [item for item in libraries if item.arch == "aarch64"]
     if not readable:
         return Finding("isa", "skip", "no aarch64 instructions inside")
     allowed = find_cpu(goal.cpu, goal.arch).features
-    faults = []
+    faults: list[str] = []
     count = 0
+    used: set[str] = set()
     for library in readable:
-        words = code_words(library)
-        count += len(words)
-        for what, times in above(words, allowed).items():
-            faults.append(f"{library.name}: {what} ({times} times)")
-    return judge("isa", faults, f"{count:,} instructions, none above {goal.cpu}", f"only what {goal.cpu} has")
+        for level, words in code_words(library, levels):
+            count += len(words)
+            extra = level.features if level else frozenset()
+            if level and words:
+                used.add(level.section)
+            kinds = above(words, allowed | extra)
+            where = f"{library.name}, section {level.section}" if level else library.name
+            faults += [f"{where}: {what} ({times} times)" for what, times in kinds.most_common(_SHOWN)]
+            if len(kinds) > _SHOWN:
+                faults.append(f"{where}: and {len(kinds) - _SHOWN} more kinds")
+    found = f"{count:,} instructions, none above {goal.cpu}"
+    found += f" but in {', '.join(sorted(used))}" if used else ""
+    return judge(
+        "isa", faults, found, f"only what {goal.cpu} has; data belongs outside of executable segments"
+    )
 
 
-def above(words: list[int], allowed: frozenset[str]) -> Counter[str]:
-    """How often each group that is not allowed occurs among instruction words."""
-    groups = [group for group in GROUPS if group.feature not in allowed]
+def above(words: Iterable[int], features: frozenset[str]) -> Counter[str]:
+    """How often each kind of word occurs that a CPU with these features does not have, with an example."""
+    known = instructions(features)
     found: Counter[str] = Counter()
+    kinds: dict[str, str] = {}
     for word, times in Counter(words).items():
-        for group in groups:
-            if word & group.mask == group.value:
-                found[f"{group.feature.upper()} {group.what}"] += times
-                break
+        if word not in known:
+            kind = features_of(word)
+            found[kinds.setdefault(kind, f"{kind}, such as {word:08x}")] += times
     return found
 
 
-def code_words(library: Library) -> list[int]:
-    """The instruction words of an aarch64 library's executable sections, always little-endian."""
-    words: list[int] = []
-    for section in library.elf.iter_sections():
-        if section["sh_flags"] & 0x4 and section["sh_type"] == "SHT_PROGBITS":
-            data = section.data()
-            words += memoryview(data[: len(data) // 4 * 4]).cast("I").tolist()
+def code_words(library: Library, levels: Sequence[Level] = ()) -> Iterator[tuple[Level | None, array[int]]]:
+    """The words of a library's executable segments: those of no level, then those of each level's section.
+
+    A section header only says which level's features a range may use; none takes a word out of the audit.
+    """
+    ranges = [
+        (part.address, part.address + part.size, level)
+        for level in levels
+        for part in library.image.sections
+        if part.name == level.section
+    ]
+    for start, code in library.image.code:
+        words = _words(code[-start % 4 :])
+        first = start + -start % 4
+        plain = words
+        for begin, end, level in ranges:
+            low, high = (min(max((at - first) // 4, 0), len(words)) for at in (begin + 3, end))
+            yield level, words[low:high]
+            plain = plain[:low] + _nothing(high - low) + plain[high:] if high > low else plain
+        yield None, plain
+
+
+def _nothing(count: int) -> array[int]:
+    return array("I", bytes(4 * count))  # UDF #0, which every CPU has
+
+
+def _words(code: bytes) -> array[int]:
+    words = array("I", code[: len(code) // 4 * 4])
+    if sys.byteorder == "big":
+        words.byteswap()
     return words

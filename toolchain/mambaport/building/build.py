@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pyproject_hooks import BackendUnavailable, BuildBackendHookCaller
@@ -20,6 +21,7 @@ from mambaport.failures import explain
 from mambaport.plan import PackagePlan, Plan
 from mambaport.report import Report
 from mambaport.toolchains import Compiler
+from mambaport.wheels import UNREADABLE_ZIP
 
 # Names the configuration file for kernels/mambaport_build.
 VARIABLE = "MAMBAPORT_BUILD_CONFIG"
@@ -40,12 +42,14 @@ def build_wheel(
     destination: Path,
     scratch: Path,
     report: Report,
+    tag_of: Callable[[Path], str],
 ) -> Path:
     """Builds one wheel from its patched tree into ``destination``.
 
     Args:
         parts: what its CUDA library is compiled with, where it has one
         cache: the compiler cache, where one runs
+        tag_of: the platform tag for a wheel, by what is in it
 
     Raises:
         BuildError: the package's build failed; the error quotes the end of the log.
@@ -83,7 +87,12 @@ def build_wheel(
             name = hooks.build_wheel(str(raw))
         except BackendUnavailable as fault:
             raise _failed(package, 0, str(fault), log) from None
-    return _with_provenance(plan, package, raw / name, destination, scratch, environment)
+    wheel = raw / name
+    try:
+        platform = tag_of(wheel)
+    except UNREADABLE_ZIP as fault:
+        raise _failed(package, 0, f"a compiled file in {name} cannot be read: {fault}", log) from None
+    return _with_provenance(plan, package, wheel, platform, destination, scratch, environment)
 
 
 def _write_config(plan: Plan, parts: CudaParts | None, cache: CompilerCache | None, scratch: Path) -> Path:
@@ -129,11 +138,12 @@ def _with_provenance(
     plan: Plan,
     package: PackagePlan,
     raw: Path,
+    platform: str,
     destination: Path,
     scratch: Path,
     environment: Mapping[str, str],
 ) -> Path:
-    """Adds provenance and SBOM to the wheel's .dist-info, and packs it anew with ``wheel``.
+    """Adds provenance, SBOM and the platform tag to the wheel's .dist-info, and packs it anew with ``wheel``.
 
     The tree is unpacked with our umask and packed under SOURCE_DATE_EPOCH, so the same content has the same
     bytes.
@@ -144,6 +154,7 @@ def _with_provenance(
     info = next(root.glob("*.dist-info"))
     (info / "provenance.json").write_text(provenance(plan, package), encoding="utf-8")
     _add_requirements(info / "METADATA", external_requirements(plan))
+    _set_platform(info / "WHEEL", platform)
     (info / "sboms").mkdir()
     (info / "sboms" / f"{package.name}.cdx.json").write_text(sbom(plan, package), encoding="utf-8")
     for path in root.rglob("*"):
@@ -153,6 +164,12 @@ def _with_provenance(
     _wheel_tool(["pack", str(root), "--dest-dir", str(packed)], environment)
     wheel = next(packed.glob("*.whl"))
     return Path(shutil.move(wheel, destination / wheel.name))
+
+
+def _set_platform(record: Path, platform: str) -> None:
+    """Replaces the platform of each tag in a WHEEL file; ``wheel pack`` names the wheel by them."""
+    text = record.read_text(encoding="utf-8")
+    record.write_text(re.sub(r"(?m)^(Tag: [^-\s]+-[^-\s]+-).*$", rf"\g<1>{platform}", text), encoding="utf-8")
 
 
 def _add_requirements(metadata: Path, lines: list[str]) -> None:

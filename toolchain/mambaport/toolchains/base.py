@@ -102,6 +102,10 @@ def too_old(program: Program) -> str | None:
     return f"{program.path} is {family} {program.major}, and the kernels need {family} {least} or newer"
 
 
+# The loader maps segments, not sections. The audit reads an executable segment whole: data stays out of it.
+SEPARATE_CODE = (("LDFLAGS", "-Wl,-z,separate-code"),)
+
+
 def newer_glibc(one: str, other: str) -> str:
     """The newer of two versions such as ``2.28`` and ``2.36``."""
     return max(one, other, key=lambda text: [int(part) for part in text.split(".")])

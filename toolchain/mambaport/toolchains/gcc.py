@@ -8,7 +8,7 @@ from pathlib import Path
 from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, gcc_flags, newer_glibc, too_old
+from mambaport.toolchains.base import SEPARATE_CODE, Compiler, gcc_flags, newer_glibc, too_old
 
 
 class GccAarch64:
@@ -37,4 +37,4 @@ class GccAarch64:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.gcc_aarch64 is not None
-        return Compiler(shlex.quote(host.gcc_aarch64.path), gcc_flags(goal, host.gcc_aarch64))
+        return Compiler(shlex.quote(host.gcc_aarch64.path), gcc_flags(goal, host.gcc_aarch64), SEPARATE_CODE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mambaport.goal import Goal
 from mambaport.host import Host
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, gcc_flags, newer_glibc, too_old
+from mambaport.toolchains.base import SEPARATE_CODE, Compiler, gcc_flags, newer_glibc, too_old
 
 
 class Native:
@@ -34,4 +34,4 @@ class Native:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.cc is not None
-        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal, host.cc))
+        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal, host.cc), SEPARATE_CODE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from mambaport.goal import Goal
 from mambaport.host import Host, Program
 from mambaport.pins import Pin
-from mambaport.toolchains.base import Compiler, CudaCompiler, gcc_flags, newer_glibc, too_old
+from mambaport.toolchains.base import SEPARATE_CODE, Compiler, CudaCompiler, gcc_flags, newer_glibc, too_old
 
 
 class _NativeCuda:
@@ -68,7 +68,7 @@ class NvccNative:
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.cc is not None
-        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal, host.cc))
+        return Compiler(shlex.quote(host.cc.path), gcc_flags(goal, host.cc), SEPARATE_CODE)
 
 
 class NvccCross:
@@ -100,7 +100,7 @@ class NvccCross:
         cxx = self.cuda.cxx(host)
         assert cxx is not None
         gcc = Path(cxx.path).name.replace("g++", "gcc")
-        return Compiler(shlex.quote(shutil.which(gcc) or gcc), gcc_flags(goal, cxx))
+        return Compiler(shlex.quote(shutil.which(gcc) or gcc), gcc_flags(goal, cxx), SEPARATE_CODE)
 
 
 def _fits(program: Program, newest: int | None) -> bool:
