@@ -16,7 +16,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-gpu test-jetson lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-gpu test-jetson test-hostile lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter 
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
+
+test-hostile: $(TOOL)/.test ## attacks on what must not let anything in; MAMBAPORT_HOSTILE=short or night sets how long
+	$(TOOL)/bin/pytest tests/hostile
 
 lint: $(TOOL)/.test ## ruff, strict mypy, and clang-format
 	$(TOOL)/bin/ruff check .
