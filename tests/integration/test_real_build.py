@@ -26,7 +26,7 @@ def test_the_answer_has_every_wheel_with_its_digests(rpi: Any) -> None:
     for wheel in rpi["wheels"]:
         path = Path(wheel["path"])
         assert path.parent == Path(rpi["wheelhouse"])
-        assert wheel["tag"] == "py3-none-linux_aarch64"
+        assert wheel["tag"] == "py3-none-manylinux_2_17_aarch64"
         assert (wheel["sha256"], wheel["size"]) == (sha256(path), path.stat().st_size)
         assert Path(wheel["log"]).read_text().count("compile kernels/csrc/") >= 5
         pinned = read_source(wheel["name"], dict(known_versions())[wheel["name"]])
@@ -107,7 +107,7 @@ def test_gcc_makes_wheels_that_pass_the_same_audit(rpi: Any, shared: Path, tmp_p
     words = ("-p", "rpi", "--toolchain", "gcc-aarch64")
     made = mambaport(shared, "build", *words, "-o", tmp_path / "house").good()
     assert all(wheel["audit"]["ok"] for wheel in made["wheels"])
-    assert [wheel["tag"] for wheel in made["wheels"]] == ["py3-none-linux_aarch64"] * 2
+    assert [wheel["tag"] for wheel in made["wheels"]] == ["py3-none-manylinux_2_17_aarch64"] * 2
 
 
 def test_zig_compiles_for_the_machine_it_runs_on_too(board: Path, shared: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_zig_compiles_for_the_machine_it_runs_on_too(board: Path, shared: Path, 
     ("variables", "tags"),
     [
         (("CAUSAL_CONV1D_FORCE_FALLBACK", "SELECTIVE_SCAN_FORCE_FALLBACK"), ["any", "any"]),
-        (("SELECTIVE_SCAN_FORCE_FALLBACK",), ["linux_aarch64", "any"]),
+        (("SELECTIVE_SCAN_FORCE_FALLBACK",), ["manylinux_2_17_aarch64", "any"]),
     ],
     ids=["both", "one"],
 )

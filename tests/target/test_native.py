@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,8 @@ def test_the_device_builds_installs_and_proves_its_own_wheels(device: Path) -> N
     code, built = _mambaport(device, "build", *options, "-o", "/wheelhouse")
     assert code == 0, built
     wheels = built["wheels"]
-    assert [wheel["tag"] for wheel in wheels] == ["py3-none-linux_aarch64"] * 2
+    # N is what the wheels need of the device's glibc, which need not be what the cross-built ones need.
+    assert all(re.fullmatch(r"py3-none-manylinux_2_[0-9]+_aarch64", wheel["tag"]) for wheel in wheels)
     assert all(wheel["audit"]["ok"] for wheel in wheels)
 
     code, installed = _mambaport(device, "install", *options, "--python", "/mamba/bin/python")
