@@ -1,35 +1,59 @@
-"""Which tensors a kernel takes, and how a tensor is described to C."""
+"""Which tensors a kernel takes, how a tensor is described to C, and the kernels as operators of torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch.autograd.graph import increment_version
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ._interface import ABSENT, DTYPES, View
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+LOW = 1 << 32
+"""Memory seldom lies below; a tensor without memory gives its offset for an address."""
+_is_tracing = torch._C._is_tracing  # torch.jit.is_tracing, which outside of TorchScript is this
 
 
 def readable(*tensors: torch.Tensor | None) -> bool:
-    """Whether each tensor is absent, or one that a kernel can read: strided, on the CPU, a 16 or 32 bit real type."""
+    """Whether each tensor is absent, or one that the operators take.
+
+    They take strided tensors on the CPU, of a 16 or 32 bit real type, and of no subclass: what a subclass means by
+    its memory, PyTorch's functions ask of the subclass, and a kernel does not.
+    """
     for tensor in tensors:
         if tensor is not None and (
-            tensor.dtype not in DTYPES or not tensor.is_cpu or tensor.layout is not torch.strided
+            tensor.dtype not in DTYPES
+            or not tensor.is_cpu
+            or tensor.layout is not torch.strided
+            or (type(tensor) not in _PLAIN and not _stands_in(tensor))
         ):
             return False
     return True
 
 
-def is_plain_call(*tensors: torch.Tensor | None) -> bool:
-    """Whether a kernel may be called directly: nothing is being traced, and no gradient is wanted.
+def countable(tensor: torch.Tensor | None) -> bool:
+    """Whether a tensor of integers is absent, or on the CPU and of no subclass."""
+    return tensor is None or (tensor.is_cpu and (type(tensor) in _PLAIN or _stands_in(tensor)))
 
-    A direct call saves the dispatcher's time, which at one token a step is longer than the kernel's.
+
+def _stands_in(tensor: torch.Tensor) -> bool:
+    """Whether this is one of torch's tensors without numbers, which stand for plain ones while a graph is made."""
+    return type(tensor).__module__.startswith("torch._subclasses.")
+
+
+def is_plain_call(*tensors: torch.Tensor | None) -> bool:
+    """Whether a kernel may be called directly: nothing is being traced, no gradient wanted, memory is as it reads.
+
+    A direct call saves the dispatcher's time, which at one token a step is longer than the kernel's. Of a tensor
+    with the negative bit the memory holds the numbers negated; the dispatcher hands the operators a plain copy.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+    if torch.compiler.is_compiling() or _is_tracing() or _get_current_dispatch_mode() is not None:
         return False
     grad = torch.is_grad_enabled()
     for tensor in tensors:
-        if tensor is not None and (type(tensor) not in _PLAIN or (grad and tensor.requires_grad)):
+        if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or (grad and tensor.requires_grad)):
             return False
     return True
 
@@ -39,6 +63,21 @@ def wants_grad(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def address(tensor: torch.Tensor) -> int:
+    """Where the numbers of a tensor begin.
+
+    Raises:
+        RuntimeError: they are in no memory, as for tensors of torch.func and those that are known to be zero.
+    """
+    start = tensor.data_ptr()
+    if start < LOW and start == tensor.storage_offset() * tensor.element_size() and tensor.numel():
+        raise RuntimeError(
+            "a kernel was given a tensor that has no memory, such as a batched, functional or zero tensor; "
+            "torch.ops takes it, and so does PyTorch's own code, with the FORCE_FALLBACK variable set to TRUE"
+        )
+    return start
+
+
 def view(tensor: torch.Tensor | None, *axes: int) -> View:
     """A tensor for C, with all of its strides or those of `axes` alone; an axis of -1 has stride 0."""
     if tensor is None:
@@ -46,4 +85,94 @@ def view(tensor: torch.Tensor | None, *axes: int) -> View:
     strides = tensor.stride()
     if axes:
         strides = tuple([strides[axis] if axis >= 0 else 0 for axis in axes])
-    return (tensor.data_ptr(), DTYPES[tensor.dtype]) + strides + (0, 0, 0, 0)[len(strides) :]
+    start = tensor.data_ptr()
+    if start < LOW:
+        start = address(tensor)
+    return (start, DTYPES[tensor.dtype]) + strides + (0, 0, 0, 0)[len(strides) :]
+
+
+def check_state(name: str, state: torch.Tensor, x: torch.Tensor) -> None:
+    """Raises RuntimeError where a kernel, which moves `state` on in place, would overwrite what it has yet to read."""
+    if not state.is_contiguous() and has_overlap(state):
+        raise RuntimeError(
+            f"{name} is to be written to, and some of its elements share memory, as after expand(); clone() it first"
+        )
+    if 0 <= x.data_ptr() - state.data_ptr() < state.nbytes:
+        raise RuntimeError(f"{name} is to be written to, and x is a view of the same memory; clone() one of them")
+
+
+def has_overlap(tensor: torch.Tensor) -> bool:
+    """Whether two elements of a tensor may share memory, for all that its strides say."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def written(*tensors: torch.Tensor) -> None:
+    """Lets autograd know that a kernel wrote to these tensors, so that no gradient is made of what they were."""
+    _increment_versions(tensors)
+
+
+def _increment_one_by_one(tensors: tuple[torch.Tensor, ...]) -> None:
+    for tensor in tensors:
+        if not tensor.is_inference():
+            increment_version(tensor)
+
+
+try:
+    torch._C._increment_version(())
+    _increment_versions = torch._C._increment_version
+except TypeError:  # an older torch: one tensor at a time, and none of inference mode
+    _increment_versions = _increment_one_by_one
+
+
+def register(ops: torch.library.Library, name: str, kernel: Callable, fake: Callable, writes: tuple = ()) -> None:
+    """Makes a kernel the operator ``name`` of ``ops``, for every tensor that the dispatcher may bring.
+
+    Args:
+        kernel: called with plain CPU tensors; those of integers are int32, their elements next to each other.
+        fake: makes the results without computing them.
+        writes: the positions of the arguments that the kernel writes to.
+
+    Raises, when called:
+        TypeError: a dtype that no kernel has.
+        RuntimeError: a tensor on the CPU beside one without numbers.
+    """
+    qualified = f"{ops.ns}::{name}"
+
+    def run(*args):
+        try:
+            return kernel(*map(_as_int32, args))
+        except KeyError as error:
+            if not isinstance(error.args[0], torch.dtype):
+                raise
+            raise TypeError(f"{qualified} takes float32, bfloat16 and float16, and was given {error.args[0]}") from None
+
+    def pretend(*args):
+        if any(isinstance(arg, torch.Tensor) and type(arg) in _PLAIN and arg.is_cpu for arg in args):
+            raise RuntimeError(f"{qualified} was given tensors on the CPU together with tensors on meta")
+        return fake(*args)
+
+    def resolve(*args):
+        plain = [arg.resolve_neg() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        out = operator(*plain)
+        for position in writes:
+            if plain[position] is not args[position]:
+                args[position].copy_(plain[position])
+        return out
+
+    ops.impl(name, run, "CPU")
+    torch.library.register_fake(qualified, pretend, lib=ops)
+    operator = getattr(getattr(torch.ops, ops.ns), name)
+    if writes:  # torch's own way to resolve the negative bit fails for an operator that returns another tensor
+        ops.impl(name, resolve, "Negative")
+
+
+def _as_int32(arg):
+    if isinstance(arg, torch.Tensor) and not arg.is_floating_point() and not arg.is_complex():
+        return arg.to(torch.int32).contiguous()
+    return arg

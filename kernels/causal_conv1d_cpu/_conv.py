@@ -16,7 +16,7 @@ def supports(x, weight, bias=None, seq_idx=None, initial_states=None) -> bool:
         _library.readable(x, weight, bias, initial_states)
         and x.dim() == 3
         and 2 <= weight.shape[-1] <= 4
-        and (seq_idx is None or (initial_states is None and seq_idx.device.type == "cpu"))
+        and (seq_idx is None or (initial_states is None and _library.countable(seq_idx)))
         and (initial_states is None or initial_states.dtype == x.dtype)
     )
 
@@ -28,6 +28,8 @@ def supports_update(x, conv_state, weight, bias=None, cache_seqlens=None, conv_s
         and x.dim() in (2, 3)
         and 2 <= weight.shape[-1] <= 4
         and conv_state.dtype == x.dtype
+        and _library.countable(cache_seqlens)
+        and _library.countable(conv_state_indices)
         and not _library.wants_grad(x, weight, bias)
     )
 
@@ -64,7 +66,7 @@ def causal_conv1d(
     """
     silu = _wants_silu(activation)
     args = (x, weight, bias, _int32(seq_idx), initial_states, bool(return_final_states), silu, bool(reverse))
-    if _library.is_plain_call(x, weight, bias, initial_states):
+    if _library.is_plain_call(x, weight, bias, args[3], initial_states):
         out, final_states = _forward(*args)
     else:
         out, final_states = torch.ops.causal_conv1d_cpu.conv(*args)
@@ -91,10 +93,11 @@ def causal_conv1d_update(
     Raises:
         NotImplementedError: another activation.
         IndexError: an entry past the end of conv_state.
+        RuntimeError: conv_state has elements that share memory, or shares it with x.
         ValueError: shapes that do not fit each other.
     """
     args = (x, conv_state, weight, bias, _int32(cache_seqlens), _int32(conv_state_indices), _wants_silu(activation))
-    if _library.is_plain_call(x, conv_state, weight, bias):
+    if _library.is_plain_call(*args[:6]):
         return _update(*args)
     return torch.ops.causal_conv1d_cpu.update(*args)
 
@@ -170,12 +173,14 @@ def _update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu
         raise ValueError(f"conv_state has shape {tuple(conv_state.shape)}, which does not fit x {tuple(rows.shape)}")
     if conv_state_indices is not None and batch and int(conv_state_indices.max()) >= entries:
         raise IndexError(f"conv_state_indices names entry {int(conv_state_indices.max())} of {entries}")
+    _library.check_state("conv_state", conv_state, x)
     out = torch.empty_like(rows)
     _lib.causal_conv1d_update(
         batch=batch, dim=dim, seqlen=seqlen, width=width, silu=silu, threads=torch.get_num_threads(),
         state_len=state_len, x=view(rows), out=view(out), weight=view(weight), bias=view(bias), state=view(conv_state),
         cache_seqlens=_address(cache_seqlens), state_indices=_address(conv_state_indices),
     )  # fmt: skip
+    _library.written(conv_state)
     return out.squeeze(-1) if x.dim() == 2 else out
 
 
@@ -185,11 +190,11 @@ def _in_time(tensor, reverse):
         return view(tensor)
     batch, dim, step = tensor.stride()
     last = max(0, tensor.shape[-1] - 1) * step * tensor.element_size()
-    return (tensor.data_ptr() + last, _library.DTYPES[tensor.dtype], batch, dim, -step, 0)
+    return (_library.address(tensor) + last, _library.DTYPES[tensor.dtype], batch, dim, -step, 0)
 
 
 def _address(tensor):
-    return 0 if tensor is None else tensor.data_ptr()
+    return 0 if tensor is None else _library.address(tensor)
 
 
 def _int32(tensor):
@@ -255,11 +260,8 @@ def _not_twice(ctx, *grads):
     raise RuntimeError("the compiled convolution differentiates once; twice, with CAUSAL_CONV1D_FORCE_FALLBACK=TRUE")
 
 
-_ops.impl("conv", _forward, "CPU")
-_ops.impl("conv_backward", _backward, "CPU")
-_ops.impl("update", _update, "CPU")
-torch.library.register_fake("causal_conv1d_cpu::conv", _fake_forward, lib=_ops)
-torch.library.register_fake("causal_conv1d_cpu::conv_backward", _fake_backward, lib=_ops)
-torch.library.register_fake("causal_conv1d_cpu::update", _fake_update, lib=_ops)
+_library.register(_ops, "conv", _forward, _fake_forward)
+_library.register(_ops, "conv_backward", _backward, _fake_backward)
+_library.register(_ops, "update", _update, _fake_update, writes=(1,))
 torch.library.register_autograd("causal_conv1d_cpu::conv", _autograd, setup_context=_setup_context, lib=_ops)
 torch.library.register_autograd("causal_conv1d_cpu::conv_backward", _not_twice, lib=_ops)

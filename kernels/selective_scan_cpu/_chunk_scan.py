@@ -17,6 +17,7 @@ def supports_chunk_scan(x, dt, A, B, C, D=None, z=None, dt_bias=None, initial_st
         _library.readable(*tensors)
         and x.dim() == B.dim() == C.dim() == 4
         and A.dim() == 1
+        and _library.countable(seq_idx)
         and not _library.wants_grad(*tensors)
     )
 
@@ -60,10 +61,10 @@ def chunk_scan(
     indices = None if seq_idx is None else seq_idx.to(torch.int32).contiguous()
     low, high = (float(limit) for limit in dt_limit)
     args = (x, dt, A, B, C, D, z, dt_bias, initial_states, indices, bool(dt_softplus), low, high, return_final_states)
-    with torch.no_grad():
-        if _library.is_plain_call(x, dt, A, B, C, D, z, dt_bias, initial_states):
-            out, final_states = _forward(*args)
-        else:
+    if _library.is_plain_call(*args[:10]):
+        out, final_states = _forward(*args)
+    else:
+        with torch.no_grad():
             out, final_states = torch.ops.selective_scan_cpu.chunk_scan(*args)
     return (out, final_states) if return_final_states else out
 
@@ -91,7 +92,7 @@ def _forward(
         A=view(A, 0, -1, -1), D=view(D, *((0, 1) if D is not None and D.dim() == 2 else parameter)),
         delta_bias=view(dt_bias, *parameter), B=view(B, 0, 2, 3, 1), C=view(C, 0, 2, 3, 1),
         first_state=view(initial_states), last_state=view(final_states if return_final_states else None),
-        delta_min=dt_min, delta_max=dt_max, seq_idx=0 if seq_idx is None else seq_idx.data_ptr(),
+        delta_min=dt_min, delta_max=dt_max, seq_idx=0 if seq_idx is None else _library.address(seq_idx),
     )  # fmt: skip
     return out, final_states
 
@@ -127,5 +128,4 @@ def _fake_forward(
     return torch.empty_like(x), _final_states(x, B, return_final_states)
 
 
-_ops.impl("chunk_scan", _forward, "CPU")
-torch.library.register_fake("selective_scan_cpu::chunk_scan", _fake_forward, lib=_ops)
+_library.register(_ops, "chunk_scan", _forward, _fake_forward)

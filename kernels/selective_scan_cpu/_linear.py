@@ -26,7 +26,7 @@ def linear(x, weight, bias=None):
 
     Args:
         x: (..., in_features), all axes but the last of length 1
-        weight: (out_features, in_features), with a row's elements next to each other
+        weight: (out_features, in_features), copied where a row's elements are not next to each other
         bias: (out_features,)
 
     Returns:
@@ -35,9 +35,9 @@ def linear(x, weight, bias=None):
     Raises:
         ValueError: shapes that do not fit each other.
     """
+    if _library.is_plain_call(x, weight, bias):
+        return _linear(x, weight, bias)
     with torch.no_grad():
-        if _library.is_plain_call(x, weight, bias):
-            return _linear(x, weight, bias)
         return torch.ops.selective_scan_cpu.linear(x, weight, bias)
 
 
@@ -46,11 +46,12 @@ _ops.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 def _linear(x, weight, bias):
     rows, columns = weight.shape
-    if x.numel() != columns or x.shape[-1] != columns or weight.stride(1) != 1:
+    if x.numel() != columns or x.shape[-1] != columns:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected a single row of {columns}")
     if bias is not None and bias.shape != (rows,):
         raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {(rows,)}")
     x = x.contiguous()
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     out = x.new_empty(*x.shape[:-1], rows)
     _lib.linear_step(
@@ -64,5 +65,4 @@ def _fake_linear(x, weight, bias):
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-_ops.impl("linear", _linear, "CPU")
-torch.library.register_fake("selective_scan_cpu::linear", _fake_linear, lib=_ops)
+_library.register(_ops, "linear", _linear, _fake_linear)

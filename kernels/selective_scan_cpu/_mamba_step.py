@@ -54,15 +54,16 @@ def mamba_step(
         (..., d_model) in x's dtype.
 
     Raises:
+        RuntimeError: a state has elements that share memory, or shares it with x.
         ValueError: shapes that do not fit each other.
     """
     args = (
         x, conv_state, ssm_state, in_weight, in_bias, conv_weight, conv_bias,
         x_weight, dt_weight, dt_bias, A_log, D, out_weight, out_bias,
     )  # fmt: skip
+    if _library.is_plain_call(*args):
+        return _step(*args)
     with torch.no_grad():
-        if _library.is_plain_call(*args):
-            return _step(*args)
         return torch.ops.selective_scan_cpu.mamba_step(*args)
 
 
@@ -95,6 +96,14 @@ def _step(
     ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    _library.check_state("conv_state", conv_state, x)
+    _library.check_state("ssm_state", ssm_state, x)
+    # The kernel reads rows whose elements are next to each other.
+    x, in_bias, out_bias = x.contiguous(), _dense(in_bias), _dense(out_bias)
+    in_weight, x_weight, dt_weight, out_weight = [
+        weight if weight.stride(1) == 1 else weight.contiguous()
+        for weight in (in_weight, x_weight, dt_weight, out_weight)
+    ]
     out = torch.empty_like(x)
     _lib.mamba_mixer_step(
         inner=dim, dstate=dstate, rank=rank, width=width, features=features, threads=torch.get_num_threads(),
@@ -103,12 +112,16 @@ def _step(
         x_weight=view(x_weight), dt_weight=view(dt_weight), dt_bias=view(dt_bias), A_log=view(A_log), D=view(D),
         state=view(ssm_state, 1, 2), out_weight=view(out_weight), out_bias=view(out_bias),
     )  # fmt: skip
+    _library.written(conv_state, ssm_state)
     return out
+
+
+def _dense(bias):
+    return None if bias is None else bias.contiguous()
 
 
 def _fake_step(x, *rest):
     return torch.empty_like(x)
 
 
-_ops.impl("mamba_step", _step, "CPU")
-torch.library.register_fake("selective_scan_cpu::mamba_step", _fake_step, lib=_ops)
+_library.register(_ops, "mamba_step", _step, _fake_step, writes=(1, 2))

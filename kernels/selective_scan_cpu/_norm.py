@@ -72,9 +72,9 @@ _ops.define(
 
 def _run(*args):
     x, weight, bias, residual, z = args[:5]
+    if _library.is_plain_call(x, weight, bias, residual, z):
+        return _norm(*args)
     with torch.no_grad():
-        if _library.is_plain_call(x, weight, bias, residual, z):
-            return _norm(*args)
         return torch.ops.selective_scan_cpu.norm(*args)
 
 
@@ -120,12 +120,12 @@ def _dense(tensor):
 def _rows(tensor):
     if tensor is None:
         return view(None)
-    return (tensor.data_ptr(), _library.DTYPES[tensor.dtype], tensor.stride(-2) if tensor.dim() > 1 else 0, 1, 0, 0)
+    row = tensor.stride(-2) if tensor.dim() > 1 else 0
+    return (_library.address(tensor), _library.DTYPES[tensor.dtype], row, 1, 0, 0)
 
 
 def _fake_norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
     return _outputs(x, total_dtype)
 
 
-_ops.impl("norm", _norm, "CPU")
-torch.library.register_fake("selective_scan_cpu::norm", _fake_norm, lib=_ops)
+_library.register(_ops, "norm", _norm, _fake_norm)

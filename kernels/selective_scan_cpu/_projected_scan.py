@@ -58,10 +58,19 @@ def projected_scan(
     """
     args = (u, projected, delta_weight, A, D, z, delta_bias, bool(delta_softplus))
     rest = (float(scale), bool(reverse))
+    if _library.is_plain_call(u, projected, delta_weight, A, D, z, delta_bias, onto):
+        return _scan(*args, onto, *rest, out=_memory_of(onto, u, projected, z))
     with torch.no_grad():
-        if _library.is_plain_call(u, projected, delta_weight, A, D, z, delta_bias, onto):
-            return _scan(*args, onto, *rest, out=onto)
         return torch.ops.selective_scan_cpu.projected_scan(*args, onto, *rest)
+
+
+def _memory_of(onto, *read):
+    """onto itself, where a result may be written to its memory: elements apart, and no other input's."""
+    if onto is None or _library.has_overlap(onto):
+        return None
+    if any(t is not None and torch._C._is_alias_of(onto, t) for t in read):
+        return None
+    return onto
 
 
 _ops.define(
@@ -96,6 +105,8 @@ def _scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto,
         B=(address + rank * row, *fields), C=(address + (rank + dstate) * row, *fields),
         rank=rank, delta_weight=parameter(delta_weight, 1), onto=channels(onto, 1, reverse), scale=scale,
     )  # fmt: skip
+    if out is onto and onto is not None:
+        _library.written(onto)
     return out
 
 
@@ -103,5 +114,4 @@ def _fake_scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, 
     return torch.empty_like(u)
 
 
-_ops.impl("projected_scan", _scan, "CPU")
-torch.library.register_fake("selective_scan_cpu::projected_scan", _fake_scan, lib=_ops)
+_library.register(_ops, "projected_scan", _scan, _fake_scan)

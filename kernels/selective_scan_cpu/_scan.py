@@ -169,9 +169,12 @@ def projection(tensor, groups, reverse):
 
 def _in_time(tensor, fields, step, reverse):
     """A view whose last axis is time; running backwards, it starts at the last step."""
+    start = tensor.data_ptr()
+    if start < _library.LOW:
+        start = _library.address(tensor)
     if not reverse:
-        return (tensor.data_ptr(), *fields, step)
-    return (tensor.data_ptr() + max(0, tensor.shape[-1] - 1) * step * tensor.element_size(), *fields, -step)
+        return (start, *fields, step)
+    return (start + max(0, tensor.shape[-1] - 1) * step * tensor.element_size(), *fields, -step)
 
 
 def parameter(tensor, groups):
@@ -179,7 +182,10 @@ def parameter(tensor, groups):
     if tensor is None:
         return view(None)
     dim, *state = tensor.stride()
-    fields = (tensor.data_ptr(), _library.DTYPES[tensor.dtype], dim * (tensor.shape[0] // groups), dim, *state)
+    start = tensor.data_ptr()
+    if start < _library.LOW:
+        start = _library.address(tensor)
+    fields = (start, _library.DTYPES[tensor.dtype], dim * (tensor.shape[0] // groups), dim, *state)
     return fields + (0,) * (6 - len(fields))
 
 
@@ -252,9 +258,7 @@ def _not_twice(ctx, *grads):
     raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
 
 
-_ops.impl("scan", _forward, "CPU")
-_ops.impl("scan_backward", _backward, "CPU")
-torch.library.register_fake("selective_scan_cpu::scan", _fake_forward, lib=_ops)
-torch.library.register_fake("selective_scan_cpu::scan_backward", _fake_backward, lib=_ops)
+_library.register(_ops, "scan", _forward, _fake_forward)
+_library.register(_ops, "scan_backward", _backward, _fake_backward)
 torch.library.register_autograd("selective_scan_cpu::scan", _autograd, setup_context=_setup_context, lib=_ops)
 torch.library.register_autograd("selective_scan_cpu::scan_backward", _not_twice, lib=_ops)

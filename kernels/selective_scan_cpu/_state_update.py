@@ -20,6 +20,7 @@ def supports_state_update(
         and state.dim() == x.dim() + 1
         and A.dim() == x.dim()
         and B.dim() == C.dim() == x.dim()
+        and _library.countable(state_batch_indices)
     )
 
 
@@ -44,13 +45,14 @@ def selective_state_update(
 
     Raises:
         IndexError: an entry that state does not have.
+        RuntimeError: state has elements that share memory, or shares it with x.
         ValueError: shapes that do not fit each other.
     """
     indices = None if state_batch_indices is None else state_batch_indices.to(torch.int32).contiguous()
     args = (state, x, dt, A, B, C, D, z, dt_bias, bool(dt_softplus), indices)
+    if _library.is_plain_call(state, x, dt, A, B, C, D, z, dt_bias, indices):
+        return _update(*args)
     with torch.no_grad():
-        if _library.is_plain_call(state, x, dt, A, B, C, D, z, dt_bias):
-            return _update(*args)
         return torch.ops.selective_scan_cpu.state_update(*args)
 
 
@@ -65,6 +67,7 @@ def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
     groups = B.shape[1] if x.dim() == 3 else 1
     batch, dstate = x.shape[0], state.shape[-1]
     _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups)
+    _library.check_state("state", state, x)
     out = torch.empty_like(x)
     # Without an axis of heads there is one head, and its axis does not move.
     row, parameter, states, rates = (
@@ -76,8 +79,9 @@ def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
         threads=torch.get_num_threads(), state=view(state, *states), x=view(x, *row), dt=view(dt, *row),
         z=view(z, *row), out=view(out, *row), A=view(A, *rates), B=view(B, *row), C=view(C, *row),
         D=view(D, *parameter), dt_bias=view(dt_bias, *parameter),
-        state_indices=0 if indices is None else indices.data_ptr(),
+        state_indices=0 if indices is None else _library.address(indices),
     )  # fmt: skip
+    _library.written(state)
     return out
 
 
@@ -109,5 +113,4 @@ def _fake_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
     return torch.empty_like(x)
 
 
-_ops.impl("state_update", _update, "CPU")
-torch.library.register_fake("selective_scan_cpu::state_update", _fake_update, lib=_ops)
+_library.register(_ops, "state_update", _update, _fake_update, writes=(0,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from mambaport.plan import PackagePlan, Plan, set_json
 from mambaport.releases import Source, combination, lock_for
 from mambaport.report import size_text
 from mambaport.sources import Workshop, assemble
-from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter
+from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter, summary
 from mambaport.verifying import require as require_verification
 from mambaport.verifying.emulation import unpack_wheels
 from mambaport.verifying.results import table
@@ -293,9 +294,10 @@ class Pipeline:
             require_audit(self.audit(wheel))
         check_fit(wheels, target, self.plan.host.cuda.gpus)
         proven: list[Verification] = []
+        versions = {wheel.name: wheel.version for wheel in wheels}
 
         def prove() -> None:
-            proven.append(self._judged(probe_interpreter(python, self.report)))
+            proven.append(self._judged(probe_interpreter(python, self.report, self._compiled(versions))))
 
         options = self.fetcher.pip_options()
         settings = self.fetcher.pip_settings(pip_settings(target.executable))
@@ -312,7 +314,8 @@ class Pipeline:
         names = [package.name for package in self.plan.packages]
         target = read_interpreter(python, ["torch", *names])
         check_installed(target, self.plan.profile, self.plan.goal, names)
-        return self._judged(probe_interpreter(python, self.report))
+        versions = {name: package.version for name in names if (package := target.packages.get(name))}
+        return self._judged(probe_interpreter(python, self.report, self._compiled(versions)))
 
     def verify_emulated(self, system: str, wheelhouse: Path | None) -> Verification:
         """Probes the plan's wheels on an emulated aarch64 system.
@@ -325,9 +328,23 @@ class Pipeline:
         wheels = self.wheels(wheelhouse)
         with self.store.scratch() as scratch:
             site = unpack_wheels([wheel.path for wheel in wheels], scratch / "site")
-            return self._judged(probe_emulated(root, site, self.report))
+            versions = {wheel.name: wheel.version for wheel in wheels}
+            return self._judged(probe_emulated(root, site, self.report, self._compiled(versions)))
+
+    def _compiled(self, versions: Mapping[str, str]) -> list[str]:
+        """The compiled modules that the packages of these versions must have and run."""
+        modules = []
+        for package in self.plan.packages:
+            if package.fallback or versions.get(package.name, "").endswith(".fallback"):
+                continue
+            kernels = [name for item in package.sets for name in item.meta.kernels]
+            modules += kernels
+            if self.plan.cuda is not None:
+                modules += [name.replace("_cpu", "_cuda") for name in kernels]
+        return modules
 
     def _judged(self, result: Verification) -> Verification:
         self.report.show(table(result))
+        self.report.line("verify", f"{len(result.components)} components", summary(result))
         require_verification(result)
         return result

@@ -70,7 +70,10 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
     float dts[LANES], inputs[LANES], decays[LANES], outs[LANES] = {0};
     vec_store(dts, dt);
     vec_store(inputs, dt * x);
-    if (tied) vec_store(decays, vec_exp(dt * PARAMETER(A)));
+    if (tied) {
+        const vec A = PARAMETER(A);
+        vec_store(decays, vec_exp(dt * (a->A_is_log ? -vec_exp(A) : A)));
+    }
     for (int64_t i = 0; i < count; i++) {
         const int64_t state_at =
             entry * a->state.stride[0] + head * a->state.stride[1] + (first + i) * a->state.stride[2];

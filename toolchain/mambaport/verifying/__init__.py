@@ -1,7 +1,7 @@
 """Verify: do the installed packages give right numbers, on the target or on a stand-in for it?"""
 
 from mambaport.verifying.emulation import EmulatedRoot, prepare_emulation
-from mambaport.verifying.results import Component, Verification, require
+from mambaport.verifying.results import Component, Verification, require, summary
 from mambaport.verifying.run import probe_emulated, probe_interpreter
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "probe_emulated",
     "probe_interpreter",
     "require",
+    "summary",
 ]

@@ -30,6 +30,8 @@ class Component(Model):
     error: float | None = None
     """Largest error relative to the largest value of the float64 reference."""
     bound: float | None = None
+    kernels: tuple[str, ...] = ()
+    """The compiled modules whose kernels ran for it."""
     seconds: float
     failure: str | None = None
     traceback: str | None = None
@@ -57,8 +59,23 @@ class Verification(Model):
     def ok(self) -> bool:
         return all(item.ok for item in self.components)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of the computed components ran where: on compiled kernels, in PyTorch, on the GPU."""
+        computed = [item for item in self.components if item.bound is not None]
+        gpu = [item for item in computed if item.path == "gpu"]
+        kernels = [item for item in computed if item.kernels]
+        return {"kernels": len(kernels), "pytorch": len(computed) - len(kernels) - len(gpu), "gpu": len(gpu)}
+
     def to_json(self) -> dict[str, Any]:
-        return {**self.model_dump(exclude_none=True), "ok": self.ok}
+        return {**self.model_dump(exclude_none=True), "ran": self.counts, "ok": self.ok}
+
+
+def summary(result: Verification) -> str:
+    """What ran where, in a line."""
+    counts = result.counts
+    parts = [f"{counts['kernels']} on compiled kernels", f"{counts['pytorch']} in PyTorch"]
+    return ", ".join(parts + [f"{counts['gpu']} on the GPU"] * bool(counts["gpu"]))
 
 
 def parse(finished: Finished, emulated: str | None = None) -> Verification:

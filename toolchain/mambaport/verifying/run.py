@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mambaport import process
@@ -13,19 +14,23 @@ from mambaport.verifying.results import Verification, parse
 PROBE = Path(__file__).with_name("probe")
 
 
-def probe_interpreter(python: Path, report: Report) -> Verification:
-    """Probes what an environment has installed.
+def probe_interpreter(python: Path, report: Report, compiled: Sequence[str] = ()) -> Verification:
+    """Probes what an environment has installed; ``compiled`` are modules that must be there and compute.
 
     Raises:
         VerifyError: the probe did not finish.
     """
     with report.working("verify", str(python)) as latest:
-        finished = process.run([python, PROBE], env=python_environment(), on_line=latest, cwd=Path("/"))
+        finished = process.run(
+            [python, PROBE, *compiled], env=python_environment(), on_line=latest, cwd=Path("/")
+        )
     return parse(finished)
 
 
-def probe_emulated(root: EmulatedRoot, site: Path, report: Report) -> Verification:
-    """Probes wheels unpacked in ``site`` under an emulated aarch64 Python.
+def probe_emulated(
+    root: EmulatedRoot, site: Path, report: Report, compiled: Sequence[str] = ()
+) -> Verification:
+    """Probes wheels unpacked in ``site`` under an emulated aarch64 Python; ``compiled`` as above.
 
     Raises:
         VerifyError: the probe did not finish.
@@ -33,5 +38,5 @@ def probe_emulated(root: EmulatedRoot, site: Path, report: Report) -> Verificati
     with report.working(
         "verify", f"aarch64 Python {root.system.python} ({root.system.name}), emulated"
     ) as latest:
-        finished = root.run([str(PROBE)], [site], on_line=latest)
+        finished = root.run([str(PROBE), *compiled], [site], on_line=latest)
     return parse(finished, emulated=root.system.name)

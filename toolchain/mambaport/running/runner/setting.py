@@ -96,7 +96,7 @@ def facts(device):
 def forced():
     """Whether pure PyTorch is asked for."""
     words = ("TRUE", "1", "YES", "ON")
-    return any(os.environ.get(name, "").upper() in words for name in FALLBACK_VARIABLES)
+    return any(os.environ.get(name, "").strip().upper() in words for name in FALLBACK_VARIABLES)
 
 
 @contextmanager

@@ -5,11 +5,16 @@ by default, where compiled kernels do what they can; with both FORCE_FALLBACK va
 and, where there is a GPU and the packages have CUDA extensions, on that. The error is the largest difference
 relative to the largest value of the reference.
 
+Arguments: the compiled modules that the packages should have. Each must be importable. A component that such
+a module should compute fails by default where no kernel of the module ran, and in pure PyTorch where one did.
+
 It needs torch, causal_conv1d and mamba_ssm, and no part of mambaport.
 """
 
 import contextlib
+import importlib
 import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -23,17 +28,21 @@ CUDA_EXTENSIONS = ("causal_conv1d_cuda", "selective_scan_cuda")
 OPTIONAL = ("triton", "transformers", "huggingface_hub")
 
 
-def main():
+def main(expected):
     import torch
 
-    forced = any(os.environ.get(name) for name in FALLBACK_VARIABLES)
     rows = [import_row("causal_conv1d"), import_row("mamba_ssm")]
-    if not forced:
-        rows += [import_row(name) for name in (*KERNELS, *CUDA_EXTENSIONS) if there(name)]
+    compiled = (*KERNELS, *CUDA_EXTENSIONS)
+    rows += [import_row(name) for name in compiled if name in expected or (there(name) and not forced(name))]
+    for row in rows:
+        if row["ok"] and row["name"].endswith("_cuda") and row["name"].split()[1] in expected:
+            require_cuda(row)
     if all(row["ok"] for row in rows):
-        rows += component_rows(forced)
-        if not forced and torch.cuda.is_available() and any(has_cuda(name) for name in CUDA_EXTENSIONS):
-            rows += gpu_rows()
+        calls = counted_kernels()
+        rows += component_rows(calls, expected)
+        wanted = not any(map(forced, KERNELS)) and any(has_cuda(name) for name in CUDA_EXTENSIONS)
+        if wanted and torch.cuda.is_available():
+            rows += gpu_rows(calls)
     report = {
         "python": platform.python_version(),
         "arch": platform.machine(),
@@ -50,34 +59,70 @@ def main():
     return 0 if all(row["ok"] for row in rows) else 1
 
 
-def component_rows(forced):
+def forced(module):
+    """Whether the environment asks for pure PyTorch in a compiled module's place, as the packages do."""
+    variable = FALLBACK_VARIABLES[0 if module.startswith("causal_conv1d") else 1]
+    return os.environ.get(variable, "").strip().upper() in ("TRUE", "1", "YES", "ON")
+
+
+def counted_kernels():
+    """How often each module's kernels have been called, by module; counted from now on."""
+    calls = {}
+    for name in KERNELS:
+        try:
+            kernels = importlib.import_module(f"{name}._lib")
+        except ImportError:
+            continue
+        calls[name] = 0
+        for kernel, function in list(vars(kernels).items()):
+            if inspect.isfunction(function):
+                setattr(kernels, kernel, counting(function, calls, name))
+    return calls
+
+
+def counting(kernel, calls, name):
+    def counted(**fields):
+        calls[name] += 1
+        return kernel(**fields)
+
+    return counted
+
+
+def component_rows(calls, expected):
     from components import ALL
 
     rows = []
     for item in ALL:
         if item.gpu_only:
             continue
-        if not forced:
-            rows.append(component_row(item.name, item.function, item.bound, "default"))
+        must = [name for name in item.kernels if name in expected and not forced(name)]
+        rows.append(component_row(item, item.bound, "default", calls, must))
         with fallback():
-            rows.append(component_row(item.name, item.function, item.bound, "fallback"))
+            rows.append(component_row(item, item.bound, "fallback", calls))
     return rows
 
 
-def gpu_rows():
+def gpu_rows(calls):
     """Every component again, computed on the GPU."""
     from components import ALL, computing_on
 
     with computing_on("cuda"):
-        return [component_row(item.name, item.function, item.gpu_bound, "gpu") for item in ALL]
+        return [component_row(item, item.gpu_bound, "gpu", calls) for item in ALL]
 
 
-def component_row(name, function, bound, path):
-    """One component on one path."""
-    started = time.monotonic()
-    row = {"name": name, "path": path, "bound": bound}
+def component_row(item, bound, path, calls, must=()):
+    """One component on one path; ``must`` are the modules whose kernels have to run."""
+    started, before = time.monotonic(), dict(calls)
+    row = {"name": item.name, "path": path, "bound": bound}
     try:
-        inputs, results, references = function()
+        inputs, results, references = item.function()
+        ran = [name for name in calls if calls[name] > before[name]]
+        row["kernels"] = ran
+        idle = [name for name in must if name not in ran]
+        if idle:
+            raise RuntimeError(f"no kernel of {' and '.join(idle)} ran")
+        if ran and path != "default":
+            raise RuntimeError(f"kernels of {' and '.join(ran)} ran in place of this path's code")
         error = compare(results, references)
         row.update(
             input=shape_text(inputs[0]), output=shape_text(results[0]), error=error, ok=bool(error <= bound)
@@ -99,6 +144,13 @@ def import_row(module):
         row.update(failure_of(fault))
     row["seconds"] = round(time.monotonic() - started, 3)
     return row
+
+
+def require_cuda(row):
+    """Fails the row of an extension that should hold CUDA code, and is a module for the CPU alone."""
+    name = row["name"].split()[1]
+    if not has_cuda(name):
+        row.update(ok=False, failure=f"{name} holds no CUDA code, and a wheel for CUDA should bring it")
 
 
 def failure_of(fault):
@@ -152,4 +204,4 @@ def has_cuda(extension):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,7 @@ BACKWARD = 1e-4
 """The same for gradients, which sum over batch and time."""
 HALF = 5e-3
 """Bound in float16, and on a GPU where triton multiplies float32 as TF32: both keep ten bits."""
+CONV, SCAN = ("causal_conv1d_cpu",), ("selective_scan_cpu",)
 ALL = []
 DEVICE = "cpu"
 """Where the packages compute; references always do on the CPU."""
@@ -29,13 +30,15 @@ class Component(NamedTuple):
     bound: float
     gpu_bound: float
     gpu_only: bool
+    kernels: tuple
+    """The modules whose compiled code runs for it on a CPU."""
 
 
-def component(name, *, bound=FORWARD, gpu_bound=None, gpu_only=False):
-    """Registers a component."""
+def component(name, *, bound=FORWARD, gpu_bound=None, gpu_only=False, kernels=()):
+    """Registers a component; ``kernels`` are the modules whose compiled code runs for it on a CPU."""
 
     def register(function):
-        ALL.append(Component(name, function, bound, gpu_bound or bound, gpu_only))
+        ALL.append(Component(name, function, bound, gpu_bound or bound, gpu_only, kernels))
         return function
 
     return register
@@ -80,7 +83,7 @@ def conv_inputs():
     return v, doubled(v)
 
 
-@component("causal_conv1d_fn")
+@component("causal_conv1d_fn", kernels=CONV)
 def conv_forward():
     from causal_conv1d import causal_conv1d_fn
 
@@ -88,7 +91,7 @@ def conv_forward():
     return [v["x"]], [causal_conv1d_fn(**v, activation="silu")], [ref.conv(**r)]
 
 
-@component("causal_conv1d_fn backward", bound=BACKWARD)
+@component("causal_conv1d_fn backward", bound=BACKWARD, kernels=CONV)
 def conv_backward():
     from causal_conv1d import causal_conv1d_fn
 
@@ -96,7 +99,7 @@ def conv_backward():
     return [v["x"]], gradients(causal_conv1d_fn(**v, activation="silu"), v), gradients(ref.conv(**r), r)
 
 
-@component("causal_conv1d_update")
+@component("causal_conv1d_update", kernels=CONV)
 def conv_update():
     from causal_conv1d import causal_conv1d_update
 
@@ -130,7 +133,7 @@ def scan_inputs(groups=None):
     return v, doubled(v)
 
 
-@component("selective_scan_fn")
+@component("selective_scan_fn", kernels=SCAN)
 def scan_forward():
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -139,7 +142,7 @@ def scan_forward():
     return [v["u"], v["A"]], list(out), list(ref.scan(**r))
 
 
-@component("selective_scan_fn, 2 threads")
+@component("selective_scan_fn, 2 threads", kernels=SCAN)
 def scan_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -149,7 +152,7 @@ def scan_threads():
         torch.set_num_threads(before)
 
 
-@component("selective_scan_fn backward", bound=BACKWARD)
+@component("selective_scan_fn backward", bound=BACKWARD, kernels=SCAN)
 def scan_backward():
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -158,7 +161,7 @@ def scan_backward():
     return [v["u"], v["B"]], gradients(out, v), gradients(ref.scan(**r)[0], r)
 
 
-@component("selective_scan_cuda_core")
+@component("selective_scan_cuda_core", kernels=SCAN)
 def scan_core():
     import selective_scan_cuda_core
 
@@ -212,19 +215,19 @@ def inner_reference(r):
     return ref.inner(**rest).transpose(1, 2) @ r["out_proj"].T
 
 
-@component("mamba_inner_fn")
+@component("mamba_inner_fn", kernels=CONV + SCAN)
 def inner_forward():
     v, r = inner_inputs()
     return [v["xz"]], [inner_result(v)], [inner_reference(r)]
 
 
-@component("mamba_inner_fn backward", bound=BACKWARD)
+@component("mamba_inner_fn backward", bound=BACKWARD, kernels=CONV + SCAN)
 def inner_backward():
     v, r = inner_inputs()
     return [v["xz"]], gradients(inner_result(v), v), gradients(inner_reference(r), r)
 
 
-@component("selective_state_update")
+@component("selective_state_update", kernels=SCAN)
 def state_update():
     from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 
@@ -254,10 +257,12 @@ def chunk_result(v):
     )  # fmt: skip
 
 
-@component("mamba_chunk_scan_combined", gpu_bound=HALF)
+@component("mamba_chunk_scan_combined", gpu_bound=HALF, kernels=SCAN)
 def chunk_forward():
     v, r = chunk_inputs()
-    return [v["x"], v["B"]], list(chunk_result(v)), list(ref.chunk_scan(**r))
+    with torch.no_grad():
+        out = list(chunk_result(v))
+    return [v["x"], v["B"]], out, list(ref.chunk_scan(**r))
 
 
 @component("mamba_chunk_scan_combined backward", bound=BACKWARD, gpu_bound=HALF)
@@ -266,28 +271,30 @@ def chunk_backward():
     return [v["x"], v["B"]], gradients(chunk_result(v)[0], v), gradients(ref.chunk_scan(**r)[0], r)
 
 
-@component("layer_norm_fn, rms_norm_fn")
+@component("layer_norm_fn, rms_norm_fn", kernels=SCAN)
 def norms():
     from mamba_ssm.ops.triton.layer_norm import layer_norm_fn, rms_norm_fn
 
     v = tensors(6, x=(2, 64, 24), residual=(2, 64, 24), weight=(24,), bias=(24,))
     r = doubled(v)
-    out, residual = layer_norm_fn(
-        v["x"], v["weight"], v["bias"], residual=v["residual"], prenorm=True, eps=1e-5
-    )
-    plain = rms_norm_fn(v["x"], v["weight"], None, eps=1e-5)
+    with torch.no_grad():
+        out, residual = layer_norm_fn(
+            v["x"], v["weight"], v["bias"], residual=v["residual"], prenorm=True, eps=1e-5
+        )
+        plain = rms_norm_fn(v["x"], v["weight"], None, eps=1e-5)
     total = r["x"] + r["residual"]
     expected = [ref.layer_norm(total, r["weight"], r["bias"]), total, ref.rms_norm(r["x"], r["weight"])]
     return [v["x"]], [out, residual, plain], expected
 
 
-@component("rmsnorm_fn, gated")
+@component("rmsnorm_fn, gated", kernels=SCAN)
 def gated_norm():
     from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 
     v = tensors(6, x=(2, 64, 24), z=(2, 64, 24), weight=(24,))
     r = doubled(v)
-    out = rmsnorm_fn(v["x"], v["weight"], None, z=v["z"], eps=1e-5, norm_before_gate=False)
+    with torch.no_grad():
+        out = rmsnorm_fn(v["x"], v["weight"], None, z=v["z"], eps=1e-5, norm_before_gate=False)
     return [v["x"]], [out], [ref.rms_norm(r["x"] * ref.silu(r["z"]), r["weight"])]
 
 
@@ -323,13 +330,14 @@ def steps(layer, hidden, count=10):
     return torch.cat(rows, 1)
 
 
-@component("Mamba")
+@component("Mamba", kernels=CONV + SCAN)
 def mamba_forward():
     layer, (v, r) = mamba_block(), hidden_states()
-    return [v["hidden"]], [layer(v["hidden"])], [ref.mamba(layer, r["hidden"])]
+    with torch.no_grad():
+        return [v["hidden"]], [layer(v["hidden"])], [ref.mamba(layer, r["hidden"])]
 
 
-@component("Mamba, half", bound=HALF)
+@component("Mamba, half", bound=HALF, kernels=CONV + SCAN)
 def mamba_half():
     from mamba_ssm import Mamba
 
@@ -339,7 +347,7 @@ def mamba_half():
         return [hidden], [layer(hidden)], [ref.mamba(layer, ref.exact(hidden))]
 
 
-@component("Mamba backward", bound=BACKWARD)
+@component("Mamba backward", bound=BACKWARD, kernels=CONV + SCAN)
 def mamba_backward():
     layer, (v, r) = mamba_block(), hidden_states()
     return (
@@ -349,26 +357,28 @@ def mamba_backward():
     )
 
 
-@component("Mamba step")
+@component("Mamba step", kernels=CONV + SCAN)
 def mamba_step():
     layer, (v, r) = mamba_block(), hidden_states(10)
     with torch.no_grad():
         return [v["hidden"]], [steps(layer, v["hidden"])], [ref.mamba(layer, r["hidden"])]
 
 
-@component("Mamba, Vision Mamba's v2")
+@component("Mamba, Vision Mamba's v2", kernels=CONV + SCAN)
 def vision_forward():
     layer, (v, r) = mamba_block(bimamba_type="v2", if_divide_out=True), hidden_states()
-    return [v["hidden"]], [layer(v["hidden"])], [ref.vision_mamba(layer, r["hidden"])]
+    with torch.no_grad():
+        return [v["hidden"]], [layer(v["hidden"])], [ref.vision_mamba(layer, r["hidden"])]
 
 
-@component("Mamba2", gpu_bound=HALF)
+@component("Mamba2", gpu_bound=HALF, kernels=CONV + SCAN)
 def mamba2_forward():
     layer, (v, r) = mamba2_block(), hidden_states()
-    return [v["hidden"]], [layer(v["hidden"])], [ref.mamba2(layer, r["hidden"])]
+    with torch.no_grad():
+        return [v["hidden"]], [layer(v["hidden"])], [ref.mamba2(layer, r["hidden"])]
 
 
-@component("Mamba2 step")
+@component("Mamba2 step", kernels=CONV + SCAN)
 def mamba2_step():
     layer, (v, r) = mamba2_block(), hidden_states(10)
     with torch.no_grad():
@@ -383,14 +393,14 @@ def language_model():
     return seeded(lambda: MambaLMHeadModel(config).eval())
 
 
-@component("MambaLMHeadModel")
+@component("MambaLMHeadModel", kernels=CONV + SCAN)
 def model_forward():
     model, tokens = language_model(), torch.arange(30, device=DEVICE).reshape(2, 15) % 64
     with torch.no_grad():
         return [tokens], [model(tokens).logits], [ref.language_model(model, tokens)]
 
 
-@component("MambaLMHeadModel generate")
+@component("MambaLMHeadModel generate", kernels=CONV + SCAN)
 def model_generate():
     model, tokens = language_model(), torch.arange(8, device=DEVICE).reshape(2, 4)
     found = model.generate(tokens, max_length=9)

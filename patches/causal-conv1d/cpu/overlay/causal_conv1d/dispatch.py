@@ -31,7 +31,8 @@ except ImportError:
 
 def force_fallback():
     """True where CAUSAL_CONV1D_FORCE_FALLBACK asks for plain PyTorch. Read at each call."""
-    return os.environ.get("CAUSAL_CONV1D_FORCE_FALLBACK", "").upper() in ("TRUE", "1", "YES", "ON")
+    word = os.environ.get("CAUSAL_CONV1D_FORCE_FALLBACK")
+    return word is not None and word.strip().upper() in ("TRUE", "1", "YES", "ON")
 
 
 def use_cuda(x):
@@ -87,9 +88,15 @@ def causal_conv1d_fn(
     )
 
 
-@torch.no_grad()
 def causal_conv1d_update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices):
     """The update of a 3-d x that the CUDA extension does not take; see fallback.causal_conv1d_update."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return _update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+    return _update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+
+
+def _update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices):
     _check(x, weight, bias, activation)
     if conv_state.shape[2] < weight.shape[1] - 1:
         raise RuntimeError(
@@ -119,5 +126,5 @@ def _check(x, weight, bias, activation):
 
 
 def _check_shape(name, tensor, shape):
-    if tuple(tensor.shape) != tuple(shape):
+    if tensor.shape != shape:
         raise RuntimeError(f"{name} must have shape {tuple(shape)}, and has {tuple(tensor.shape)}")

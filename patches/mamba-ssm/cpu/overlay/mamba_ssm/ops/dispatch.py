@@ -21,7 +21,8 @@ except ImportError:
 
 def force_fallback():
     """True where SELECTIVE_SCAN_FORCE_FALLBACK asks for plain PyTorch. Read at each call."""
-    return os.environ.get("SELECTIVE_SCAN_FORCE_FALLBACK", "").upper() in ("TRUE", "1", "YES", "ON")
+    word = os.environ.get("SELECTIVE_SCAN_FORCE_FALLBACK")
+    return word is not None and word.strip().upper() in ("TRUE", "1", "YES", "ON")
 
 
 def use_cuda(x):
@@ -120,51 +121,6 @@ def selective_state_update(
     if use_cpu_kernel(x) and selective_scan_cpu.supports_state_update(*arguments):
         return selective_scan_cpu.selective_state_update(*arguments)
     return fallback.selective_state_update(*arguments)
-
-
-def mamba_step(mixer, hidden_states, conv_state, ssm_state):
-    """One token through a Mamba module, its states moved on in place; None where no kernel does that at once.
-
-    Its linear layers must be torch's own, with nothing hooked on: the kernel reads their weights without calling them.
-    """
-    layers = (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
-    if not use_cpu_kernel(hidden_states) or not all(_is_plain(layer) for layer in layers):
-        return None
-    if getattr(mixer, "init_layer_scale", None) is not None:
-        return None
-    in_proj, x_proj, dt_proj, out_proj = layers
-    conv = mixer.conv1d
-    tensors = (
-        hidden_states,
-        conv_state,
-        ssm_state,
-        in_proj.weight,
-        in_proj.bias,
-        conv.weight,
-        conv.bias,
-        x_proj.weight,
-        dt_proj.weight,
-        dt_proj.bias,
-        mixer.A_log,
-        mixer.D,
-        out_proj.weight,
-        out_proj.bias,
-    )
-    return selective_scan_cpu.mamba_step(*tensors) if selective_scan_cpu.supports_mamba_step(*tensors) else None
-
-
-def linear(layer, x):
-    """layer(x), for a single row by the compiled kernel, which reads the weights faster."""
-    if x.numel() == x.shape[-1] and use_cpu_kernel(x) and _is_plain(layer):
-        if selective_scan_cpu.supports_linear(x, layer.weight, layer.bias) and x.dtype == layer.weight.dtype:
-            return selective_scan_cpu.linear(x, layer.weight, layer.bias)
-    return layer(x)
-
-
-def _is_plain(layer):
-    """Whether calling this layer is no more than torch's product with its weight."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is torch.nn.Linear and not hooked
 
 
 def layer_norm(

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mamba_ssm.modules import submodules
+from mamba_ssm.ops import unfused
 from mamba_ssm.ops.bimamba import bimamba_inner_fn, mamba_inner_fn_no_out_proj
 
 TYPES = ("none", "v1", "v2", "v3")
@@ -113,12 +115,45 @@ def _direction(mamba, suffix, xz, **options):
 
 def _across_slices(mamba, xz):
     """The third direction: the first step of every slice, then the second step of every slice, and so on."""
-    nslices, seqlen = mamba.nslices, xz.shape[-1]
+    return _uncrossed(mamba, _direction(mamba, "_s", _crossed(mamba, xz)))
+
+
+def _crossed(mamba, x):
+    """The steps of x, (..., seqlen), in the order of the third direction."""
+    nslices, seqlen = mamba.nslices, x.shape[-1]
     if seqlen % nslices:
         raise ValueError(
             f"bimamba_type 'v3' cuts the sequence into nslices equal parts: {seqlen} steps do not divide by "
             f"nslices={nslices}; give Mamba an nslices that divides the number of steps"
         )
-    crossed = xz.unflatten(-1, (nslices, -1)).transpose(-1, -2).flatten(-2)
-    out = _direction(mamba, "_s", crossed)
-    return out.unflatten(-1, (-1, nslices)).transpose(-1, -2).flatten(-2)
+    return x.unflatten(-1, (nslices, seqlen // nslices)).transpose(-1, -2).flatten(-2)
+
+
+def _uncrossed(mamba, x):
+    """The steps of x, (..., seqlen), in order again."""
+    return x.unflatten(-1, (x.shape[-1] // mamba.nslices, mamba.nslices)).transpose(-1, -2).flatten(-2)
+
+
+def add_other_directions(mamba, y, x, z, inputs):
+    """y and the scans of the other directions, averaged with if_divide_out, where a submodule must be called.
+
+    y, x, z: (batch, d_inner, seqlen); inputs: the forward scan's, as `submodules.scan_inputs` gives them
+    """
+    if mamba.bimamba_type == "v1":
+        u, delta, B, C, delta_bias = inputs
+        A_b = -torch.exp(mamba.A_b_log.float())
+        return y + unfused.scan(u, delta, A_b, B, C, mamba.D.float(), z, delta_bias, True, reverse=True)
+    y = y + _direction_by_calls(mamba, "_b", x, z, reverse=True)
+    if mamba.bimamba_type == "v3":
+        crossed = _direction_by_calls(mamba, "_s", _crossed(mamba, x), _crossed(mamba, z))
+        return y + _uncrossed(mamba, crossed)
+    return y * 0.5 if mamba.if_divide_out else y
+
+
+def _direction_by_calls(mamba, suffix, x, z, reverse=False):
+    """One direction before the output projection, (batch, d_inner, seqlen), its submodules called."""
+    layers = [getattr(mamba, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj")]
+    u, delta, B, C, delta_bias = submodules.scan_inputs(x, *layers, mamba.d_state, mamba.activation, reverse)
+    A = -torch.exp(getattr(mamba, f"A{suffix}_log").float())
+    D = getattr(mamba, f"D{suffix}").float()
+    return unfused.scan(u, delta, A, B, C, D, z, delta_bias, True, reverse)

@@ -17,7 +17,14 @@ def working_dtype(*tensors):
 
 
 def cast(dtype, *tensors):
-    """The tensors in this dtype; None stays None."""
+    """The tensors in this dtype; None stays None.
+
+    Raises:
+        TypeError: a tensor is not strided; products of sparse and dense tensors broadcast to wrong numbers.
+    """
+    for tensor in tensors:
+        if tensor is not None and tensor.layout is not torch.strided:
+            raise TypeError(f"tensors must be strided, and one is {tensor.layout}; to_dense() makes it so")
     return [None if t is None else t.to(dtype) for t in tensors]
 
 

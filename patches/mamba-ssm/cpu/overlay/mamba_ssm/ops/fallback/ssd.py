@@ -72,12 +72,12 @@ def state_passing(states, dA_chunk_cumsum, initial_states=None, seq_idx=None, ch
     if seq_idx is not None:
         last = _last_of_chunk(seq_idx, chunk_size)
         decay = decay * (last == F.pad(last, (1, 0))[:, :-1])[:, None]
-    state = torch.zeros_like(states[:, 0]) if initial_states is None else initial_states
+    state = states.new_zeros(states.shape[0], *states.shape[2:]) if initial_states is None else initial_states
     before = []
     for c in range(states.shape[1]):
         before.append(state)
         state = decay[:, :, c, None] * state + states[:, c]
-    return torch.stack(before, dim=1), state
+    return torch.stack(before, dim=1) if before else states, state
 
 
 @outside_autocast

@@ -1,0 +1,222 @@
+"""The submodules of a mixer: which may be computed from their weights, and the mixers where one must be called.
+
+A kernel reads the weight of a linear layer or a convolution without calling the layer. That gives what a call gives
+for torch's own layers alone, as they were made: no other forward, no hook, no weight that is a tensor subclass,
+is made anew for each call (pruning, weight norm, parametrisation), or is quantised.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from mamba_ssm.ops import dispatch, unfused
+from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+from mamba_ssm.ops.triton.layernorm_gated import RMSNorm
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+try:
+    from causal_conv1d import causal_conv1d_update
+except ImportError:
+    causal_conv1d_update = None
+
+_PLAIN = (torch.Tensor, nn.Parameter)
+_CALL = nn.Module.__call__
+_FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, RMSNorm)}
+
+
+def are_plain(*modules):
+    """Whether a call of each of these is no more than torch's function of its weight and bias.
+
+    modules: linear layers, convolutions, gated norms; None for one that is absent
+    """
+    if _has_any_global_hook() or nn.Module.__call__ is not _CALL:
+        return False
+    for module in modules:
+        if module is None:
+            continue
+        forward = _FORWARDS.get(type(module))
+        if forward is None or getattr(module.forward, "__func__", None) is not forward:
+            return False
+        if _has_hooks(module):
+            return False
+        parameters = module._parameters
+        bias = parameters.get("bias")
+        if type(parameters.get("weight")) not in _PLAIN or not (bias is None or type(bias) in _PLAIN):
+            return False
+    return True
+
+
+def may_fuse(x, *modules):
+    """Whether one function may take the weights of these modules: on a GPU always, as upstream does."""
+    return x.is_cuda or are_plain(*modules)
+
+
+def may_fuse_mamba(mixer, x):
+    """may_fuse of all the layers of a Mamba; an empty sequence, which einops refuses, is left to `forward`."""
+    if x.shape[1] == 0 and not x.is_cuda:
+        return False
+    layers = [mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj]
+    if getattr(mixer, "bimamba_type", "none") in ("v2", "v3"):  # of the vision patch set
+        names = [name for name in mixer._modules if name.endswith(("_b", "_s"))]
+        layers += [getattr(mixer, name) for name in names]
+    return may_fuse(x, *layers)
+
+
+def _has_hooks(module):
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _kernel_may_take(x):
+    """Whether x is a single row, for a kernel in place of torch's linear, which neither autocast nor a mode changes."""
+    return (
+        x.numel() == x.shape[-1]
+        and dispatch.use_cpu_kernel(x)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._is_torch_function_mode_enabled()
+    )
+
+
+def linear(layer, x):
+    """layer(x), for a single row by the compiled kernel, which reads the weights faster."""
+    if _kernel_may_take(x) and are_plain(layer):
+        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+        if x.dtype == weight.dtype and dispatch.selective_scan_cpu.supports_linear(x, weight, bias):
+            return dispatch.selective_scan_cpu.linear(x, weight, bias)
+    return layer(x)
+
+
+def one_call_step(mixer, hidden_states, conv_state, ssm_state):
+    """One token through a Mamba by one kernel, its states moved on in place; None where no kernel does that."""
+    if not _kernel_may_take(hidden_states):
+        return None
+    layers = (mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
+    if not are_plain(*layers) or mixer.activation not in ("silu", "swish"):
+        return None
+    if getattr(mixer, "init_layer_scale", None) is not None:
+        return None
+    in_proj, conv, x_proj, dt_proj, out_proj = [layer._parameters for layer in layers]
+    tensors = (
+        hidden_states,
+        conv_state,
+        ssm_state,
+        in_proj["weight"],
+        in_proj["bias"],
+        conv["weight"],
+        conv["bias"],
+        x_proj["weight"],
+        dt_proj["weight"],
+        dt_proj["bias"],
+        mixer.A_log,
+        mixer.D,
+        out_proj["weight"],
+        out_proj["bias"],
+    )
+    kernels, dtype = dispatch.selective_scan_cpu, hidden_states.dtype
+    if not dtype == tensors[3].dtype == tensors[7].dtype == tensors[8].dtype == tensors[12].dtype:
+        return None  # torch's linear refuses this
+    return kernels.mamba_step(*tensors) if kernels.supports_mamba_step(*tensors) else None
+
+
+def forward(mixer, hidden_states, conv_state=None, ssm_state=None):
+    """Mamba's forward where a submodule must be called.
+
+    hidden_states: (batch, seqlen, d_model)
+    conv_state: (batch, d_inner, d_conv), ssm_state: (batch, d_inner, d_state); written to where given
+
+    out: (batch, seqlen, d_model)
+    """
+    x, z = mixer.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
+    if conv_state is not None:
+        conv_state.copy_(F.pad(x, (mixer.d_conv - x.shape[-1], 0)))
+    inputs = scan_inputs(x, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.d_state, mixer.activation)
+    u, delta, B, C, delta_bias = inputs
+    y = selective_scan_fn(
+        u, delta, -torch.exp(mixer.A_log.float()), B, C, mixer.D.float(), z=z, delta_bias=delta_bias,
+        delta_softplus=True, return_last_state=ssm_state is not None,
+    )  # fmt: skip
+    if ssm_state is not None:
+        y, last_state = y
+        ssm_state.copy_(last_state)
+    if getattr(mixer, "bimamba_type", "none") != "none":
+        from mamba_ssm.modules import bimamba  # of the vision patch set
+
+        y = bimamba.add_other_directions(mixer, y, x, z, inputs)
+    out = mixer.out_proj(y.transpose(1, 2))
+    return out if getattr(mixer, "init_layer_scale", None) is None else out * mixer.gamma
+
+
+def step(mixer, hidden_states, conv_state, ssm_state):
+    """Mamba's step where a submodule must be called; hidden_states: (batch, 1, d_model), as the result is."""
+    x, z = mixer.in_proj(hidden_states.squeeze(1)).chunk(2, dim=-1)
+    u = convolve_step(mixer.conv1d, x, conv_state, mixer.activation)
+    projected = mixer.x_proj(u)
+    dt, B, C = projected.split([projected.shape[-1] - 2 * mixer.d_state, mixer.d_state, mixer.d_state], dim=-1)
+    delta, delta_bias = _delta(mixer.dt_proj, dt)
+    A = -torch.exp(mixer.A_log.float())
+    y = selective_state_update(
+        ssm_state, u, delta, A, B, C, mixer.D, z=z, dt_bias=delta_bias, dt_softplus=True
+    )
+    out = mixer.out_proj(y)
+    out = out if getattr(mixer, "init_layer_scale", None) is None else out * mixer.gamma
+    return out.unsqueeze(1)
+
+
+def scan_inputs(x, conv, x_proj, dt_proj, d_state, activation="silu", reverse=False):
+    """u, delta, B, C and delta's bias, as the scan takes them, of x: (batch, dim, seqlen)."""
+    u = convolve(conv, x, activation, reverse=reverse)
+    projected = x_proj(u.transpose(1, 2))
+    dt, B, C = projected.split([projected.shape[-1] - 2 * d_state, d_state, d_state], dim=-1)
+    delta, delta_bias = _delta(dt_proj, dt)
+    return u, delta.transpose(1, 2), B.transpose(1, 2), C.transpose(1, 2), delta_bias
+
+
+def _delta(dt_proj, dt):
+    """dt_proj(dt) in two parts: its bias is left to the scan, which adds it in float32; None where it is added."""
+    if are_plain(dt_proj):
+        bias = dt_proj.bias
+        return F.linear(dt, dt_proj.weight), None if bias is None else bias.float()
+    return dt_proj(dt), None
+
+
+def convolve(conv, x, activation=None, seq_idx=None, reverse=False):
+    """The causal convolution of x, (batch, dim, seqlen), by a layer that pads by its width - 1."""
+    if are_plain(conv) or (seq_idx is not None and _is_of_its_weight(conv)):
+        return unfused.causal_conv1d(x, conv.weight.squeeze(1), conv.bias, seq_idx, activation, reverse)
+    if seq_idx is not None:
+        raise NotImplementedError(
+            f"seq_idx keeps packed sequences apart in a torch.nn.Conv1d without hooks, not in {type(conv).__name__}"
+        )
+    if reverse:
+        return convolve(conv, x.flip([-1]), activation).flip([-1])
+    out = conv(x)[..., : x.shape[-1]]
+    return out if activation is None else F.silu(out)
+
+
+def convolve_step(conv, x, conv_state, activation=None):
+    """The convolution of the next input x, (batch, dim); conv_state, (batch, dim, width), is moved on in place."""
+    if causal_conv1d_update is not None and are_plain(conv):
+        return causal_conv1d_update(x, conv_state, conv.weight.squeeze(1), conv.bias, activation)
+    conv_state.copy_(torch.cat([conv_state[..., 1:], x.unsqueeze(-1).to(conv_state.dtype)], dim=-1))
+    out = conv(conv_state.to(x.dtype))[..., conv_state.shape[-1] - 1]  # the one output that sees all of it
+    return out if activation is None else F.silu(out)
+
+
+def _is_of_its_weight(conv):
+    """Whether a call is torch's convolution with the layer's weight, be it made anew at each reading."""
+    known = isinstance(conv, nn.Conv1d) and getattr(conv.forward, "__func__", None) is _FORWARDS[nn.Conv1d]
+    return known and not _has_hooks(conv) and type(conv.weight) in _PLAIN
+
+
+def dtype_of(layer, otherwise):
+    """The dtype of a layer's weight; that of a tensor where the layer keeps integers, or no tensor."""
+    weight = getattr(layer, "weight", None)
+    return (weight if isinstance(weight, torch.Tensor) and weight.is_floating_point() else otherwise).dtype
+
+
+def device_of(layer):
+    """The device of a layer's weight; the CPU where the layer keeps no tensor, as torch's quantised ones there."""
+    weight = getattr(layer, "weight", None)
+    return weight.device if isinstance(weight, torch.Tensor) else torch.device("cpu")
