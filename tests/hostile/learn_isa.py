@@ -114,6 +114,9 @@ SYSTEM = (
     ("dit", msr(3, 4, 2, 5), "msr dit"),
 )
 
+# Rows of the base have these words, and LLVM refuses them where the registers are the same.
+NEVER = ((_bits(0x38400800, 0x3F600C00), "n=t", "ldtr ldtrb ldtrh ldtrsb ldtrsh"),)
+
 LOW_BITS, PREFIX_BITS = 10, 22
 PREFIXES = np.arange(1 << PREFIX_BITS, dtype=np.uint32)
 # Registers n and t. In the first eight they differ, and every bit is 0 in one and 1 in another: where all
@@ -243,6 +246,7 @@ def learn() -> list[tuple[str, str, str, str]]:
             (feature, _bits(value, mask), hazard, names(llvm, mask, value)) for mask, value, hazard in made
         ]
     lines += [(feature, pattern, "-", what) for feature, pattern, what in SYSTEM]
+    lines += [("never", pattern, distinct, what) for pattern, distinct, what in NEVER]
     union = found.copy()
     for here in known.values():
         union |= here
@@ -257,7 +261,8 @@ HEAD = """\
 # AArch64 instruction words, feature by feature. Made by tests/hostile/learn_isa.py with LLVM {version};
 # proven against LLVM by tests/hostile/test_isa.py. Columns: the features (LLVM's names) that the words need;
 # the 32 bits, a dot where both 0 and 1 are right; the registers that must differ (n: bits 9-5, t: 4-0,
-# t2: 14-10); what LLVM calls some of the words. A word that no row of a CPU's features has is refused.
+# t2: 14-10); what LLVM calls some of the words. A word that no row of a CPU's features has is refused,
+# and one of a `never` row whose registers are the same.
 """
 
 

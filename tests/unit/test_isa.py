@@ -107,6 +107,7 @@ def test_a_program_for_a_newer_cpu_is_refused_for_a_cortex_a72(name: str, code: 
         (0x464C457F, False),  # the first bytes of an ELF file
         (0xF8008400, False),  # str x0, [x0], #8
         (0xF80087FF, True),  # str xzr, [sp], #8
+        (0xB846A842, False),  # ldtr w2, [x2, #106]
     ],
 )
 def test_what_programs_may_run(word: int, allowed: bool) -> None:

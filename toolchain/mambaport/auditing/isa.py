@@ -36,7 +36,7 @@ class Row(NamedTuple):
     """Words that, under ``mask``, equal ``value``."""
 
     features: frozenset[str]
-    """All of them are needed; none for ARMv8.0-A with NEON."""
+    """All of them are needed; none for ARMv8.0-A with NEON. ``never`` takes words out of every other row."""
     mask: int
     value: int
     distinct: tuple[str, ...]
@@ -70,8 +70,12 @@ class Instructions:
     def __init__(self, features: Iterable[str]) -> None:
         here = frozenset(features)
         self._rows = _indexed(row for row in table() if row.features <= here)
+        self._never = _indexed(row for row in table() if row.features == {"never"})
 
     def __contains__(self, word: int) -> bool:
+        for row in self._never[word >> _KEY]:
+            if word & row.mask == row.value and _same_registers(word, row.distinct):
+                return False
         return any(
             word & row.mask == row.value and not (row.distinct and _same_registers(word, row.distinct))
             for row in self._rows[word >> _KEY]

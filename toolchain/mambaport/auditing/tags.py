@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.construct.core import ConstructError
 
 from mambaport.auditing.elf import Library, read_libraries
 from mambaport.auditing.findings import Finding, judge
 from mambaport.wheels import Wheel
 
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_(\w+)")
+# What pyelftools and auditwheel raise for ELF files that are damaged where our reading does not look.
+_UNREADABLE_ELF = (
+    *(ELFError, ConstructError, struct.error, ValueError, RuntimeError, LookupError, ArithmeticError),
+    *(AssertionError, AttributeError, TypeError, MemoryError),
+)
 _ALIASES = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 
 
@@ -72,8 +81,8 @@ def _policy(path: Path, arch: str) -> tuple[tuple[int, int] | None, str]:
             allow_graft=False,
             args_ldpaths="",  # nothing of this machine
         )
-    except (AuditwheelError, RuntimeError, ValueError) as fault:
-        return None, f"auditwheel: {fault}"
+    except (AuditwheelError, *_UNREADABLE_ELF) as fault:
+        return None, f"auditwheel cannot read it ({type(fault).__name__}: {fault})"
     match = _MANYLINUX.fullmatch(info.overall_policy.name)
     if match:
         return (int(match[1]), int(match[2])), ""
