@@ -55,7 +55,7 @@ SEEN = [
     ("B17", "ImportError: libstdc++.so.6: version `GLIBCXX_3.4.32' not found"),
     ("B18", "error: externally-managed-environment\n\nThis environment is externally managed"),
     ("B19", "ERROR: No matching distribution found for torch"),
-    ("B20", "ERROR: No matching distribution found for mamba-ssm==2.2.4+rpi.cpu.1.1.1"),
+    ("B20", "ERROR: No matching distribution found for mamba-ssm==2.2.4+rpi.cpu.1"),
     (
         "B21",
         "RuntimeError:\nThe detected CUDA version (12.6) mismatches the version that was used to compile\n"

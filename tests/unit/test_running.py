@@ -327,7 +327,7 @@ def result() -> dict[str, Any]:
             "arch": "aarch64",
             "processor": None,
             "torch": "2.9.1",
-            "mamba_ssm": "2.2.4+rpi.cpu.1.1.1",
+            "mamba_ssm": "2.2.4+rpi.cpu.1",
             "causal_conv1d": "1.6.0+rpi.cpu.1",
             "threads": 4,
             "device": "cpu",
