@@ -17,6 +17,8 @@ from mambaport.patching import adopt as apply_set
 from mambaport.patching import undo as undo_set
 from mambaport.plan import set_json
 from mambaport.profile import find_profile
+from mambaport.release_lines import choose_releases
+from mambaport.releases import choose_sets
 from mambaport.report import counted
 
 _STATES = {
@@ -85,7 +87,13 @@ def _check_profile(profile_name: str, checkout: Checkout) -> None:
         UsageError: the profile leaves out a patch set that the checkout needs.
     """
     profile = find_profile(profile_name)
-    sets = {name for package in profile.package if package.name == "mamba-ssm" for name in package.patches}
+    releases = choose_releases(profile)
+    sets = {
+        item.name
+        for package in profile.package
+        if package.name == "mamba-ssm"
+        for item in choose_sets(package.name, releases[package.name], package.patches)
+    }
     if missing := [name for name in checkout.needs if name not in sets]:
         raise UsageError(
             f"{checkout.title} does not run on the wheels of profile {profile.name}",
