@@ -43,7 +43,8 @@ def test_a_compilers_library_has_no_faults() -> None:
 
 def program(content: bytes, wanted: Callable[[int, int], bool]) -> int:
     """Where the first program header of this kind and flags stands."""
-    start, count = struct.unpack_from("<Q", content, 32)[0], struct.unpack_from("<H", content, 56)[0]
+    start: int = struct.unpack_from("<Q", content, 32)[0]
+    count: int = struct.unpack_from("<H", content, 56)[0]
     return next(
         at
         for number in range(count)
