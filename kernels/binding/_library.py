@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.autograd.graph import increment_version
@@ -130,12 +133,47 @@ except TypeError:  # an older torch: one tensor at a time, and none of inference
     _increment_versions = _increment_one_by_one
 
 
-def register(ops: torch.library.Library, name: str, kernel: Callable, fake: Callable, writes: tuple = ()) -> None:
+# Annotation of an operator's argument -> its type in a schema.
+_ARGUMENTS: dict[Any, str] = {
+    torch.Tensor: "Tensor",
+    torch.Tensor | None: "Tensor?",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    torch.dtype | None: "ScalarType?",
+}
+
+
+def schema(name: str, kernel: Callable[..., Any], writes: tuple[int, ...] = ()) -> str:
+    """The schema of an operator, from the annotations of its kernel; `writes` are positions of its parameters."""
+    hints = typing.get_type_hints(kernel)
+    arguments = []
+    for position, parameter in enumerate(_parameters(kernel)):
+        alias = f"({chr(ord('a') + writes.index(position))}!)" if position in writes else ""
+        arguments.append(f"{_ARGUMENTS[hints[parameter]]}{alias} {parameter}")
+    results = ", ".join("Tensor" for _ in typing.get_args(hints["return"]))
+    return f"{name}({', '.join(arguments)}) -> {f'({results})' if results else 'Tensor'}"
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """The parameters that an operator's caller gives: those without a default."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
+
+
+def register(
+    ops: torch.library.Library,
+    name: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    writes: tuple[int, ...] = (),
+) -> None:
     """Makes a kernel the operator ``name`` of ``ops``, for every tensor that the dispatcher may bring.
 
     Args:
-        kernel: called with plain CPU tensors; those of integers are int32, their elements next to each other.
-        fake: makes the results without computing them.
+        kernel: called with plain CPU tensors; those of integers are int32, their elements next to each other. Its
+            annotations are the operator's schema; a parameter with a default is no argument of the operator.
+        fake: makes the results without computing them; has the kernel's parameters.
         writes: the positions of the arguments that the kernel writes to.
 
     Raises, when called:
@@ -143,8 +181,11 @@ def register(ops: torch.library.Library, name: str, kernel: Callable, fake: Call
         RuntimeError: a tensor on the CPU beside one without numbers.
     """
     qualified = f"{ops.ns}::{name}"
+    if _parameters(fake) != _parameters(kernel):
+        raise TypeError(f"{qualified}: the parameters of {fake.__name__} are not those of {kernel.__name__}")
+    ops.define(schema(name, kernel, writes))
 
-    def run(*args):
+    def run(*args: Any) -> Any:
         try:
             return kernel(*map(_as_int32, args))
         except KeyError as error:
@@ -152,12 +193,12 @@ def register(ops: torch.library.Library, name: str, kernel: Callable, fake: Call
                 raise
             raise TypeError(f"{qualified} takes float32, bfloat16 and float16, and was given {error.args[0]}") from None
 
-    def pretend(*args):
+    def pretend(*args: Any) -> Any:
         if any(isinstance(arg, torch.Tensor) and type(arg) in _PLAIN and arg.is_cpu for arg in args):
             raise RuntimeError(f"{qualified} was given tensors on the CPU together with tensors on meta")
         return fake(*args)
 
-    def resolve(*args):
+    def resolve(*args: Any) -> Any:
         plain = [arg.resolve_neg() if isinstance(arg, torch.Tensor) else arg for arg in args]
         out = operator(*plain)
         for position in writes:
@@ -172,7 +213,7 @@ def register(ops: torch.library.Library, name: str, kernel: Callable, fake: Call
         ops.impl(name, resolve, "Negative")
 
 
-def _as_int32(arg):
+def _as_int32(arg: Any) -> Any:
     if isinstance(arg, torch.Tensor) and not arg.is_floating_point() and not arg.is_complex():
         return arg.to(torch.int32).contiguous()
     return arg

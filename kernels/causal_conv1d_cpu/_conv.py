@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from . import _lib, _library
+from ._interface import DTYPES, View
 from ._library import view
 
 _ops = torch.library.Library("causal_conv1d_cpu", "FRAGMENT")
 
 
-def supports(x, weight, bias=None, seq_idx=None, initial_states=None) -> bool:
+def supports(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+) -> bool:
     """Whether `causal_conv1d` takes these tensors: on the CPU, float32, bfloat16 or float16, width 2 to 4."""
     return (
         _library.readable(x, weight, bias, initial_states)
@@ -21,7 +31,14 @@ def supports(x, weight, bias=None, seq_idx=None, initial_states=None) -> bool:
     )
 
 
-def supports_update(x, conv_state, weight, bias=None, cache_seqlens=None, conv_state_indices=None) -> bool:
+def supports_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> bool:
     """Whether `causal_conv1d_update` takes these tensors, and no gradient is wanted."""
     return (
         _library.readable(x, conv_state, weight, bias)
@@ -35,15 +52,15 @@ def supports_update(x, conv_state, weight, bias=None, cache_seqlens=None, conv_s
 
 
 def causal_conv1d(
-    x,
-    weight,
-    bias=None,
-    seq_idx=None,
-    initial_states=None,
-    return_final_states=False,
-    activation=None,
-    reverse=False,
-):
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    activation: str | None = None,
+    reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Convolves each channel of x with its own `width` taps, looking back only; differentiable.
 
     Args:
@@ -74,8 +91,14 @@ def causal_conv1d(
 
 
 def causal_conv1d_update(
-    x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None
-):
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
     """Convolves the state followed by x, and moves the state on, in place; not differentiable.
 
     Args:
@@ -102,21 +125,16 @@ def causal_conv1d_update(
     return torch.ops.causal_conv1d_cpu.update(*args)
 
 
-_ops.define(
-    "conv(Tensor x, Tensor weight, Tensor? bias, Tensor? seq_idx, Tensor? initial_states, "
-    "bool return_final_states, bool silu, bool reverse) -> (Tensor, Tensor)"
-)
-_ops.define(
-    "conv_backward(Tensor grad_out, Tensor? grad_final_states, Tensor x, Tensor weight, Tensor? bias, "
-    "Tensor? seq_idx, Tensor? initial_states, bool silu, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_ops.define(
-    "update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, Tensor? cache_seqlens, "
-    "Tensor? conv_state_indices, bool silu) -> Tensor"
-)
-
-
-def _forward(x, weight, bias, seq_idx, initial_states, return_final_states, silu, reverse):
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    return_final_states: bool,
+    silu: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
     batch, dim, seqlen = x.shape
     _check_weights(dim, weight, bias)
     _check_shape("seq_idx", seq_idx, (batch, seqlen))
@@ -133,13 +151,23 @@ def _forward(x, weight, bias, seq_idx, initial_states, return_final_states, silu
     return out, final_states
 
 
-def _final_states(x, weight, wanted):
-    # Channels innermost, as the CUDA code gives them.
+def _final_states(x: Tensor, weight: Tensor, wanted: bool) -> Tensor:
+    # Channels are innermost, as in the CUDA extension's result.
     width = weight.shape[1]
     return x.new_empty(x.shape[0], width - 1, x.shape[1]).transpose(1, 2) if wanted else x.new_empty(0)
 
 
-def _backward(grad_out, grad_final_states, x, weight, bias, seq_idx, initial_states, silu, reverse):
+def _backward(
+    grad_out: Tensor,
+    grad_final_states: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    silu: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, dim, seqlen = x.shape
     grad_x = torch.empty_like(x)
     grad_initial = None if initial_states is None else torch.empty_like(initial_states)
@@ -156,12 +184,20 @@ def _backward(grad_out, grad_final_states, x, weight, bias, seq_idx, initial_sta
     return (
         grad_x,
         grad_weight.to(weight.dtype),
-        empty if bias is None else grad_bias.to(bias.dtype),
+        empty if bias is None or grad_bias is None else grad_bias.to(bias.dtype),
         empty if initial_states is None else grad_initial,
     )
 
 
-def _update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu):
+def _update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cache_seqlens: Tensor | None,
+    conv_state_indices: Tensor | None,
+    silu: bool,
+) -> Tensor:
     rows = x.unsqueeze(-1) if x.dim() == 2 else x
     batch, dim, seqlen = rows.shape
     entries, _, state_len = conv_state.shape
@@ -184,63 +220,90 @@ def _update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu
     return out.squeeze(-1) if x.dim() == 2 else out
 
 
-def _in_time(tensor, reverse):
+def _in_time(tensor: Tensor | None, reverse: bool) -> View:
     """(batch, dim, seqlen), running backwards from the last step where `reverse` says so."""
     if tensor is None or not reverse:
         return view(tensor)
     batch, dim, step = tensor.stride()
     last = max(0, tensor.shape[-1] - 1) * step * tensor.element_size()
-    return (_library.address(tensor) + last, _library.DTYPES[tensor.dtype], batch, dim, -step, 0)
+    return (_library.address(tensor) + last, DTYPES[tensor.dtype], batch, dim, -step, 0)
 
 
-def _address(tensor):
+def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else _library.address(tensor)
 
 
-def _int32(tensor):
+def _int32(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.to(torch.int32).contiguous()
 
 
-def _wants_silu(activation):
+def _wants_silu(activation: str | None) -> bool:
     if activation not in (None, "silu", "swish"):
         raise NotImplementedError(f"activation must be None, silu or swish, not {activation!r}")
     return activation is not None
 
 
-def _check_weights(dim, weight, bias):
+def _check_weights(dim: int, weight: Tensor, bias: Tensor | None) -> None:
     if weight.dim() != 2 or weight.shape[0] != dim or not 2 <= weight.shape[1] <= 4:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({dim}, 2 to 4)")
     _check_shape("bias", bias, (dim,))
 
 
-def _check_shape(name, tensor, shape):
+def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
 
 
-def _fake_forward(x, weight, bias, seq_idx, initial_states, return_final_states, silu, reverse):
+def _fake_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    return_final_states: bool,
+    silu: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), _final_states(x, weight, return_final_states)
 
 
-def _fake_backward(grad_out, grad_final_states, x, weight, bias, seq_idx, initial_states, silu, reverse):
-    def like(t):
+def _fake_backward(
+    grad_out: Tensor,
+    grad_final_states: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    silu: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def like(t: Tensor | None) -> Tensor:
         return x.new_empty(0) if t is None else torch.empty_like(t)
 
     weight_like = torch.empty_like(weight, memory_format=torch.contiguous_format)
     return torch.empty_like(x), weight_like, like(bias), like(initial_states)
 
 
-def _fake_update(x, conv_state, weight, bias, cache_seqlens, conv_state_indices, silu):
+def _fake_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cache_seqlens: Tensor | None,
+    conv_state_indices: Tensor | None,
+    silu: bool,
+) -> Tensor:
     return torch.empty_like(x)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     *tensors, ctx.return_final_states, ctx.silu, ctx.reverse = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad_out, grad_final_states):
+def _autograd(ctx: Any, grad_out: Tensor | None, grad_final_states: Tensor | None) -> tuple[Tensor | None, ...]:
     x, weight, bias, seq_idx, initial_states = ctx.saved_tensors
     if not ctx.return_final_states:
         grad_final_states = None
@@ -256,7 +319,7 @@ def _autograd(ctx, grad_out, grad_final_states):
     return grads[0], grads[1], grad_bias, None, grad_initial, None, None, None
 
 
-def _not_twice(ctx, *grads):
+def _not_twice(ctx: Any, *grads: Any) -> None:
     raise RuntimeError("the compiled convolution differentiates once; twice, with CAUSAL_CONV1D_FORCE_FALLBACK=TRUE")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from . import _lib, _library
 from ._library import view
@@ -10,7 +11,18 @@ from ._library import view
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
-def supports_chunk_scan(x, dt, A, B, C, D=None, z=None, dt_bias=None, initial_states=None, seq_idx=None) -> bool:
+def supports_chunk_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+) -> bool:
     """Whether `chunk_scan` takes these tensors: on the CPU, float32, bfloat16 or float16, and no gradient wanted."""
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_states)
     return (
@@ -23,20 +35,20 @@ def supports_chunk_scan(x, dt, A, B, C, D=None, z=None, dt_bias=None, initial_st
 
 
 def chunk_scan(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D=None,
-    z=None,
-    dt_bias=None,
-    initial_states=None,
-    seq_idx=None,
-    dt_softplus=False,
-    dt_limit=(0.0, float("inf")),
-    return_final_states=False,
-):
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    return_final_states: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba-2's scan over whole sequences, computed in float32. Not differentiable.
 
     Args:
@@ -69,16 +81,22 @@ def chunk_scan(
     return (out, final_states) if return_final_states else out
 
 
-_ops.define(
-    "chunk_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
-    "Tensor? initial_states, Tensor? seq_idx, bool dt_softplus, float dt_min, float dt_max, "
-    "bool return_final_states) -> (Tensor, Tensor)"
-)
-
-
 def _forward(
-    x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states
-):
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_states: Tensor | None,
+    seq_idx: Tensor | None,
+    dt_softplus: bool,
+    dt_min: float,
+    dt_max: float,
+    return_final_states: bool,
+) -> tuple[Tensor, Tensor]:
     batch, seqlen, heads, head_dim = x.shape
     groups, dstate = B.shape[2], B.shape[3]
     _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
@@ -97,12 +115,23 @@ def _forward(
     return out, final_states
 
 
-def _final_states(x, B, wanted):
+def _final_states(x: Tensor, B: Tensor, wanted: bool) -> Tensor:
     shape = (x.shape[0], x.shape[2], x.shape[3], B.shape[3]) if wanted else (0,)
     return x.new_empty(shape, dtype=torch.float32)
 
 
-def _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx):
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_states: Tensor | None,
+    seq_idx: Tensor | None,
+) -> None:
     batch, seqlen, heads, head_dim = x.shape
     groups, dstate = B.shape[2:]
     if groups == 0 or heads % groups:
@@ -123,8 +152,21 @@ def _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx):
 
 
 def _fake_forward(
-    x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states
-):
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_states: Tensor | None,
+    seq_idx: Tensor | None,
+    dt_softplus: bool,
+    dt_min: float,
+    dt_max: float,
+    return_final_states: bool,
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), _final_states(x, B, return_final_states)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from . import _lib, _library
 from ._library import view
@@ -10,7 +11,7 @@ from ._library import view
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
-def supports_linear(x, weight, bias=None) -> bool:
+def supports_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether `linear` takes these tensors: one row, on the CPU, of 16 or 32 bits, no gradient wanted."""
     return (
         _library.readable(x, weight, bias)
@@ -21,7 +22,7 @@ def supports_linear(x, weight, bias=None) -> bool:
     )
 
 
-def linear(x, weight, bias=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """weight x + bias for a single x, computed in float32. Not differentiable.
 
     Args:
@@ -41,10 +42,7 @@ def linear(x, weight, bias=None):
         return torch.ops.selective_scan_cpu.linear(x, weight, bias)
 
 
-_ops.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-
-
-def _linear(x, weight, bias):
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows, columns = weight.shape
     if x.numel() != columns or x.shape[-1] != columns:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected a single row of {columns}")
@@ -61,7 +59,7 @@ def _linear(x, weight, bias):
     return out
 
 
-def _fake_linear(x, weight, bias):
+def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 

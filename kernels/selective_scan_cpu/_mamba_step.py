@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from . import _lib, _library
 from ._library import view
@@ -10,7 +13,7 @@ from ._library import view
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
-def supports_mamba_step(x, conv_state, ssm_state, *parameters) -> bool:
+def supports_mamba_step(x: Tensor, conv_state: Tensor, ssm_state: Tensor, *parameters: Any) -> bool:
     """Whether `mamba_step` takes these tensors: one token, on the CPU, of 16 or 32 bits, no gradient wanted."""
     in_weight, _, _, _, x_weight, dt_weight, _, _, _, out_weight, _ = parameters
     return (
@@ -22,21 +25,21 @@ def supports_mamba_step(x, conv_state, ssm_state, *parameters) -> bool:
 
 
 def mamba_step(
-    x,
-    conv_state,
-    ssm_state,
-    in_weight,
-    in_bias,
-    conv_weight,
-    conv_bias,
-    x_weight,
-    dt_weight,
-    dt_bias,
-    A_log,
-    D,
-    out_weight,
-    out_bias,
-):
+    x: Tensor,
+    conv_state: Tensor,
+    ssm_state: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+) -> Tensor:
     """Mamba's projections, convolution and state update for one token, computed in float32. Not differentiable.
 
     Args:
@@ -67,17 +70,22 @@ def mamba_step(
         return torch.ops.selective_scan_cpu.mamba_step(*args)
 
 
-_ops.define(
-    "mamba_step(Tensor x, Tensor(a!) conv_state, Tensor(b!) ssm_state, Tensor in_weight, Tensor? in_bias, "
-    "Tensor conv_weight, Tensor? conv_bias, Tensor x_weight, Tensor dt_weight, Tensor? dt_bias, Tensor A_log, "
-    "Tensor? D, Tensor out_weight, Tensor? out_bias) -> Tensor"
-)
-
-
 def _step(
-    x, conv_state, ssm_state, in_weight, in_bias, conv_weight, conv_bias,
-    x_weight, dt_weight, dt_bias, A_log, D, out_weight, out_bias,
-):  # fmt: skip
+    x: Tensor,
+    conv_state: Tensor,
+    ssm_state: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor | None,
+    A_log: Tensor,
+    D: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+) -> Tensor:
     (dim, rank), dstate, width, features = dt_weight.shape, A_log.shape[1], conv_weight.shape[-1], in_weight.shape[1]
     for name, tensor, shape in (
         ("x", x, (*(1,) * (x.dim() - 1), features)),
@@ -116,11 +124,26 @@ def _step(
     return out
 
 
-def _dense(bias):
+def _dense(bias: Tensor) -> Tensor | None:
     return None if bias is None else bias.contiguous()
 
 
-def _fake_step(x, *rest):
+def _fake_step(
+    x: Tensor,
+    conv_state: Tensor,
+    ssm_state: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor | None,
+    A_log: Tensor,
+    D: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+) -> Tensor:
     return torch.empty_like(x)
 
 

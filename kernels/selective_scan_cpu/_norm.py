@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from . import _lib, _library
+from ._interface import DTYPES, View
 from ._library import view
 
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 _NO_GATE, _GATE_AFTER, _GATE_BEFORE = range(3)
 
 
-def supports_norm(x, weight, bias=None, residual=None, z=None) -> bool:
+def supports_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    z: Tensor | None = None,
+) -> bool:
     """Whether `layer_norm` and `gated_norm` take these tensors: on the CPU, of 16 or 32 bits, no gradient wanted."""
     return (
         _library.readable(x, weight, bias, residual, z)
@@ -20,7 +30,16 @@ def supports_norm(x, weight, bias=None, residual=None, z=None) -> bool:
     )
 
 
-def layer_norm(x, weight, bias=None, residual=None, eps=1e-6, prenorm=False, residual_in_fp32=False, is_rms_norm=False):
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-06,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The norm of x + residual over the last axis, computed in float32. Not differentiable.
 
     Args:
@@ -45,7 +64,16 @@ def layer_norm(x, weight, bias=None, residual=None, eps=1e-6, prenorm=False, res
     return y, total if fresh else x
 
 
-def gated_norm(x, weight, bias=None, z=None, eps=1e-6, group_size=None, norm_before_gate=True, is_rms_norm=False):
+def gated_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    z: Tensor | None = None,
+    eps: float = 1e-06,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+    is_rms_norm: bool = False,
+) -> Tensor:
     """norm(x) silu(z), or norm(x silu(z)) without `norm_before_gate`, computed in float32. Not differentiable.
 
     Args:
@@ -64,13 +92,7 @@ def gated_norm(x, weight, bias=None, z=None, eps=1e-6, group_size=None, norm_bef
     return _run(x, weight, bias, None, z, float(eps), group, gate, bool(is_rms_norm), None)[0]
 
 
-_ops.define(
-    "norm(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? z, float eps, int group, int gate, "
-    "bool rms, ScalarType? total_dtype) -> (Tensor, Tensor)"
-)
-
-
-def _run(*args):
+def _run(*args: Any) -> tuple[Tensor, Tensor]:
     x, weight, bias, residual, z = args[:5]
     if _library.is_plain_call(x, weight, bias, residual, z):
         return _norm(*args)
@@ -78,7 +100,18 @@ def _run(*args):
         return torch.ops.selective_scan_cpu.norm(*args)
 
 
-def _norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
+def _norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    z: Tensor | None,
+    eps: float,
+    group: int,
+    gate: int,
+    rms: bool,
+    total_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor]:
     dim = x.shape[-1]
     for name, tensor, shape in (
         ("weight", weight, (dim,)),
@@ -102,14 +135,14 @@ def _norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
     return out, total
 
 
-def _outputs(x, total_dtype):
+def _outputs(x: Tensor, total_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if total_dtype is None:
         return out, x.new_empty(0)
     return out, torch.empty(x.shape, dtype=total_dtype, device=x.device)
 
 
-def _dense(tensor):
+def _dense(tensor: Tensor | None) -> Tensor | None:
     """(..., dim) as (rows, dim) with features next to each other; a copy only where no view is."""
     if tensor is None:
         return None
@@ -117,14 +150,25 @@ def _dense(tensor):
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _rows(tensor):
+def _rows(tensor: Tensor | None) -> View:
     if tensor is None:
         return view(None)
     row = tensor.stride(-2) if tensor.dim() > 1 else 0
-    return (_library.address(tensor), _library.DTYPES[tensor.dtype], row, 1, 0, 0)
+    return (_library.address(tensor), DTYPES[tensor.dtype], row, 1, 0, 0)
 
 
-def _fake_norm(x, weight, bias, residual, z, eps, group, gate, rms, total_dtype):
+def _fake_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    z: Tensor | None,
+    eps: float,
+    group: int,
+    gate: int,
+    rms: bool,
+    total_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor]:
     return _outputs(x, total_dtype)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from . import _lib, _library
 from ._scan import channels, parameter
@@ -10,7 +13,16 @@ from ._scan import channels, parameter
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
-def supports_projected_scan(u, projected, delta_weight, A, D=None, z=None, delta_bias=None, onto=None) -> bool:
+def supports_projected_scan(
+    u: Tensor,
+    projected: Tensor,
+    delta_weight: Tensor,
+    A: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    onto: Tensor | None = None,
+) -> bool:
     """Whether `projected_scan` takes these tensors: on the CPU, 16 or 32 bits, A float32, no gradient wanted."""
     tensors = (u, projected, delta_weight, A, D, z, delta_bias, onto)
     return (
@@ -23,18 +35,18 @@ def supports_projected_scan(u, projected, delta_weight, A, D=None, z=None, delta
 
 
 def projected_scan(
-    u,
-    projected,
-    delta_weight,
-    A,
-    D=None,
-    z=None,
-    delta_bias=None,
-    delta_softplus=False,
-    onto=None,
-    scale=1.0,
-    reverse=False,
-):
+    u: Tensor,
+    projected: Tensor,
+    delta_weight: Tensor,
+    A: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    onto: Tensor | None = None,
+    scale: float = 1.0,
+    reverse: bool = False,
+) -> Tensor:
     """`selective_scan` of delta, B and C that are still one tensor, the first of low rank. Not differentiable.
 
     delta = delta_weight @ (the first rank rows of projected) is made where it is used, in float32, and never stored.
@@ -64,7 +76,7 @@ def projected_scan(
         return torch.ops.selective_scan_cpu.projected_scan(*args, onto, *rest)
 
 
-def _memory_of(onto, *read):
+def _memory_of(onto: Tensor, *read: Any) -> Tensor | None:
     """onto itself, where a result may be written to its memory: elements apart, and no other input's."""
     if onto is None or _library.has_overlap(onto):
         return None
@@ -73,13 +85,20 @@ def _memory_of(onto, *read):
     return onto
 
 
-_ops.define(
-    "projected_scan(Tensor u, Tensor projected, Tensor delta_weight, Tensor A, Tensor? D, Tensor? z, "
-    "Tensor? delta_bias, bool delta_softplus, Tensor? onto, float scale, bool reverse) -> Tensor"
-)
-
-
-def _scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, reverse, out=None):
+def _scan(
+    u: Tensor,
+    projected: Tensor,
+    delta_weight: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    onto: Tensor | None,
+    scale: float,
+    reverse: bool,
+    out: Tensor | None = None,
+) -> Tensor:
     batch, dim, seqlen = u.shape
     rank, dstate = delta_weight.shape[1], A.shape[1]
     for name, tensor, shape in (
@@ -110,7 +129,19 @@ def _scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto,
     return out
 
 
-def _fake_scan(u, projected, delta_weight, A, D, z, delta_bias, delta_softplus, onto, scale, reverse):
+def _fake_scan(
+    u: Tensor,
+    projected: Tensor,
+    delta_weight: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    onto: Tensor | None,
+    scale: float,
+    reverse: bool,
+) -> Tensor:
     return torch.empty_like(u)
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from . import _lib, _library
+from ._interface import DTYPES, View
 from ._library import view
 
 _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
-def supports(u, delta, A, B, C, D=None, z=None, delta_bias=None) -> bool:
+def supports(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+) -> bool:
     """Whether `selective_scan` takes these tensors.
 
     They must be on the CPU, float32, bfloat16 or float16, u, delta and z of one dtype, and A real and float32.
@@ -26,18 +39,18 @@ def supports(u, delta, A, B, C, D=None, z=None, delta_bias=None) -> bool:
 
 
 def selective_scan(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D=None,
-    z=None,
-    delta_bias=None,
-    delta_softplus=False,
-    return_last_state=False,
-    reverse=False,
-):
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    reverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Runs a diagonal linear system along time, one of `dstate` numbers for each of `dim` channels.
 
     With delta after its bias and softplus, h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t] and
@@ -67,18 +80,19 @@ def selective_scan(
     return (out, last_state) if return_last_state else out
 
 
-_ops.define(
-    "scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
-    "bool delta_softplus, bool return_last_state, bool reverse) -> (Tensor, Tensor)"
-)
-_ops.define(
-    "scan_backward(Tensor grad_out, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? delta_bias, bool delta_softplus, bool reverse) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-
-
-def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
     check(u, delta, A, B, C, D, z, delta_bias)
     batch, dim, seqlen = u.shape
     out = torch.empty_like(u)
@@ -96,11 +110,23 @@ def _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_st
     return out, last_state
 
 
-def _last_state(u, A, wanted):
+def _last_state(u: Tensor, A: Tensor, wanted: bool) -> Tensor:
     return u.new_empty((u.shape[0], u.shape[1], A.shape[1]) if wanted else (0,), dtype=torch.float32)
 
 
-def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+def _backward(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, dim, seqlen = u.shape
     groups, dstate, threads = _groups(B, C), A.shape[1], torch.get_num_threads()
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
@@ -109,10 +135,10 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
     batch_parts = max(1, min(batch, threads))
     channel_parts = -(-threads // batch_parts)
 
-    def sums(wanted, *shape):
+    def sums(wanted: bool, *shape: Any) -> Tensor:
         return torch.zeros(shape if wanted else (0,), dtype=torch.float32)
 
-    def projection_sums(tensor):
+    def projection_sums(tensor: Tensor) -> Tensor:
         if tensor.dim() == 2:
             return sums(True, batch_parts, dim, dstate)
         return sums(True, channel_parts, batch, groups, seqlen, dstate)
@@ -135,7 +161,7 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
             grad_B=grad_B.data_ptr(), grad_C=grad_C.data_ptr(), batch_parts=batch_parts, channel_parts=channel_parts,
         )  # fmt: skip
 
-    def total(parts, like):
+    def total(parts: Tensor, like: Tensor | None) -> Tensor:
         if like is None:
             return parts
         parts = parts[0] if len(parts) == 1 else parts.sum(0)
@@ -150,25 +176,25 @@ def _backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, rev
     )  # fmt: skip
 
 
-def channels(tensor, groups, reverse=False):
-    """(batch, dim, seqlen) as C's (batch, head, head_dim, seqlen), with one head for each group of B and C."""
+def channels(tensor: Tensor | None, groups: int, reverse: bool = False) -> View:
+    """A (batch, dim, seqlen) tensor as (batch, head, head_dim, seqlen), with one head for each group of B and C."""
     if tensor is None:
         return view(None)
     batch, dim, step = tensor.stride()
-    fields = (_library.DTYPES[tensor.dtype], batch, dim * (tensor.shape[1] // groups), dim)
+    fields = (DTYPES[tensor.dtype], batch, dim * (tensor.shape[1] // groups), dim)
     return _in_time(tensor, fields, step, reverse)
 
 
-def projection(tensor, groups, reverse):
-    """B or C: varying, with or without its axis of groups, or constant in time."""
+def projection(tensor: Tensor, groups: int, reverse: bool) -> View:
+    """B or C: variable in time, with or without an axis of groups, or constant in time."""
     if tensor.dim() == 2:
         return parameter(tensor, groups)
     batch, *group, state, step = tensor.stride()
-    return _in_time(tensor, (_library.DTYPES[tensor.dtype], batch, *(group or (0,)), state), step, reverse)
+    return _in_time(tensor, (DTYPES[tensor.dtype], batch, *(group or (0,)), state), step, reverse)
 
 
-def _in_time(tensor, fields, step, reverse):
-    """A view whose last axis is time; running backwards, it starts at the last step."""
+def _in_time(tensor: Tensor, fields: tuple[int, ...], step: int, reverse: bool) -> View:
+    """A view whose last axis is time; with `reverse` it starts at the last step and has a negative stride."""
     start = tensor.data_ptr()
     if start < _library.LOW:
         start = _library.address(tensor)
@@ -177,7 +203,7 @@ def _in_time(tensor, fields, step, reverse):
     return (start + max(0, tensor.shape[-1] - 1) * step * tensor.element_size(), *fields, -step)
 
 
-def parameter(tensor, groups):
+def parameter(tensor: Tensor | None, groups: int) -> View:
     """(dim,) as (head, head_dim), or (dim, dstate) as (head, head_dim, dstate)."""
     if tensor is None:
         return view(None)
@@ -185,22 +211,31 @@ def parameter(tensor, groups):
     start = tensor.data_ptr()
     if start < _library.LOW:
         start = _library.address(tensor)
-    fields = (start, _library.DTYPES[tensor.dtype], dim * (tensor.shape[0] // groups), dim, *state)
+    fields = (start, DTYPES[tensor.dtype], dim * (tensor.shape[0] // groups), dim, *state)
     return fields + (0,) * (6 - len(fields))
 
 
-def _groups(B, C):
+def _groups(B: Tensor, C: Tensor) -> int:
     return B.shape[1] if B.dim() == 4 else C.shape[1] if C.dim() == 4 else 1
 
 
-def check(u, delta, A, B, C, D, z, delta_bias):
+def check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
     """Raises ValueError where a shape does not fit the others."""
     batch, dim, seqlen = u.shape
     groups, dstate = _groups(B, C), A.shape[1]
     if groups == 0 or dim % groups:
         raise ValueError(f"dim {dim} is not a multiple of the {groups} groups of B and C")
 
-    def projection(t):
+    def projection(t: Tensor) -> tuple[int, ...]:
         if t.dim() == 2:
             return (dim, dstate)
         return (batch, groups, dstate, seqlen) if t.dim() == 4 else (batch, dstate, seqlen)
@@ -220,16 +255,40 @@ def check(u, delta, A, B, C, D, z, delta_bias):
         raise ValueError(f"B and C must both have an axis of groups, or neither: {tuple(B.shape)}, {tuple(C.shape)}")
 
 
-def _fake_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse):
+def _fake_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), _last_state(u, A, return_last_state)
 
 
-def _fake_backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    def projection(t):
-        # Summed with the state innermost, then turned round.
+def _fake_backward(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def projection(t: Tensor) -> Tensor:
+        # The kernel's sums have the state innermost, and are then transposed.
         return torch.empty_like(t) if t.dim() == 2 else torch.empty_like(t.mT, memory_format=torch.contiguous_format).mT
 
-    def optional(t):
+    def optional(t: Tensor | None) -> Tensor:
         return u.new_empty(0, dtype=torch.float32) if t is None else torch.empty_like(t)
 
     return (
@@ -238,13 +297,13 @@ def _fake_backward(grad_out, u, delta, A, B, C, D, z, delta_bias, delta_softplus
     )  # fmt: skip
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     *tensors, ctx.delta_softplus, _, ctx.reverse = inputs
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx, grad_out, _):
+def _autograd(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return (None,) * 11
     saved = ctx.saved_tensors
@@ -254,7 +313,7 @@ def _autograd(ctx, grad_out, _):
     return u, delta, A, B, C, D, z, bias, None, None, None
 
 
-def _not_twice(ctx, *grads):
+def _not_twice(ctx: Any, *grads: Any) -> None:
     raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from . import _lib, _library
 from ._library import view
@@ -11,7 +12,17 @@ _ops = torch.library.Library("selective_scan_cpu", "FRAGMENT")
 
 
 def supports_state_update(
-    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: Tensor | None = None,
 ) -> bool:
     """Whether `selective_state_update` takes these tensors: on the CPU, float32, bfloat16 or float16, and A real."""
     return (
@@ -25,8 +36,18 @@ def supports_state_update(
 
 
 def selective_state_update(
-    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
-):
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: Tensor | None = None,
+) -> Tensor:
     """Moves each channel's state one step on, in place, and returns the step's output. Not differentiable.
 
     The axis of heads may be left out of all tensors, and that of groups with it.
@@ -56,17 +77,23 @@ def selective_state_update(
         return torch.ops.selective_scan_cpu.state_update(*args)
 
 
-_ops.define(
-    "state_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? dt_bias, bool dt_softplus, Tensor? state_batch_indices) -> Tensor"
-)
-
-
-def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
+def _update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: Tensor | None,
+) -> Tensor:
     heads, dim = (x.shape[1], x.shape[2]) if x.dim() == 3 else (1, x.shape[1])
     groups = B.shape[1] if x.dim() == 3 else 1
     batch, dstate = x.shape[0], state.shape[-1]
-    _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups)
+    _check(state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices, groups)
     _library.check_state("state", state, x)
     out = torch.empty_like(x)
     # Without an axis of heads there is one head, and its axis does not move.
@@ -79,13 +106,25 @@ def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
         threads=torch.get_num_threads(), state=view(state, *states), x=view(x, *row), dt=view(dt, *row),
         z=view(z, *row), out=view(out, *row), A=view(A, *rates), B=view(B, *row), C=view(C, *row),
         D=view(D, *parameter), dt_bias=view(dt_bias, *parameter),
-        state_indices=0 if indices is None else _library.address(indices),
+        state_indices=0 if state_batch_indices is None else _library.address(state_batch_indices),
     )  # fmt: skip
     _library.written(state)
     return out
 
 
-def _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups):
+def _check(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    indices: Tensor | None,
+    groups: int,
+) -> None:
     batch, dstate = x.shape[0], state.shape[-1]
     channels = x.shape[1:]
     projection = (batch, groups, dstate) if x.dim() == 3 else (batch, dstate)
@@ -109,7 +148,19 @@ def _check(state, x, dt, A, B, C, D, z, dt_bias, indices, groups):
         raise IndexError(f"state_batch_indices must lie in 0 to {entries - 1}")
 
 
-def _fake_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, indices):
+def _fake_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: Tensor | None,
+) -> Tensor:
     return torch.empty_like(x)
 
 

@@ -41,9 +41,7 @@ def found_compilers() -> list[str]:
 
 def build(compiler: str, flags: str, folder: Path, builder: str) -> str | None:
     """Compiles both libraries in a copy of the kernels; returns the end of what was printed if that fails."""
-    shutil.copytree(
-        KERNELS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "*.so", "__pycache__")
-    )
+    shutil.copytree(KERNELS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "*.so", "__pycache__"))
     env = {**os.environ, "CC": compiler, "CFLAGS": flags, "LDFLAGS": flags if "sanitize" in flags else ""}
     done = subprocess.run(
         [builder, "-m", "mambaport_build"], cwd=folder, env=env, capture_output=True, text=True, check=False

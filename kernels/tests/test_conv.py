@@ -83,18 +83,16 @@ def test_update(dtype, width, extra, seqlen):
         state = torch.randn(3, 20, length).to(dtype)
         state = state.mT.contiguous().mT if channel_last else state
         line = torch.cat([state, x], -1)
-        want = reference.causal_conv1d(*reference.double(line, weight, bias), activation="silu")[0][
-            ..., -seqlen:
-        ]
+        want = reference.causal_conv1d(*reference.double(line, weight, bias), activation="silu")[0][..., -seqlen:]
         reference.assert_close(update(x, state, weight, bias, "silu"), want)
         assert torch.equal(state, line[..., -length:])
     if seqlen > length or (extra == 0 and seqlen > 1):
         return
     ring, fed = torch.randn(3, 20, length).to(dtype), torch.tensor([0, 5, 1000003])
     lines = torch.stack([ring[b].roll(-int(n) % length, -1) for b, n in enumerate(fed)])
-    want = reference.causal_conv1d(
-        *reference.double(torch.cat([lines, x], -1), weight, bias), activation="silu"
-    )[0][..., -seqlen:]
+    want = reference.causal_conv1d(*reference.double(torch.cat([lines, x], -1), weight, bias), activation="silu")[0][
+        ..., -seqlen:
+    ]
     reference.assert_close(update(x, ring, weight, bias, "silu", cache_seqlens=fed), want)
     after = torch.stack([ring[b].roll(-int(n + seqlen) % length, -1) for b, n in enumerate(fed)])
     assert torch.equal(after, torch.cat([lines, x], -1)[..., -length:])
@@ -141,6 +139,4 @@ def test_operators():
     torch.library.opcheck(torch.ops.causal_conv1d_cpu.conv.default, (*inputs, None, None, True, True, False))
     x, weight, bias = make(2, 8, 1, 4)
     state = torch.randn(2, 8, 4)
-    torch.library.opcheck(
-        torch.ops.causal_conv1d_cpu.update.default, (x, state, weight, bias, None, None, True)
-    )
+    torch.library.opcheck(torch.ops.causal_conv1d_cpu.update.default, (x, state, weight, bias, None, None, True))

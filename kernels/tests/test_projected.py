@@ -97,9 +97,7 @@ def test_traced_it_leaves_onto_alone():
     run = torch.compile(lambda onto: kernels.projected_scan(*tensors, True, onto, 0.5), backend="aot_eager")
     assert torch.equal(run(onto), want)
     assert torch.equal(onto, kept)
-    torch.library.opcheck(
-        torch.ops.selective_scan_cpu.projected_scan.default, (*tensors, True, onto, 0.5, False)
-    )
+    torch.library.opcheck(torch.ops.selective_scan_cpu.projected_scan.default, (*tensors, True, onto, 0.5, False))
 
 
 def test_it_is_not_for_gradients():

@@ -23,9 +23,7 @@ def error(actual, expected, scale=None):
     return ((actual.double() - expected.double()).abs().max() / largest).item()
 
 
-def make(
-    batch, dim, seqlen, dstate, kinds=("variable", "variable"), optional=True, dtype=torch.float32, seed=0
-):
+def make(batch, dim, seqlen, dstate, kinds=("variable", "variable"), optional=True, dtype=torch.float32, seed=0):
     """Inputs of the scan; a kind is "constant", "variable", or a number of groups."""
     rng = torch.Generator().manual_seed(seed)
 
@@ -107,9 +105,7 @@ def test_accuracy(shape, delta_scale, spread, A_scale, seed):
     batch, dim, seqlen, dstate = shape
     inputs = make(*shape, optional=False, seed=seed)
     rng = torch.Generator().manual_seed(seed)
-    inputs[1] = delta_scale * torch.exp(spread * torch.randn(batch, dim, seqlen, generator=rng)).clamp(
-        1e-8, 1e4
-    )
+    inputs[1] = delta_scale * torch.exp(spread * torch.randn(batch, dim, seqlen, generator=rng)).clamp(1e-8, 1e4)
     inputs[2] = -A_scale * torch.rand(dim, dstate, generator=rng)
     out, last_state = selective_scan(*inputs, False, True)
     want, want_state = expected(inputs, False)
@@ -186,10 +182,7 @@ def test_nan_and_infinity_travel(which, value, where):
     u, delta, A, B, C = inputs[:5]
     h, steps = torch.zeros(1, 20, 4), []
     for t in range(100):
-        h = (
-            torch.exp(delta[:, :, t, None] * A) * h
-            + (delta[:, :, t] * u[:, :, t])[..., None] * B[:, None, :, t]
-        )
+        h = torch.exp(delta[:, :, t, None] * A) * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[:, None, :, t]
         steps.append((h * C[:, None, :, t]).sum(-1))
     want = torch.stack(steps, dim=-1)
     assert torch.equal(out.isfinite(), want.isfinite())
