@@ -22,7 +22,7 @@ from mambaport.settings import Settings, is_true, read_settings
 from mambaport.toolchains import TOOLCHAINS, Toolchain, choose
 
 # Goes up when building the same inputs gives other bytes.
-BUILD_FORMAT = 1
+BUILD_FORMAT = 2
 
 
 @dataclass(frozen=True)
