@@ -1,4 +1,4 @@
-"""Loads the library of torch operators beside this file, and refuses one that was compiled for another torch."""
+"""Loads the library of torch operators beside this file, and refuses a library that was compiled for another torch."""
 
 import ctypes
 import re
@@ -11,12 +11,12 @@ _loaded = {}
 
 
 def load(name, fakes):
-    """Loads ``libNAME.so``, whose operators are then in ``torch.ops.NAME``; a second call does nothing.
+    """Load ``libNAME.so``, which registers its operators in ``torch.ops.NAME``. A second call does nothing.
 
-    fakes: operator -> the function that gives its results' shapes, strides and dtypes without computing them, for
-        torch.compile and torch.export
+    fakes: operator -> the function that gives the shapes, strides and dtypes of the operator's results without
+        computing them, for torch.compile and torch.export
 
-    Raises ImportError, which names the torch that the library was compiled for, where it does not fit this torch.
+    Raises ImportError where the library was compiled for another torch; the message names that torch.
     """
     if name in _loaded:
         return

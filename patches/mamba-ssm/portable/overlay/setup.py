@@ -1,7 +1,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # an isolated build does not put the tree there
+sys.path.insert(0, str(Path(__file__).parent))  # an isolated build does not have the source tree on sys.path
 
 from mambaport_build.libraries import CudaLibrary, KernelLibrary
 from mambaport_build.setup_commands import run_setup

@@ -1,8 +1,8 @@
 """The module causal_conv1d_cuda: upstream's three functions, for CUDA tensors and for all others.
 
-Other repositories import the extension by this name, and call it as one of its releases took its arguments. The
-number of arguments tells the release. A CUDA tensor goes to the compiled extension of a CUDA wheel. Every other
-tensor is computed by causal_conv1d_cpu or by PyTorch.
+Other repositories import the extension by this name. They call the functions with the arguments of the release that
+they were written for, and the number of arguments tells the release. A CUDA tensor goes to the compiled extension of
+a CUDA wheel. Every other tensor is computed by causal_conv1d_cpu or by PyTorch.
 
 This module does not import causal_conv1d: another repository's copy of causal_conv1d may come first on the path.
 """
@@ -23,7 +23,8 @@ __all__ = ["HAS_CUDA", "causal_conv1d_bwd", "causal_conv1d_fwd", "causal_conv1d_
 
 _SITE = Path(__file__).resolve().parents[1]
 
-# The arguments of each release by their number; 1.6.0 alone takes memory for its results and returns nothing.
+# Number of arguments -> the arguments' names. Since 1.5.1, the caller gives the result tensors, and no tensor
+# is returned.
 FWD = {
     4: ("x", "weight", "bias", "silu"),  # 1.0
     5: ("x", "weight", "bias", "seq_idx", "silu"),  # 1.1
@@ -46,7 +47,7 @@ UPDATE = {
 
 
 def _compiled():
-    """The CUDA code, the three functions of 1.6.0, where the wheel brings its library; None in a CPU wheel."""
+    """The module with the compiled functions of release 1.6.0, or None in a CPU wheel, which has no CUDA library."""
     if not Path(__file__).with_name("libcausal_conv1d_cuda.so").is_file():
         return None
     return importlib.import_module(f"{__name__}._cuda")
@@ -61,10 +62,10 @@ def causal_conv1d_fwd(*arguments):
     """The convolution; FWD names the arguments.
 
     x, out: (batch, dim, seqlen); weight: (dim, width); bias: (dim,); seq_idx: (batch, seqlen)
-    initial_states, final_states_out: (batch, dim, width - 1); final_states_out is written to
+    initial_states, final_states_out: (batch, dim, width - 1); final_states_out receives the last inputs
     silu: whether SiLU is applied to the result
 
-    Returns out, or None where memory for it is given.
+    Returns out, or None where the caller gives a tensor for out.
     """
     call = _named(FWD, arguments, "causal_conv1d_fwd")
     if _use_cuda(call["x"]):
@@ -79,10 +80,10 @@ def causal_conv1d_bwd(*arguments):
     """The gradients; BWD names the arguments.
 
     dout: like x, the gradient of the result; dfinal_states: (batch, dim, width - 1)
-    dx, dweight, dbias, dinitial_states: memory for the gradients
+    dx, dweight, dbias, dinitial_states: tensors that receive the gradients
 
-    Returns [dx, dweight, dbias], with dinitial_states where the release has it, each like its tensor and None
-    where that is None; or None where memory for all of them is given.
+    Returns [dx, dweight, dbias], and dinitial_states in releases that have this gradient. A gradient has the shape and
+    dtype of its tensor, and is None where the tensor is None. Returns None where the caller gives all tensors.
     """
     call = _named(BWD, arguments, "causal_conv1d_bwd")
     given = len(arguments) == 12
@@ -105,13 +106,13 @@ def causal_conv1d_bwd(*arguments):
 
 
 def causal_conv1d_update(*arguments):
-    """The convolution of the next inputs, which moves conv_state on in place; UPDATE names the arguments.
+    """The convolution of the next inputs; updates conv_state in place. UPDATE names the arguments.
 
     x, out: (batch, dim), or (batch, dim, seqlen) in later releases
     conv_state: (batch, dim, state_len), state_len of at least width - 1
-    cache_seqlens: (batch,), where in conv_state each row goes on; conv_state_indices: (batch,)
+    cache_seqlens: (batch,), the position in conv_state at which each row continues; conv_state_indices: (batch,)
 
-    Returns out, or None where memory for it is given.
+    Returns out, or None where the caller gives a tensor for out.
     """
     call = _named(UPDATE, arguments, "causal_conv1d_update")
     x = call["x"]
@@ -150,7 +151,7 @@ def _use_cuda(x):
 
 
 def _cuda_backward(call, wants_states):
-    """[dx, dweight, dbias, dinitial_states] of the compiled extension, which adds to float32 weight gradients."""
+    """[dx, dweight, dbias, dinitial_states] of the compiled extension, which adds to weight gradients in float32."""
     x, weight, bias = call["x"], call["weight"], call["bias"]
     if "dweight" in call:
         _cuda.causal_conv1d_bwd(*_in_order(BWD[12], call))
@@ -192,7 +193,7 @@ def _update(call):
 
 @functools.cache
 def _pytorch():
-    """causal_conv1d.fallback of this wheel, by its place: causal_conv1d may be another repository's copy."""
+    """causal_conv1d.fallback of this wheel, by file path: the name causal_conv1d may be another repository's copy."""
     spec = importlib.util.spec_from_file_location(f"{__name__}._pytorch", _SITE / "causal_conv1d" / "fallback.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

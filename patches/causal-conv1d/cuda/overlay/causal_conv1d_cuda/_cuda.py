@@ -1,15 +1,17 @@
-"""The CUDA code: the three functions of causal-conv1d 1.6.0, with its arguments, as torch operators.
+"""The compiled CUDA functions: the three functions of causal-conv1d 1.6.0, with the same arguments, as torch operators.
 
-Each writes into tensors that the caller made, and returns nothing. x: (batch, dim, seqlen) in float32, float16 or
-bfloat16; weight: (dim, width) and bias: (dim,), of one dtype, which need not be x's; all on one CUDA device.
+Each function writes into tensors that the caller gives, and returns nothing. x: (batch, dim, seqlen) in float32,
+float16 or bfloat16. weight: (dim, width) and bias: (dim,) have one dtype, which may differ from the dtype of x. All
+tensors are on one CUDA device.
 
 causal_conv1d_fwd(x, weight, bias, seq_idx, initial_states, out, final_states_out, silu_activation)
-    writes out, like x, and final_states_out, (batch, dim, width - 1)
+    writes out, of the shape and dtype of x, and final_states_out, (batch, dim, width - 1)
 causal_conv1d_bwd(x, weight, bias, dout, seq_idx, initial_states, dfinal_states, dx, dweight, dbias,
                   dinitial_states, silu_activation)
-    writes dx and dinitial_states, like x and initial_states, and adds to dweight and dbias, which are float32
+    writes dx and dinitial_states, of the shapes and dtypes of x and initial_states; adds to dweight and dbias, which
+    are float32
 causal_conv1d_update(x, conv_state, weight, bias, out, silu_activation, cache_seqlens, conv_state_indices)
-    writes out, like x, and moves conv_state, (batch, dim, state_len) of x's dtype, on
+    writes out, of the shape and dtype of x, and updates conv_state, (batch, dim, state_len) of x's dtype, in place
 """
 
 import torch
@@ -20,7 +22,7 @@ __all__ = ["causal_conv1d_bwd", "causal_conv1d_fwd", "causal_conv1d_update"]
 
 
 def _nothing(*args):
-    """An operator that returns nothing has no result to describe."""
+    """The fake of an operator without results: there is no shape or dtype to describe."""
 
 
 _library.load("causal_conv1d_cuda", dict.fromkeys(__all__, _nothing))

@@ -1,4 +1,4 @@
-// causal_conv1d.cpp's functions as torch operators.
+// Registers the functions of causal_conv1d.cpp as torch operators.
 
 #include "torch_library.h"
 
@@ -19,7 +19,8 @@ void causal_conv1d_update(const Tensor &x, const Tensor &conv_state, const Tenso
 
 namespace {
 
-// torch takes no reference to an optional that may be changed; these take copies, which share the tensors' memory.
+// An operator cannot take a reference to an optional that is not const, as upstream's functions do. These wrappers take
+// copies, which share the memory of the tensors.
 
 void fwd(const Tensor &x, const Tensor &weight, const OptionalTensor &bias, const OptionalTensor &seq_idx,
          const OptionalTensor &initial_states, Tensor out, OptionalTensor final_states_out, bool silu_activation) {
@@ -56,7 +57,7 @@ TORCH_LIBRARY_IMPL(causal_conv1d_cuda, CUDA, library) {
     library.impl("causal_conv1d_update", &update);
 }
 
-// Autograd does not look at these functions, as it did not when they were functions of an extension module.
+// Autograd ignores these operators, as autograd ignored the functions of upstream's extension module.
 TORCH_LIBRARY_IMPL(causal_conv1d_cuda, Autograd, library) {
     library.impl("causal_conv1d_fwd", torch::CppFunction::makeFallthrough());
     library.impl("causal_conv1d_bwd", torch::CppFunction::makeFallthrough());

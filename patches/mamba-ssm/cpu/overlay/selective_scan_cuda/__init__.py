@@ -27,7 +27,7 @@ _SITE = Path(__file__).resolve().parents[1]
 
 
 def _compiled():
-    """The CUDA code, fwd and bwd, where the wheel brings its library; None in a CPU wheel."""
+    """The module with the compiled fwd and bwd, or None in a CPU wheel, which has no CUDA library."""
     if not Path(__file__).with_name("libselective_scan_cuda.so").is_file():
         return None
     return importlib.import_module(f"{__name__}._cuda")
@@ -43,11 +43,12 @@ def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
     u, delta, z: (batch, dim, seqlen), of one dtype; z may be None
     A: (dim, dstate), float32 or complex64
-    B, C: (batch, ngroups, dstate, seqlen) like u, with a complex A of length 2 * seqlen; or (dim, dstate) like A
+    B, C: (batch, ngroups, dstate, seqlen) in the dtype of u, or (dim, dstate) in the dtype of A; with a complex A, the
+        length is 2 * seqlen
     D, delta_bias: (dim,) float32, or None
 
-    Returns [out, x], or [out, x, out * silu(z)] where z is given. out is like u. x is an argument of bwd;
-    x[:, :, -1, 1::2] is the state after the last step, (batch, dim, dstate) in the dtype of A.
+    Returns [out, x], or [out, x, out * silu(z)] where z is given. out has the shape and dtype of u. x is an
+    argument of bwd;    x[:, :, -1, 1::2] is the state after the last step, (batch, dim, dstate) in the dtype of A.
     """
     if _use_cuda(u):
         return list(_cuda.fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus))
@@ -65,12 +66,12 @@ def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z):
     """The gradients [du, ddelta, dA, dB, dC, dD, ddelta_bias], then dz where z is given, then out * silu(z).
 
-    dout: like u, the gradient of the last tensor that fwd returned, x aside
-    x, out: as fwd returned them; out is needed with z only
-    dz: None, or memory like z that the gradient of z is written to
+    dout: the shape and dtype of u; the gradient of fwd's out, or of out * silu(z) where z is given
+    x, out: as fwd returned them; out is needed only with z
+    dz: None, or a tensor of the shape and dtype of z that receives the gradient of z
     recompute_out_z: whether out * silu(z) is returned
 
-    A gradient is like its tensor, and None where that is None.
+    A gradient has the shape and dtype of its tensor, and is None where the tensor is None.
     """
     if _use_cuda(u):
         words = (u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z)
@@ -107,7 +108,7 @@ def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
 
 @functools.cache
 def _pytorch():
-    """mamba_ssm.ops.fallback.selective_scan of this wheel, by its place: mamba_ssm may be another repository's copy."""
+    """mamba_ssm.ops.fallback.selective_scan of this wheel, by file path: mamba_ssm may be another repository's copy."""
     package = types.ModuleType(f"{__name__}._pytorch")
     package.__path__ = [str(_SITE / "mamba_ssm" / "ops" / "fallback")]
     sys.modules[package.__name__] = package

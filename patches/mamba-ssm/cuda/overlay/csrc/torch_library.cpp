@@ -1,4 +1,4 @@
-// selective_scan.cpp's functions as torch operators.
+// Registers the functions of selective_scan.cpp as torch operators.
 
 #include "torch_library.h"
 
@@ -19,7 +19,8 @@ std::vector<Tensor> selective_scan_bwd(const Tensor &u, const Tensor &delta, con
 
 namespace {
 
-// An operator has as many results in each call, and none is missing: a tensor without elements stands in its place.
+// An operator returns the same number of defined tensors in each call. A tensor without elements replaces a result that
+// upstream's function leaves undefined.
 
 Tensor or_empty(const Tensor &tensor, const Tensor &like) {
     return tensor.defined() ? tensor : at::empty({0}, like.options());
@@ -32,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> fwd(const Tensor &u, const Tensor &delta, con
     return {made[0], made[1], or_empty(made.size() > 2 ? made[2] : Tensor(), u)};
 }
 
-// The result for dz is the argument dz, which the caller gives wherever there is a z.
+// The gradient of z is written to the argument dz, which the caller must give where z is given.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 bwd(const Tensor &u, const Tensor &delta, const Tensor &A, const Tensor &B, const Tensor &C, const OptionalTensor &D,
     const OptionalTensor &z, const OptionalTensor &delta_bias, const Tensor &dout, const OptionalTensor &x,
@@ -66,7 +67,7 @@ TORCH_LIBRARY_IMPL(selective_scan_cuda, CUDA, library) {
     library.impl("bwd", &bwd);
 }
 
-// Autograd does not look at these functions, as it did not when they were functions of an extension module.
+// Autograd ignores these operators, as autograd ignored the functions of upstream's extension module.
 TORCH_LIBRARY_IMPL(selective_scan_cuda, Autograd, library) {
     library.impl("fwd", torch::CppFunction::makeFallthrough());
     library.impl("bwd", torch::CppFunction::makeFallthrough());

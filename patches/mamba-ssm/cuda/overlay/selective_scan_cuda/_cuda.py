@@ -1,9 +1,14 @@
-"""The CUDA code: the two functions of mamba-ssm's extension, with its arguments and results, over torch operators.
+"""The compiled CUDA functions: fwd and bwd of upstream's extension, with the same arguments and results.
+
+Both call torch operators, which return a fixed number of tensors.
 
 u, delta: (batch, dim, seqlen) in float32, float16 or bfloat16
 A: (dim, dstate) in float32 or complex64
-B, C: (dim, dstate) like A, or (batch, ngroups, dstate, seqlen) like u; twice the seqlen where A is complex
-D, delta_bias: (dim,) in float32; z: like u; all on one CUDA device
+B, C: (dim, dstate) in the dtype of A, or (batch, ngroups, dstate, seqlen) in the dtype of u; twice the seqlen where A
+    is complex
+D, delta_bias: (dim,) in float32
+z: the shape and dtype of u
+All tensors are on one CUDA device.
 """
 
 import torch
@@ -17,8 +22,8 @@ _CHUNK = 2048
 def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     """[out, x], and out_z where z is not None.
 
-    out: like delta; out_z: out times silu(z); x: (batch, dim, chunks, 2 * dstate), the state after each 2048 steps,
-    which bwd asks for.
+    out: the shape and dtype of delta; out_z: out times silu(z); x: (batch, dim, chunks, 2 * dstate), the state after
+    each 2048 steps, which is an argument of bwd.
     """
     out, x, out_z = torch.ops.selective_scan_cuda.fwd(u, delta, A, B, C, D, z, delta_bias, bool(delta_softplus))
     return [out, x] if z is None else [out, x, out_z]
@@ -27,7 +32,8 @@ def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z):
     """[du, ddelta, dA, dB, dC, dD, ddelta_bias], then dz where z is not None, then out_z where recompute_out_z.
 
-    Each gradient is like its tensor, and None where that is None. dz: None, or where to write that gradient.
+    Each gradient has the shape and dtype of its tensor, and is None where the tensor is None.
+    dz: None, or the tensor that receives the gradient of z.
     """
     if z is None:
         dz = None

@@ -1,7 +1,7 @@
-"""The extension module that VMamba and Mamba-YOLO import, on top of selective_scan_cuda.
+"""The extension module that VMamba and Mamba-YOLO import, implemented with selective_scan_cuda.
 
-Theirs is a CUDA extension of its own, built from a fork of these sources; code that calls it finds the same
-two functions here, for CUDA tensors and for CPU tensors.
+In those repositories, the module is a CUDA extension built from a fork of upstream's sources. This module has the same
+two functions, for CUDA tensors and for CPU tensors.
 """
 
 import selective_scan_cuda as scan
@@ -13,11 +13,11 @@ def fwd(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, nrows=
     """
     u, delta: (batch, dim, seqlen)
     A: (dim, dstate), real
-    B, C: (batch, ngroups, dstate, seqlen); VMamba has 4 groups, one per direction
+    B, C: (batch, ngroups, dstate, seqlen); VMamba uses 4 groups, one for each direction
     D, delta_bias: (dim,)
-    nrows: how the CUDA kernel shared its work; no effect on the result
+    nrows: accepted because the forks' kernel has this argument; ignored
 
-    Returns [out, x], out like u. x is what bwd asks for; x[:, :, -1, 1::2] is the last state,
+    Returns [out, x]. out has the shape and dtype of u. x is an argument of bwd; x[:, :, -1, 1::2] is the last state,
     (batch, dim, dstate) in float32.
     """
     _check(A, B, C)
@@ -25,9 +25,11 @@ def fwd(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, nrows=
 
 
 def bwd(u, delta, A, B, C, D, delta_bias, dout, x, delta_softplus=False, nrows=1):
-    """The gradients [du, ddelta, dA, dB, dC, dD, ddelta_bias], each like its tensor, None where that is None.
+    """The gradients [du, ddelta, dA, dB, dC, dD, ddelta_bias].
 
-    dout: like u; x: as fwd returned it
+    dout: the shape and dtype of u; x: as fwd returned it
+
+    A gradient has the shape and dtype of its tensor, and is None where the tensor is None.
     """
     _check(A, B, C)
     u, delta, dout = _contiguous(u, delta, dout)

@@ -1,4 +1,4 @@
-"""What main.py asks about the machine: which device there is, how to read a checkpoint, and whether mamba_ssm fits."""
+"""Functions of main.py that depend on the machine: the device, reading a checkpoint, the check of mamba_ssm."""
 
 import argparse
 import inspect
@@ -16,16 +16,18 @@ def default_device():
 
 
 def prepare(args):
-    """Checks ``args`` against the machine, fits the data loading to it, and says what runs where.
+    """Check ``args`` against the machine, adapt the data loading to the device, and print the versions and the device.
+
+    Returns the torch.device of ``args.device``.
 
     Raises:
-        SystemExit: the device is not there, or mamba_ssm is not one that Vision Mamba can use.
+        SystemExit: the device is missing, or Vision Mamba cannot use the installed mamba_ssm.
     """
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device {args.device}: torch {torch.__version__} sees no GPU here; use --device cpu")
     if device.type == "cpu":
-        # Memory is pinned for a GPU; and on a CPU the workers compete with the model for its cores and memory.
+        # Pinned memory helps a GPU only; loader workers compete with a model on the CPU for cores and memory.
         args.pin_mem = False
         args.num_workers = min(args.num_workers, max(1, (os.cpu_count() or 1) // 2))
     if not getattr(args, "distributed", False) or args.local_rank == 0:
@@ -34,7 +36,7 @@ def prepare(args):
 
 
 def eval_batch_size(args):
-    """Images at once in evaluation: many on a GPU, ``--batch-size`` on a CPU."""
+    """The number of images in a batch of evaluation: 30 times ``--batch-size`` on a GPU, ``--batch-size`` on a CPU."""
     return args.batch_size if torch.device(args.device).type == "cpu" else int(1.5 * args.batch_size * 20)
 
 
@@ -44,7 +46,7 @@ def autocast(device):
 
 
 def load_checkpoint(file):
-    """A checkpoint, on the CPU. Only tensors and plain data are read: a file that would run code is refused."""
+    """The contents of a checkpoint file, on the CPU. A file that would run code when read is refused."""
     allowed = getattr(torch.serialization, "safe_globals", None)
     with allowed([argparse.Namespace]) if allowed else nullcontext():
         return torch.load(file, map_location="cpu", weights_only=True)

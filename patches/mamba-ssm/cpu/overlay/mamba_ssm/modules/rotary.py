@@ -1,6 +1,6 @@
-"""Rotary position embedding in plain PyTorch, for where flash_attn is not installed.
+"""Rotary position embedding in plain PyTorch, used where flash_attn is not installed.
 
-The same constructor, buffers and calls as flash_attn.layers.rotary.RotaryEmbedding, as far as MHA uses them.
+RotaryEmbedding has the constructor, buffers and calls of flash_attn.layers.rotary.RotaryEmbedding that MHA uses.
 """
 
 import torch
@@ -10,8 +10,8 @@ from torch import nn
 class RotaryEmbedding(nn.Module):
     def __init__(self, dim, base=10000.0, interleaved=False, device=None):
         """
-        dim: how many features of each head are rotated, from the first on
-        interleaved: whether features 2i and 2i + 1 turn together, or i and i + dim / 2
+        dim: the number of features of each head that are rotated, counted from the first
+        interleaved: True rotates the pairs of features 2i and 2i + 1, False the pairs i and i + dim / 2
         """
         super().__init__()
         self.dim = dim
@@ -22,14 +22,14 @@ class RotaryEmbedding(nn.Module):
     def forward(self, q, kv, seqlen_offset=0, max_seqlen=None):
         """
         q: (batch, seqlen, nheads, head_dim)
-        kv: (batch, seqlen, 2, nheads_kv, head_dim), of which the keys are rotated
-        seqlen_offset: the position of the first token, a number or (batch,)
+        kv: (batch, seqlen, 2, nheads_kv, head_dim); only the keys are rotated
+        seqlen_offset: the position of the first token, a number or a tensor (batch,)
         Returns q and kv, rotated, of the same shapes and dtypes.
         """
         position = torch.arange(q.shape[1], device=q.device, dtype=torch.float32)
         position = position + torch.as_tensor(seqlen_offset, device=q.device).unsqueeze(-1)
-        # Rounded to 16 bits by module.to(), the frequencies would be useless far from the start.
-        angle = position.unsqueeze(-1) * self.inv_freq.float()  # (seqlen, dim / 2), or with the batch before
+        # float32: angles computed in 16 bits would be too inexact for late positions.
+        angle = position.unsqueeze(-1) * self.inv_freq.float()  # ([batch,] seqlen, dim / 2)
         cos, sin = angle.cos().unsqueeze(-2), angle.sin().unsqueeze(-2)
         k, v = kv.unbind(dim=2)
         return self._rotate(q, cos, sin), torch.stack([self._rotate(k, cos, sin), v], dim=2)

@@ -1,6 +1,6 @@
-"""What CUDA fuses into one function, as the steps that it is made of, for tensors that CUDA does not take.
+"""The separate steps of functions that CUDA computes as one fused function, for tensors that CUDA does not support.
 
-Each step is the fastest that there is for its tensors; autograd differentiates the whole.
+Each step uses the fastest function for its tensors, and autograd differentiates the result.
 """
 
 import warnings
@@ -26,9 +26,11 @@ DT_NORM = (
 
 
 def causal_conv1d(x, weight, bias=None, seq_idx=None, activation="silu", reverse=False):
-    """x: (batch, dim, seqlen); weight: (dim, width); bias: (dim,); seq_idx: (batch, seqlen). Returns like x.
+    """x: (batch, dim, seqlen); weight: (dim, width); bias: (dim,); seq_idx: (batch, seqlen).
 
-    reverse: time runs from the last input to the first, as if x and out were flipped; without seq_idx.
+    Returns a tensor of the shape and dtype of x.
+
+    reverse: time runs from the last input to the first, as if x and out were flipped; seq_idx must be None.
     """
     if reverse:
         if conv_dispatch is not None and not x.is_cuda:
@@ -65,17 +67,17 @@ def inner(
     onto=None,
     scale=1.0,
 ):
-    """Mamba-1 between its projections: convolution, what it is projected to, scan and gate; differentiable.
+    """Mamba-1 between its input and output projections: convolution, projection to delta, B and C, scan and gate.
 
     xz: (batch, 2 * dim, seqlen)
     conv1d_weight: (dim, 1, width); conv1d_bias: (dim,)
     x_proj_weight: (delta_rank + 2 * dstate, dim), twice the dstate where A is complex
     delta_proj_weight: (dim, delta_rank)
-    A: (dim, dstate); B, C: as for the scan, or None for those that depend on the input
+    A: (dim, dstate); B, C: as for the scan, or None where x_proj_weight computes them from the input
     reverse: time runs from the last step to the first, as if xz and out were flipped
-    onto, scale: the result is scale * (onto + out); onto's memory may be taken for it
+    onto, scale: the result is scale * (onto + out); the result may overwrite onto
 
-    out: (batch, dim, seqlen)
+    Returns out: (batch, dim, seqlen), differentiable.
     """
     x, z = xz.chunk(2, dim=1)
     u = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, reverse=reverse)
@@ -90,10 +92,11 @@ def inner(
 
 
 def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False):
-    """selective_scan_fn in either direction; CUDA has code for the way there, and gets flipped copies."""
+    """selective_scan_fn in either direction. The CUDA kernel scans forward only; reverse gives it flipped copies."""
     if not dispatch.use_cuda(u):
         return dispatch.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=reverse)
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # which imports this module
+    # Imported here, because selective_scan_interface imports this module.
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     if not reverse:
         return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
@@ -119,9 +122,9 @@ def split_projected(
     dt_rms_weight=None,
     b_c_dt_rms_eps=1e-6,
 ):
-    """delta, B and C as the scan takes them, of projected: (batch, delta_rank + 2 * dstate, seqlen).
+    """delta, B and C in the form of the scan's arguments, from projected: (batch, delta_rank + 2 * dstate, seqlen).
 
-    It has dstate fewer features for each of B and C that is given.
+    projected has dstate fewer features where B is given, and dstate fewer where C is given.
     """
     rank = delta_proj_weight.shape[1]
     d_state = A.shape[-1] * (2 if A.is_complex() else 1)
@@ -133,7 +136,7 @@ def split_projected(
         rows = projected[:, rank : rank + d_state]
         B = _coefficient(rows, B_proj_bias, b_rms_weight, b_c_dt_rms_eps, A.is_complex())
     if C is None:
-        rows = projected[:, projected.shape[1] - d_state :]  # right behind delta's where B is given
+        rows = projected[:, projected.shape[1] - d_state :]  # directly after delta's rows where B is given
         C = _coefficient(rows, C_proj_bias, c_rms_weight, b_c_dt_rms_eps, A.is_complex())
     return delta, B, C
 
@@ -159,13 +162,14 @@ def mamba_split_conv1d_scan_combined(
     ngroups=1,
     norm_before_gate=True,
 ):
-    """Mamba-2 between its projections: convolution, scan, gated norm, and the output projection where given.
+    """Mamba-2 after its input projection: convolution, scan, gated norm, and the output projection where given.
 
     zxbcdt: (b, L, 2 * d_nonssm + 2 * dim + 2 * g * n + h) with dim = h * p
     conv1d_weight: (dim + 2 * g * n, width); conv1d_bias: (dim + 2 * g * n,)
-    D: (h,), which needs headdim, or (h, p); rmsnorm_weight: (dim,)
+    D: (h,) with headdim given, or (h, p); rmsnorm_weight: (dim,)
 
-    Returns out (b, L, d_nonssm + dim), or (b, L, out_dim) after the projection; then the final states.
+    Returns out (b, L, d_nonssm + dim), or (b, L, out_dim) after the projection; and the final states where
+    return_final_states.
     """
     if D.dim() == 1:
         assert headdim is not None
@@ -212,12 +216,12 @@ def mamba_split_conv1d_scan_combined(
 
 
 def _coefficient(rows, bias, rms_weight, eps, is_complex):
-    """B or C as the scan takes it, of its rows (batch, d_state, seqlen)."""
+    """B or C in the form of the scan's argument, from the projected rows (batch, d_state, seqlen)."""
     if bias is not None:
         rows = rows + bias.to(rows.dtype).unsqueeze(-1)
     if rms_weight is not None:
         rows = _rms_norm(rows.transpose(1, 2), rms_weight, eps).transpose(1, 2)
-    if is_complex:  # (batch, dstate, 2 * seqlen), real and imaginary parts in turn
+    if is_complex:  # (batch, dstate, 2 * seqlen), real and imaginary parts alternating
         rows = rows.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)
     return rows.contiguous()
 

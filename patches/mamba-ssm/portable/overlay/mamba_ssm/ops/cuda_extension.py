@@ -1,8 +1,8 @@
-"""selective_scan_cuda, or a stand-in that is false and says on use that it is missing, and why."""
+"""selective_scan_cuda, or a stand-in that is false in conditions and raises an error with the reason when used."""
 
 import warnings
 
-import torch  # noqa: F401  the extension needs libc10, which this loads
+import torch  # noqa: F401  importing torch loads libc10, which the extension needs
 
 
 class _Missing:
@@ -19,11 +19,11 @@ class _Missing:
 try:
     import selective_scan_cuda
 
-    if not getattr(selective_scan_cuda, "HAS_CUDA", True):  # the module of a CPU wheel, for code that imports it
+    if not getattr(selective_scan_cuda, "HAS_CUDA", True):  # a CPU wheel has the module without CUDA code
         selective_scan_cuda = _Missing("this mamba_ssm was built without its CUDA extension")
 except ModuleNotFoundError:
     selective_scan_cuda = _Missing("this mamba_ssm was built without its CUDA extension")
-except ImportError as error:  # there, but for another torch: say so, or nobody learns why it is slow
+except ImportError as error:  # installed for another torch: without a warning, the slow path has no visible reason
     warnings.warn(
         f"selective_scan_cuda is installed but does not load, and is not used: {error}", stacklevel=2
     )

@@ -1,4 +1,4 @@
-"""What `generate` returns: transformers' own class where transformers is installed, else one like it."""
+"""The class of `generate`'s result: that of transformers where installed, else a class with the same fields."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,6 @@ def decoder_only_output(sequences, scores):
     """The output object. transformers is imported here, at first use: it takes seconds on a small board."""
     try:
         from transformers.generation import GenerateDecoderOnlyOutput as Output
-    except (ImportError, RuntimeError):  # not there, too old to have it, or does not fit this torch
+    except (ImportError, RuntimeError):  # transformers is missing, lacks the class, or does not fit this torch
         Output = GenerateDecoderOnlyOutput
     return Output(sequences=sequences, scores=scores)

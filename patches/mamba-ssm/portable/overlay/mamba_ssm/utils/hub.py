@@ -10,7 +10,7 @@ try:
 except ImportError:
 
     class PyTorchModelHubMixin:
-        """Stands in for huggingface_hub's mixin: the same methods, which say what is missing."""
+        """Replaces huggingface_hub's mixin: the same methods, which raise an ImportError that names huggingface_hub."""
 
         def _needs_the_hub(self, *args, **kwargs):
             raise ImportError("this method needs huggingface_hub: pip install huggingface_hub")

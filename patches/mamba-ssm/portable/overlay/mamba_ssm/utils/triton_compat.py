@@ -1,7 +1,7 @@
-"""`triton` and `tl`: the real ones where they can run, else stand-ins that let the kernels be defined.
+"""`triton` and `tl`: triton itself where it can run, else stand-ins with which the kernels can be defined.
 
-A kernel's module is then importable anywhere, with its functions of plain Python and its reference
-implementations; only launching a kernel is an error, and one that says why.
+So a module with kernels can be imported on every machine, with its plain Python functions and its reference
+implementations. Only launching a kernel is an error, which gives the reason.
 """
 
 import torch
@@ -10,7 +10,7 @@ __all__ = ["HAS_TRITON", "tl", "triton"]
 
 
 class _Kernel:
-    """What @triton.jit makes of a kernel where triton cannot run."""
+    """The result of @triton.jit where triton cannot run."""
 
     def __init__(self, function):
         self.function = function
@@ -30,7 +30,7 @@ class _Kernel:
 
 
 class _Config:
-    """triton.Config: what autotuning would choose among."""
+    """Stands for triton.Config, one of the settings that autotuning chooses from."""
 
     def __init__(self, kwargs, num_warps=4, num_stages=2, **options):
         self.kwargs = kwargs
@@ -40,7 +40,7 @@ class _Config:
 
 
 class _Triton:
-    """As much of triton as is used outside of kernels."""
+    """Stands for the module triton: the names that are used outside of kernels."""
 
     __version__ = "0"
     Config = _Config
@@ -65,7 +65,7 @@ class _Triton:
 
 
 class _Language:
-    """triton.language: any name exists, since kernels name types in their signatures; none does anything."""
+    """Stands for the module triton.language: every name exists, because kernels use its types in their signatures."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -74,7 +74,7 @@ class _Language:
 
 
 def _load():
-    # Without a GPU some releases of triton raise as early as in @triton.autotune: do not ask them.
+    # Without a GPU, some releases of triton raise an error already in @triton.autotune: triton is not imported.
     if torch.cuda.is_available():
         try:
             import triton

@@ -1,6 +1,7 @@
 """The functions of Vision Mamba, which scans an image's patches in both directions.
 
-They are made of the convolution and the scan, so they run wherever those do, and autograd differentiates them.
+The functions call the convolution and the scan, so they work on every device that both support. autograd
+differentiates the functions.
 """
 
 import torch.nn.functional as F
@@ -32,12 +33,12 @@ def mamba_inner_fn_no_out_proj(
     xz: (batch, 2 * dim, seqlen)
     conv1d_weight: (dim, 1, width); conv1d_bias: (dim,)
     x_proj_weight: (delta_rank + 2 * dstate, dim); delta_proj_weight: (dim, delta_rank)
-    A: (dim, dstate); B, C: as for selective_scan_fn, or None for those that depend on the input
+    A: (dim, dstate); B, C: as for selective_scan_fn, or None where x_proj_weight computes them from the input
     D, delta_bias: (dim,); B_proj_bias, C_proj_bias: (dstate,)
-    reverse: the other direction, as if xz and out were flipped
-    onto, scale: the result is scale * (onto + out); onto's memory may be taken for it
+    reverse: time runs from the last step to the first, as if xz and out were flipped
+    onto, scale: the result is scale * (onto + out); the result may overwrite onto
 
-    out: (batch, dim, seqlen)
+    Returns out: (batch, dim, seqlen)
     """
     return unfused.inner(
         xz,
@@ -79,9 +80,9 @@ def bimamba_inner_fn(
 ):
     """Vision Mamba's first version: one convolution, scanned forward with A and backward with A_b.
 
-    As mamba_inner_fn, with A and A_b real, (dim, dstate).
+    The other arguments are those of mamba_inner_fn. A, A_b: (dim, dstate), real.
 
-    out: (batch, seqlen, out_dim)
+    Returns out: (batch, seqlen, out_dim)
     """
     assert not A.is_complex() and not A_b.is_complex(), "A and A_b must be real"
     u, delta, B, C, z = _scan_inputs(
@@ -110,7 +111,7 @@ def bimamba_inner_ref(
     C_proj_bias=None,
     delta_softplus=True,
 ):
-    """bimamba_inner_fn by selective_scan_ref, with everything flipped for the way back."""
+    """The reference of bimamba_inner_fn: selective_scan_ref, with flipped tensors for the backward direction."""
     u, delta, B, C, z = _scan_inputs(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
     )

@@ -1,4 +1,4 @@
-"""mamba_ssm.ops.triton.layer_norm under its name of releases 1.x: the same module, imported by either name."""
+"""The module mamba_ssm.ops.triton.layer_norm under the name that it had in releases 1.x. Both names are one module."""
 
 import sys
 

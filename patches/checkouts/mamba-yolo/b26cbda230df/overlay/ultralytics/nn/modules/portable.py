@@ -1,8 +1,8 @@
-"""The selective scan for any device, and the small helpers that Mamba-YOLO's modules take from here.
+"""The selective scan for every device, and small helpers for Mamba-YOLO's modules.
 
-``core`` has the two functions of VMamba's extension module selective_scan_cuda_core. Where a module of that
-name is installed, it is used for what it can do: a compiled extension for CUDA tensors, the one that comes
-with mambaport's mamba_ssm for tensors of both kinds. Everything else is computed in PyTorch, step by step.
+``core`` has the two functions of VMamba's extension module selective_scan_cuda_core. Where a module of that name is
+installed, ``core`` calls the module for the tensors that it supports: a compiled extension supports CUDA tensors, and
+the module in mambaport's mamba_ssm supports CUDA and CPU tensors. PyTorch computes all other tensors, step by step.
 """
 
 import warnings
@@ -19,7 +19,7 @@ except ImportError:  # timm before 0.9
 
 try:
     import selective_scan_cuda_core as _module
-except Exception as fault:  # an extension for another torch fails with more than ImportError
+except Exception as fault:  # an extension for another torch raises other exceptions than ImportError too
     _module = None
     warnings.warn(
         f"selective_scan_cuda_core cannot be imported ({fault}); the scan runs in plain PyTorch, slowly. "
@@ -37,7 +37,7 @@ else:  # torch before 2.4
 
 
 def center_crop(x, height, width):
-    """The middle of a map: (..., H, W) -> (..., height, width), where H and W are not smaller."""
+    """The middle of a feature map: (..., H, W) -> (..., height, width), with H >= height and W >= width."""
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top:top + height, left:left + width]
 
@@ -52,7 +52,7 @@ def _fwd(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, nrows
     u, delta: (batch, dim, seqlen)
     A: (dim, dstate); B, C: (batch, groups, dstate, seqlen); D, delta_bias: (dim,)
 
-    Returns [out, x]: out like u; x is what bwd takes.
+    Returns [out, x]: out has the shape and dtype of u; x is an argument of bwd.
     """
     if _installed_for(u):
         return _module.fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, nrows)
@@ -62,7 +62,7 @@ def _fwd(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, nrows
 
 
 def _bwd(u, delta, A, B, C, D, delta_bias, dout, x, delta_softplus=False, nrows=1):
-    """The gradients [du, ddelta, dA, dB, dC, dD, ddelta_bias]: each like its tensor, None where that is None."""
+    """The gradients [du, ddelta, dA, dB, dC, dD, ddelta_bias], each None where its tensor is None."""
     if _installed_for(u):
         return _module.bwd(u, delta, A, B, C, D, delta_bias, dout, x, delta_softplus, nrows)
     inputs = [None if t is None else t.detach().requires_grad_() for t in (u, delta, A, B, C, D, delta_bias)]
