@@ -1,9 +1,9 @@
-"""What bimamba_type adds to Mamba: the parameters of its other directions, and the run through all of them.
+"""The parts of Mamba that bimamba_type adds: the parameters of the other directions, and the forward pass of all.
 
-"v1" has a second A for the way back, and shares the other parameters between the directions. "v2" has a convolution
-and projections of its own for the way back, and sums both directions, or averages them with if_divide_out. "v3" is
-SegMamba's: "v2" without the average, and a third direction, across nslices equal parts of the sequence. Parameters
-have the names of Vision Mamba and SegMamba, so that released checkpoints load.
+"v1" has a second A for the backward direction; the directions share the other parameters. "v2" has a separate
+convolution and separate projections for the backward direction, and sums both directions, or averages them with
+if_divide_out. "v3" is SegMamba's: "v2" without the average, and a third direction across nslices equal parts of the
+sequence. Parameters have the names of Vision Mamba and SegMamba, so that released checkpoints load.
 """
 
 import torch
@@ -18,7 +18,10 @@ TYPES = ("none", "v1", "v2", "v3")
 
 
 def type_of(bimamba_type, bimamba):
-    """bimamba_type, with VideoMamba's bimamba=True for "v2"."""
+    """The bimamba_type that both arguments mean: VideoMamba's bimamba=True means "v2".
+
+    Raises ValueError for an unknown bimamba_type, and where the arguments contradict each other.
+    """
     if bimamba_type not in TYPES:
         raise ValueError(f"bimamba_type must be one of {', '.join(TYPES)}, not {bimamba_type!r}")
     if bimamba and bimamba_type not in ("none", "v2"):
@@ -27,7 +30,7 @@ def type_of(bimamba_type, bimamba):
 
 
 def add_parameters(mamba, conv_bias, device=None, dtype=None):
-    """Give a Mamba that has its forward parameters those of its other directions."""
+    """Add the parameters of the other directions to a Mamba that has the forward parameters."""
     if mamba.bimamba_type == "v1":
         _add_decay(mamba, "_b")
     if mamba.bimamba_type in ("v2", "v3"):
