@@ -135,3 +135,31 @@ def test_without_the_library_it_is_the_module_of_a_cpu_wheel(site):
     (site / "selective_scan_cuda/libselective_scan_cuda.so").unlink()
     done = python(site, "import selective_scan_cuda; print(selective_scan_cuda.HAS_CUDA)")
     assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr
+
+
+EXPORT = """
+import torch
+from selective_scan_cuda import _cuda
+
+class Scan(torch.nn.Module):
+    def forward(self, u, delta, A, B, C):
+        out, states = _cuda.fwd(u, delta, A, B, C, None, None, None, True)
+        return out, states[:, :, -1, 1::2]
+
+for length in (5000, 5):
+    u, delta, A = torch.randn(2, 8, length), torch.randn(2, 8, length), torch.randn(8, 4)
+    B, C = torch.randn(2, 1, 4, length), torch.randn(2, 1, 4, length)
+    steps = torch.export.Dim("steps", min=2, max=100_000)
+    shapes = ({2: steps}, {2: steps}, None, {3: steps}, {3: steps})
+    program = torch.export.export(Scan(), (u, delta, A, B, C), dynamic_shapes=shapes)
+    nodes = [str(node.target) for node in program.graph.nodes]
+    print(nodes.count("selective_scan_cuda.fwd.default"), *program.range_constraints.values())
+"""
+
+
+def test_an_exported_scan_takes_lengths_below_and_above_a_chunk(site):
+    done = python(site, EXPORT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line in done.stdout.splitlines():
+        assert line.startswith("1 ")
+        assert "VR[2, 100000]" in line

@@ -52,7 +52,12 @@ def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, r
 
 def _fake_fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     batch, dim, seqlen = u.shape
-    x = u.new_empty((batch, dim, (seqlen + _CHUNK - 1) // _CHUNK, 2 * A.shape[1]), dtype=A.dtype)
+    if isinstance(seqlen, torch.SymInt):
+        # Computed from the length, the number of chunks would split the lengths of a traced program at one chunk.
+        chunks = torch.library.get_ctx().new_dynamic_size(min=1)
+    else:
+        chunks = (seqlen + _CHUNK - 1) // _CHUNK
+    x = u.new_empty((batch, dim, chunks, 2 * A.shape[1]), dtype=A.dtype)
     return torch.empty_like(delta), x, u.new_empty(0) if z is None else torch.empty_like(z)
 
 
