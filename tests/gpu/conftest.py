@@ -22,7 +22,7 @@ ASKED = os.environ.get("MAMBAPORT_TEST_DEVICE", "cuda")
 
 
 def keep_one_tile_shape() -> None:
-    """Makes triton's autotuners choose the smallest of their configurations: a large one may not fit float32."""
+    """Makes triton's autotuners take their smallest configuration: a large one may not fit float32."""
     import math
 
     from triton.runtime.autotuner import Autotuner
@@ -30,8 +30,8 @@ def keep_one_tile_shape() -> None:
     whole = Autotuner.__init__
 
     def first(self, fn, arg_names, configs, *rest, **named):
-        smallest = min(configs, key=lambda config: config.num_stages * math.prod(config.kwargs.values()), default=None)
-        whole(self, fn, arg_names, [smallest] if smallest else configs, *rest, **named)
+        by_size = sorted(configs, key=lambda config: config.num_stages * math.prod(config.kwargs.values()))
+        whole(self, fn, arg_names, by_size[:1], *rest, **named)
 
     Autotuner.__init__ = first
 

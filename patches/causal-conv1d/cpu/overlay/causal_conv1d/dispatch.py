@@ -25,7 +25,10 @@ except ImportError as error:  # there, but for another torch: say so, or nobody 
 
 try:
     import causal_conv1d_cpu
-except ImportError:
+except ModuleNotFoundError:  # a wheel without compiled kernels
+    causal_conv1d_cpu = None
+except ImportError as error:
+    warnings.warn(f"causal_conv1d_cpu is installed but does not load; PyTorch computes in its place: {error}", stacklevel=2)
     causal_conv1d_cpu = None
 
 

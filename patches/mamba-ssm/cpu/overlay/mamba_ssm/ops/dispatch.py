@@ -5,6 +5,7 @@ all else, and for everything where SELECTIVE_SCAN_FORCE_FALLBACK is set.
 """
 
 import os
+import warnings
 
 import torch
 from torch.autograd import forward_ad
@@ -15,7 +16,12 @@ from mamba_ssm.utils.triton_compat import HAS_TRITON
 
 try:
     import selective_scan_cpu
-except ImportError:
+except ModuleNotFoundError:  # a wheel without compiled kernels
+    selective_scan_cpu = None
+except ImportError as error:
+    warnings.warn(
+        f"selective_scan_cpu is installed but does not load; PyTorch computes in its place: {error}", stacklevel=2
+    )
     selective_scan_cpu = None
 
 
