@@ -1,4 +1,4 @@
-"""Sequences of no tokens: an empty result, by the kernels and by PyTorch, and a step after an empty prompt."""
+"""Sequences of no tokens: empty results, by the kernels and by PyTorch, and a step after an empty prompt."""
 
 import pytest
 import torch
