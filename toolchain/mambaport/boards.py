@@ -62,7 +62,7 @@ class System(Model):
 
 
 class Gpu(Model):
-    """An architecture that nvcc compiles for."""
+    """A GPU architecture that nvcc compiles for."""
 
     sm: Sm
     name: str
@@ -71,7 +71,7 @@ class Gpu(Model):
     since: Minor
     """The first CUDA that compiles for the architecture."""
     until: Minor | None = None
-    """The last CUDA that does."""
+    """The last CUDA that compiles for the architecture."""
 
     def compiled_by(self, cuda: str) -> bool:
         """Whether a CUDA version (``12.6``) compiles for the architecture."""
@@ -192,7 +192,7 @@ def find_gpu(sm: str) -> Gpu:
 
 
 def jetpack_of(l4t_major: int) -> Platform | None:
-    """The JetPack that a major of Jetson Linux belongs to; None where it is not known."""
+    """The JetPack that a major of Jetson Linux belongs to; None for an unknown major."""
     return next((item for item in boards().platform if l4t_major in item.l4t), None)
 
 
@@ -218,5 +218,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def minor_key(version: str) -> tuple[int, ...]:
-    """A version such as ``12.6`` for comparing."""
+    """A version such as ``12.6`` as numbers, to compare."""
     return tuple(int(part) for part in version.split("."))

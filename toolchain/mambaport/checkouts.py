@@ -16,7 +16,7 @@ from mambaport.models import Model, read_toml, validate
 from mambaport.patchset import PatchSet
 from mambaport.resources import patches_dir
 
-_MARK_BYTES = 1 << 20  # marks stand in source files; a larger file is none
+_MARK_BYTES = 1 << 20  # marks are texts near the top of source files
 
 
 class Checkout(Model):
@@ -24,15 +24,15 @@ class Checkout(Model):
 
     title: str
     repository: str
-    """``owner/name``, as its threads are cited."""
+    """``owner/name``."""
     license: str
     """SPDX expression."""
     needs: tuple[str, ...]
     """The patch sets of mamba-ssm that its code needs."""
     run: str
-    """What to run in it once it is adopted."""
+    """The command to run in the checkout after ``adopt``."""
     unchanged: str | None = None
-    """Why its code runs on the wheels as it is; only for a repository without patch sets."""
+    """Why the repository's code needs no patches; only for a repository without patch sets."""
     marks: dict[str, str] = Field(min_length=1)
     """File -> a text in it; a folder with all of them is a checkout. ``*`` stands for one name of a path."""
 
@@ -47,7 +47,7 @@ class Checkout(Model):
 
 
 def known_checkouts() -> dict[str, Checkout]:
-    """Name -> repository, for all that have a checkout.toml.
+    """Name -> repository, for every folder with a checkout.toml.
 
     Raises:
         PatchError: one of them is not valid.
@@ -66,14 +66,16 @@ def recognise(root: Path) -> tuple[str, Checkout]:
     """The name and the repository that ``root`` is a checkout of.
 
     Raises:
-        UsageError: it is none that mambaport has patch sets for.
+        UsageError: ``root`` is not a checkout of a known repository.
     """
     known = known_checkouts()
     for name, checkout in known.items():
         if checkout.is_at(root):
             return name, checkout
     folders = [*root.parents, *_folders_in(root)]
-    near = next((folder for folder in folders if any(item.is_at(folder) for item in known.values())), None)
+    nearby = next(
+        (folder for folder in folders if any(item.is_at(folder) for item in known.values())), None
+    )
     repositories = " or ".join(item.repository for item in known.values())
     raise UsageError(
         f"{root} is not a checkout of {repositories}",
@@ -81,7 +83,9 @@ def recognise(root: Path) -> tuple[str, Checkout]:
         if root.is_dir()
         else "no such folder",
         expected="the top folder of such a checkout",
-        hint=f"mambaport adopt {near}" if near else "clone one of them, and give its folder",
+        hint=f"mambaport adopt {nearby}"
+        if nearby
+        else "clone one of them, and give its folder",
     )
 
 

@@ -30,5 +30,5 @@ def tree_files(root: Path) -> Iterator[str]:
 
 
 def tree_sha256(root: Path) -> str:
-    """The sha256 of a folder: of its files' paths and contents, not of modes or times."""
+    """The sha256 of a folder's file paths and file contents; modes and times do not count."""
     return data_sha256([[name, file_sha256(root / name)] for name in tree_files(root)])

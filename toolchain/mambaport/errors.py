@@ -15,11 +15,11 @@ class MambaportError(Exception):
 
     Args:
         what: one sentence that says what went wrong.
-        found: what is there.
-        expected: what should be there.
-        hint: what to do about it; a command where there is one.
+        found: the state that mambaport found.
+        expected: the state that is needed.
+        hint: how to mend the failure; a command where one exists.
         detail: longer evidence, such as the tail of a log or the lines of a hunk.
-        data: what a command has found out all the same; printed beside the error with ``--json``.
+        data: the results that a command has despite the failure; printed with the error by ``--json``.
     """
 
     exit_code = 1
@@ -65,7 +65,7 @@ class UsageError(MambaportError):
 
 
 class FetchError(MambaportError):
-    """An archive could not be had, or is not the one that was pinned."""
+    """An archive cannot be fetched, or differs from the pinned one."""
 
     exit_code = 10
     kind = "fetch"
@@ -100,7 +100,7 @@ class AuditError(MambaportError):
 
 
 class InstallError(MambaportError):
-    """The wheels cannot go, or did not go, into the environment."""
+    """The wheels do not fit the environment, or their installation failed."""
 
     exit_code = 15
     kind = "install"
@@ -131,7 +131,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def disk_full(where: str) -> HostError:
-    """The error for a full disk, wherever it showed itself."""
+    """The error for a full disk. ``where``: the file or the step that was being written."""
     return HostError(
         "The disk is full",
         found=f"no space left while writing {where}",

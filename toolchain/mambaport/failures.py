@@ -1,4 +1,4 @@
-"""The failure catalogue: what breaks for people today, and what in mambaport owns each row."""
+"""The failure catalogue: what breaks for users, and the parts of mambaport that handle each failure."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Failure(Model):
     """Regular expression of what people see, with a group ``here`` where the place is not its beginning."""
     hint: str
     threads: tuple[str, ...] = ()
-    """Where it is reported, as ``owner/repository#number``."""
+    """Public reports of the failure: ``owner/repository#number``."""
     also: tuple[str, ...] = ()
-    """Owners that are not patches."""
+    """Parts of mambaport that handle the failure and are no patches."""
     owners: tuple[str, ...] = ()
-    """Everything that owns it; empty when nothing does yet."""
+    """Every part of mambaport that handles the failure; empty where none does."""
 
 
 def catalogue() -> list[Failure]:
@@ -61,11 +61,11 @@ def catalogue() -> list[Failure]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A row of the catalogue that a text shows."""
+    """A row of the catalogue whose signature matches a text."""
 
     failure: Failure
     line: str
-    """The line of the text that shows it."""
+    """The line of the text that the signature matches."""
 
     def to_json(self) -> dict[str, Any]:
         return {**self.failure.model_dump(include={"id", "symptom", "cause", "hint"}), "line": self.line}
@@ -75,7 +75,7 @@ class Explanation:
 
 
 def explain(text: str) -> list[Explanation]:
-    """The rows whose signature stands in an error text or a log, in the order in which it shows them."""
+    """The rows whose signature matches an error text or a log, in the order of the matches."""
     found: list[tuple[int, Explanation]] = []
     for failure in catalogue():
         match = re.search(failure.signature, text) if failure.signature is not None else None
@@ -102,7 +102,7 @@ COLLECT = (
     "python3 -m pip freeze > packages.txt",
     "python3 -m torch.utils.collect_env > torch.txt",
 )
-"""What to collect of an error that no row explains; COMMAND is the one that failed."""
+"""Commands that collect facts about an error that no row explains; COMMAND is the command that failed."""
 
 
 def where_to_ask(text: str) -> str:

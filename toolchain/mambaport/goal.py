@@ -1,4 +1,4 @@
-"""What is compiled for: a profile's target, with each ``host`` replaced by this machine."""
+"""What to compile for: a profile's target, with each ``host`` replaced by this machine's facts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class CudaGoal:
     version: str
     """CUDA of the target, ``12.6``; a wheel needs its major version."""
     sm: tuple[str, ...]
-    """``("87",)``: one cubin each, and no others."""
+    """``("87",)``: the wheel has one cubin for each, and no others."""
     ptx: tuple[str, ...]
     """Architectures whose PTX is in the wheel too."""
     flavour: str

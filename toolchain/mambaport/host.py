@@ -1,4 +1,4 @@
-"""What this machine is. The stages see the plan, and this machine through the plan alone."""
+"""Facts of this machine. Stages read them from the plan alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mambaport.settings import Settings, read_settings
 DEVICE_MODEL = Path("/proc/device-tree/model")
 OS_RELEASE = Path("/etc/os-release")
 MEMINFO = Path("/proc/meminfo")
-# gcc ends its line with the version, after whose build it is; clang names it.
+# The first lines of --version: "gcc (Debian 12.2.0-14) 12.2.0" and "Debian clang version 14.0.6".
 _GCC = re.compile(r"\S*(?:gcc|g\+\+|cc|c\+\+)\S* \(.*?\) (\d+)\.")
 _CLANG = re.compile(r"\bclang version (\d+)\.")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program on PATH: where, and the first line of its ``--version``."""
+    """A program on PATH: its path, and the first line that ``--version`` prints."""
 
     path: str
     version: str
@@ -46,12 +46,12 @@ class Program:
 
     @property
     def sha256(self) -> str:
-        """Digest of the program's file: two compilers with one version text are still two."""
+        """Digest of the program's file: two different compilers can print the same version."""
         return _file_sha256(os.path.realpath(self.path))
 
     @property
     def identity(self) -> str:
-        """What decides the output of a compiler: its version, and the digest of its file."""
+        """The facts that decide a compiler's output: its version, and the digest of its file."""
         return f"{self.version} ({self.sha256[:16]})"
 
 
@@ -68,38 +68,38 @@ class Host:
     """Facts of the machine that mambaport runs on."""
 
     arch: str
-    """As ``uname -m`` says: ``x86_64``, ``aarch64``."""
+    """The output of ``uname -m``: ``x86_64``, ``aarch64``."""
     system: str
-    """The distribution's name for itself."""
+    """The distribution's name and version, from /etc/os-release."""
     device: str | None
-    """The board's model, where the device tree names one."""
+    """The board's model; None where the device tree names no model."""
     glibc: str
     python: str
     """Version of the Python that runs mambaport and drives the builds."""
     python_path: str
     cores: int
     memory_mib: int
-    """All memory."""
+    """All memory, in MiB."""
     available_mib: int
-    """Memory that can be had without swapping."""
+    """Memory that programs can use without swapping, in MiB."""
     cc: Program | None
     """The C compiler of native builds: the one that CC names, else cc, gcc or clang."""
     gcc_aarch64: Program | None
     qemu_aarch64: Program | None
     mmdebstrap: Program | None
     network_isolation: tuple[str, ...] | None
-    """The words before a command that take its network away; None where the kernel does not let us."""
+    """The words that, put before a command, cut it off from the network; None where the kernel forbids it."""
     gxx_aarch64: tuple[Program, ...] = ()
-    """Debian's cross g++ for aarch64: the default one first, then those of one gcc major."""
+    """Debian's cross g++ for aarch64: the default version first, then the newest gcc major first."""
     cxx: Program | None = None
     cuda: CudaMachine = field(default_factory=CudaMachine)
     swap_mib: int = 0
     path: str = os.defpath
-    """PATH, where builds look for programs."""
+    """PATH of the builds."""
     virtual_env: Path | None = None
-    """The active environment."""
+    """The active virtual environment."""
     bits: int = 64
-    """Of the Python that runs mambaport."""
+    """Pointer size, 64 or 32, of the Python that runs mambaport."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "virtual_env": str(self.virtual_env) if self.virtual_env else None}
@@ -110,7 +110,7 @@ class ThisMachine(Host):
 
     Args:
         settings: the compilers and PATH that the user has set.
-        facts: values that take the place of what would be read.
+        facts: values that replace facts of the machine.
     """
 
     def __init__(self, settings: Settings | None = None, **facts: Any) -> None:
@@ -210,12 +210,12 @@ class ThisMachine(Host):
 
 @cache
 def read_host() -> Host:
-    """This machine. Nothing is read before it is needed."""
+    """This machine. Each fact is read when it is first used."""
     return ThisMachine()
 
 
 def program(name: str) -> Program | None:
-    """A program on PATH with its version, or None."""
+    """A program on PATH with its version; None where PATH has no such program."""
     path = shutil.which(name)
     if path is None:
         return None
@@ -247,7 +247,7 @@ def _compiler(variable: str, named: str, *names: str) -> Program | None:
 
 
 def _base_python() -> str:
-    """The Python behind the virtual environment, since builds get an environment of their own."""
+    """The Python that the virtual environment was made from: a build makes another environment with it."""
     return str(getattr(sys, "_base_executable", None) or sys.executable)
 
 

@@ -1,14 +1,14 @@
-"""Run by the target interpreter: prints what it is, as one JSON object.
+"""Run by the target interpreter: prints facts of the interpreter and its environment as one JSON object.
 
-Written for Pythons much older than mambaport's own, so that a wrong one can be told so.
+The syntax is that of very old Pythons, so that mambaport can refuse such a Python with a clear message.
 """
 
 import os
 import sys
 
-# The folder of this file is mambaport's; its modules must not stand for the environment's.
-here = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
+# This file's folder has modules of mambaport. They must not hide the environment's modules.
+this_folder = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != this_folder]
 
 import json  # noqa: E402
 import platform  # noqa: E402
@@ -33,7 +33,7 @@ def distribution(name):
 
 
 def torch_folder():
-    """The folder that `import torch` would take; None where there is none. Nothing is imported."""
+    """The folder that `import torch` would load; None without torch. Nothing is imported."""
     try:
         from importlib.util import find_spec
 
@@ -47,7 +47,7 @@ def torch_folder():
 def torch_build():
     """torch's version with its local part, its CUDA and its C++ ABI, from torch/version.py alone.
 
-    `path` is its .dist-info folder where it has one beside it, else the folder of the package.
+    `path` is the .dist-info folder beside the package where one exists, else the package's folder.
     """
     folder = torch_folder()
     found = distribution("torch")
@@ -67,7 +67,7 @@ def torch_build():
 
 
 def writable(path):
-    """Whether this user may write to a folder, or make it."""
+    """Whether this user may write to a folder, or create the folder."""
     while path and not os.path.exists(path):
         parent = os.path.dirname(path)
         if parent == path:

@@ -1,4 +1,4 @@
-"""A Python interpreter and its environment, as it says of itself."""
+"""A Python interpreter and its environment, as the interpreter reports them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Torch(Model):
     version: str
     cuda: str | None
     path: str
-    """Its .dist-info folder, or the package itself where it has none beside it."""
+    """The .dist-info folder; the package's folder where no .dist-info stands beside it."""
 
     @property
     def folder(self) -> Path:
-        """The package itself: ``.../site-packages/torch``."""
+        """The package's folder: ``.../site-packages/torch``."""
         return Path(self.path).parent / "torch"
 
 
@@ -33,11 +33,11 @@ class Package(Model):
 
     version: str
     path: str
-    """Its .dist-info folder."""
+    """The .dist-info folder."""
 
 
 class Interpreter(Model):
-    """A Python and the environment it stands in."""
+    """A Python interpreter and its environment."""
 
     executable: str
     version: str
@@ -52,19 +52,19 @@ class Interpreter(Model):
     writable: bool = True
     """Whether this user may write to ``purelib``."""
     user_site: str | None = None
-    """The user's site-packages (~/.local), where the interpreter looks there."""
+    """The user's site-packages (~/.local); None where the interpreter does not read them."""
     externally_managed: bool
     torch: Torch | None
     packages: dict[str, Package]
 
     @property
     def for_user(self) -> bool:
-        """Whether packages go into the user's site-packages: outside of a virtual environment, where torch is
-        there, or where the system's cannot be written to."""
+        """Whether packages go into the user's site-packages: outside a virtual environment, when the user's
+        site-packages hold torch or the system's site-packages are not writable."""
         if self.virtual or self.user_site is None:
             return False
-        beside = self.torch is not None and Path(self.torch.path).parent == Path(self.user_site)
-        return beside or not self.writable
+        with_torch = self.torch is not None and Path(self.torch.path).parent == Path(self.user_site)
+        return with_torch or not self.writable
 
     @property
     def site(self) -> Path:
@@ -73,39 +73,41 @@ class Interpreter(Model):
 
     @property
     def place(self) -> str:
-        """Where packages go, for people."""
+        """The folder or environment that packages go into, for messages."""
         return str(self.site) if self.for_user else self.prefix
 
     def holds(self, package: Package) -> bool:
-        """Whether a distribution stands where packages go; others, such as the system's, are left alone."""
+        """Whether a distribution is in :attr:`site`. Others, such as the system's, are never changed."""
         return Path(package.path).parent.resolve() == self.site.resolve()
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump()
 
 
-# Which say where packages are. The others (PYTHONOPTIMIZE, PYTHONSAFEPATH, ...) change how a program runs.
+# The variables that say where packages are. Others (PYTHONOPTIMIZE, ...) change how a program runs.
 _KEPT = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE"})
 
 
 def python_environment() -> dict[str, str]:
-    """The caller's environment for a target interpreter: it sees the packages that the user's programs see.
+    """The variables for a target interpreter, which must find the packages that the user's programs find.
 
-    Of Python's variables only those that say where packages are; PYTHONPATH's relative folders are made
-    absolute and its empty ones left out, so that the working folder decides nothing.
+    Of Python's variables, only those that say where packages are. In PYTHONPATH, relative folders become
+    absolute and empty ones are left out, so that the result does not depend on the working folder.
     """
-    found = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON") or key in _KEPT}
-    if "PYTHONPATH" in found:
-        folders = [str(Path(part).absolute()) for part in found["PYTHONPATH"].split(os.pathsep) if part]
-        found["PYTHONPATH"] = os.pathsep.join(folders)
-    return found
+    variables = {
+        key: value for key, value in os.environ.items() if not key.startswith("PYTHON") or key in _KEPT
+    }
+    if "PYTHONPATH" in variables:
+        folders = [str(Path(part).absolute()) for part in variables["PYTHONPATH"].split(os.pathsep) if part]
+        variables["PYTHONPATH"] = os.pathsep.join(folders)
+    return variables
 
 
 def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
-    """Asks an interpreter what it is, and which of ``packages`` it has.
+    """Runs an interpreter and reads its facts, and those of ``packages`` in its environment.
 
     Raises:
-        InstallError: it cannot be run, or is no Python.
+        InstallError: ``python`` cannot be run, or is not a Python interpreter.
     """
     try:
         finished = process.run(

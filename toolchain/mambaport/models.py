@@ -1,4 +1,4 @@
-"""The ground of every file that mambaport reads: frozen, closed models, and errors that name file and key."""
+"""The base of the models of all files that mambaport reads; errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_toml(path: Path, error: type[MambaportError] = UsageError) -> dict[str,
     """A TOML file as plain data.
 
     Raises:
-        MambaportError: (of the class given) the file is not there or is not TOML.
+        MambaportError: (of the class given) the file does not exist, or is not TOML.
     """
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def validate(
 
 
 def _fault(item: ErrorDetails) -> str:
-    """A fault as ``key: what is wrong``; a check of several keys names the key itself."""
+    """A fault as ``key: text``. The text of a check of several keys names its key already."""
     key = ".".join(str(part) for part in item["loc"])
     text = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error" and not key:

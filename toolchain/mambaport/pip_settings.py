@@ -1,7 +1,7 @@
-"""What pip is configured with, and the part of that configuration which mambaport hands on.
+"""pip's configuration, and the part of it that mambaport passes to its own calls of pip.
 
-Where packages come from is the user's to say: index, proxy and certificates. Where packages go, and whether
-they go at all (``dry-run``, ``target``, ``prefix``, ``root``, ``user``, ...), mambaport says itself.
+The user decides where packages come from: index, proxy and certificates. mambaport decides where packages
+go, and whether they are installed at all (``dry-run``, ``target``, ``prefix``, ``root``, ``user``, ...).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SECTIONS = ("global", "install", ":env:")
 
 @cache
 def pip_settings(python: str) -> Mapping[str, str]:
-    """pip's settings named in :data:`SOURCES`, as its configuration files and environment say them.
+    """pip's settings named in :data:`SOURCES`, from its configuration files and environment variables.
 
     Args:
         python: the interpreter whose environment may have a configuration file of its own.
@@ -73,8 +73,8 @@ def pip_settings(python: str) -> Mapping[str, str]:
 def pip_environment(settings: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """The variables for a call of pip: ``environ`` without any of pip's, then ``settings``.
 
-    No configuration file is read. A setting may hold a password: it stands in the environment, which other
-    users cannot read, and never on the command line, which they can.
+    No configuration file is read. A setting may hold a password: settings go into the environment, which
+    other users cannot read, and never onto the command line, which they can read.
     """
     rest = {key: value for key, value in environ.items() if not key.upper().startswith("PIP_")}
     named = {f"PIP_{key.upper().replace('-', '_')}": value for key, value in settings.items()}
@@ -82,7 +82,7 @@ def pip_environment(settings: Mapping[str, str], environ: Mapping[str, str]) -> 
 
 
 def _value(text: str) -> str:
-    """A value as pip prints it, which is as Python writes it."""
+    """A value that pip printed, which is a Python literal."""
     try:
         return str(ast.literal_eval(text))
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""The order of the stages. They know models and ground, never each other; only this module joins them."""
+"""The order of the stages. Only this module joins them: no stage imports another."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Made:
     audit: dict[str, Any]
     log: Path
     cached: bool
-    """Whether it came from the store."""
+    """Whether the wheel came from the store."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,7 +72,7 @@ class Made:
 
 
 def audit_is_whole(audit: dict[str, Any]) -> bool:
-    """Whether an audit's record has what the results of a build are made from."""
+    """Whether an audit's record has the keys that a build's results are made from."""
     findings = audit["findings"]
     return isinstance(findings, list) and all({"rule", "found"} <= set(finding) for finding in findings)
 
@@ -93,7 +93,7 @@ class Pipeline:
         """Every pinned file that the plan needs, in the store.
 
         Raises:
-            FetchError: one of them cannot be had.
+            FetchError: a file cannot be fetched.
             HostError: this machine cannot build the plan.
         """
         self.plan.require(building=True)
@@ -106,15 +106,15 @@ class Pipeline:
         return fetched
 
     def pristine(self, source: Source, tree: Path) -> None:
-        """The unpatched source of a package.
+        """Writes the unpatched source of a package into ``tree``.
 
         Raises:
-            FetchError: an archive cannot be had, or is refused.
+            FetchError: an archive cannot be fetched, or is refused.
         """
         assemble(source, [self.fetcher.fetch(archive) for archive in source.archive], tree)
 
     def patch(self, package: PackagePlan, tree: Path) -> None:
-        """The patched tree of a package.
+        """Writes the patched source of a package into ``tree``.
 
         Raises:
             FetchError, PatchError
@@ -136,7 +136,7 @@ class Pipeline:
     # build, audit, wheelhouse
 
     def build(self, wheelhouse: Path | None = None) -> list[Made]:
-        """The plan's wheels, audited; from the store where they are there.
+        """The plan's wheels, audited. A wheel that the store has is not built again.
 
         Raises:
             FetchError, PatchError, HostError, BuildError, AuditError
@@ -181,7 +181,7 @@ class Pipeline:
         return None
 
     def _build(self, package: PackagePlan, folder: Path) -> None:
-        """Builds and audits into a store entry: the wheel, its audit, its log."""
+        """Fills a store entry with the wheel, its audit and its log."""
         started = time.monotonic()
         plan, host = self.plan, self.plan.host
         tool_pins = pinned.build_tools().for_host(host.arch)
@@ -235,7 +235,7 @@ class Pipeline:
         """One wheel against the plan's target.
 
         Raises:
-            AuditError: it cannot be read.
+            AuditError: the wheel cannot be read.
         """
         audit = audit_wheel(wheel, self.plan.goal, self._symbols())
         passed = sum(finding.verdict == "pass" for finding in audit.findings)
@@ -243,7 +243,7 @@ class Pipeline:
         return audit
 
     def _symbols(self) -> TargetSymbols | None:
-        """What the plan's torch exports, and every other torch in the store."""
+        """The symbols that the plan's torch, and every other torch in the store, export."""
         if self.plan.cuda is None:
             return None
         torch = self.plan.cuda.torch
@@ -253,11 +253,11 @@ class Pipeline:
     # install, verify
 
     def wheels(self, wheelhouse: Path | None, target: Interpreter | None = None) -> list[Wheel]:
-        """The plan's wheels: from the wheelhouse when one is given, else built, or taken from the store.
+        """The plan's wheels: from the wheelhouse when one is given, else from the store, else built.
 
         Raises:
-            InstallError: the wheelhouse does not have them; where it has some for another environment than
-                ``target``, with what they are for.
+            InstallError: the wheelhouse does not have them. Where its wheels are for another environment than
+                ``target``, the error says for which.
         """
         if wheelhouse is None:
             return [made.wheel for made in self.build()]
@@ -266,11 +266,11 @@ class Pipeline:
             return [wheelfiles.find(wheelhouse, item.name, item.version) for item in self.plan.packages]
         except InstallError:
             names = {item.name for item in self.plan.packages}
-            there = [wheel for wheel in wheelfiles.wheels_in(wheelhouse) if wheel.name in names]
+            candidates = [wheel for wheel in wheelfiles.wheels_in(wheelhouse) if wheel.name in names]
             gpus = self.plan.host.cuda.gpus
             reasons = [
                 f"{wheel.path.name}: {reason}"
-                for wheel in there
+                for wheel in candidates
                 if target is not None
                 for reason in misfits(wheel, target, gpus)
             ]
@@ -279,7 +279,7 @@ class Pipeline:
             raise
 
     def install(self, python: Path, wheelhouse: Path | None) -> tuple[Interpreter, list[Wheel], Verification]:
-        """The wheels into an environment, proven there; or the environment as it was.
+        """Installs the wheels into an environment and proves them there. A failure restores the environment.
 
         Raises:
             InstallError, AuditError, VerifyError
@@ -305,11 +305,11 @@ class Pipeline:
         return target, wheels, proven[0]
 
     def verify(self, python: Path) -> Verification:
-        """Probes what an environment has installed.
+        """Probes the packages that are installed in an environment.
 
         Raises:
             InstallError: ``python`` cannot be run.
-            VerifyError: the packages are not there, or a component fails.
+            VerifyError: the packages are not installed, or a component fails.
         """
         names = [package.name for package in self.plan.packages]
         target = read_interpreter(python, ["torch", *names])

@@ -21,7 +21,7 @@ from mambaport.releases import Source, choose_sets, read_package, read_source
 from mambaport.settings import Settings, is_true, read_settings
 from mambaport.toolchains import TOOLCHAINS, Toolchain, choose
 
-# Goes up when building the same inputs gives other bytes.
+# Raised when a change of mambaport itself changes the bytes that the same inputs give.
 BUILD_FORMAT = 2
 
 
@@ -35,9 +35,9 @@ class PackagePlan:
     """The package's revision of patches, overlays and kernels."""
     local_version: str
     environment: tuple[tuple[str, str], ...]
-    """Variables of the build, the compiler's aside."""
+    """Environment variables of the build, without the compiler's."""
     fallback: bool
-    """Whether the kernels are left out."""
+    """Whether the wheel is built without kernels."""
     key: str
     """Digest of everything that decides the wheel's bytes."""
 
@@ -47,7 +47,7 @@ class PackagePlan:
 
     @property
     def version(self) -> str:
-        """With the local label."""
+        """The release, with the local label."""
         return f"{self.source.version}+{self.local_version}"
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class PackagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be built, from what, with what."""
+    """What is built: the target, the toolchain and the packages."""
 
     profile: Profile
     variant: str | None
@@ -77,11 +77,11 @@ class Plan:
     packages: tuple[PackagePlan, ...]
     build_requirements: tuple[Pin, ...] = field(default_factory=lambda: pinned.build_requirements().pin)
     cuda: CudaPlan | None = None
-    """For what, and with what, the CUDA extensions are built, when there are any."""
+    """Target, toolkit and torch of the CUDA extensions; None for a plan without them."""
     compiler_cache: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Variables of the compiler cache's storage. They decide no byte of a wheel."""
     lacks: HostError | None = None
-    """What this machine lacks to build or install them; patching the sources does not need it."""
+    """What this machine lacks to build or install the packages. Patching their sources needs none of that."""
 
     @property
     def compiles(self) -> bool:
@@ -89,10 +89,10 @@ class Plan:
         return not all(package.fallback for package in self.packages)
 
     def require(self, *, building: bool) -> None:
-        """Refuses what cannot be done on this machine, before anything is done.
+        """Checks that this machine can do the plan's work, before the work begins.
 
         Raises:
-            HostError: with what is missing.
+            HostError: the machine lacks something; the error names what.
         """
         if not self.compiles:
             return
@@ -104,7 +104,7 @@ class Plan:
     @property
     def folder(self) -> str:
         """The folder of this plan's wheels in a wheelhouse: profile, variant, and torch where it is not the
-        profile's own. What pip finds in one folder is for one kind of device."""
+        profile's default. All wheels of a folder are for one kind of device, so pip cannot mix them."""
         profile = self.profile
         parts = [profile.aliases[0] if profile.aliases else profile.name]
         parts += [self.variant] if self.variant else []
@@ -114,7 +114,7 @@ class Plan:
 
     @property
     def native(self) -> bool:
-        """Whether this machine is of the target's architecture."""
+        """Whether this machine has the target's architecture."""
         return self.host.arch == self.goal.arch
 
     def to_json(self) -> dict[str, Any]:
@@ -155,8 +155,8 @@ def resolve_goal(profile: Profile, host: Host, settings: Settings | None = None)
     Raises:
         UsageError: the profile's CPU is not one of this machine's architecture.
     """
-    target, here = profile.target, profile.target.arch == "host"
-    arch = host.arch if here else target.arch
+    target, for_host = profile.target, profile.target.arch == "host"
+    arch = host.arch if for_host else target.arch
     try:
         find_cpu(target.cpu, arch)
     except LookupError as fault:
@@ -167,29 +167,29 @@ def resolve_goal(profile: Profile, host: Host, settings: Settings | None = None)
         ) from None
     return Goal(
         arch,
-        host.glibc if here else target.glibc,
+        host.glibc if for_host else target.glibc,
         target.cpu,
         goal_of(profile.cuda, host, settings or read_settings()) if profile.cuda else None,
     )
 
 
-def choose_variant(profile: Profile, host: Host, asked: str | None) -> str | None:
-    """The variant asked for, else the profile's default; on a Jetson, what the device is.
+def choose_variant(profile: Profile, host: Host, requested: str | None) -> str | None:
+    """The variant requested, else the profile's default; on a Jetson, the variant for its JetPack.
 
     Raises:
-        HostError: the Jetson's system is none of the profile's variants, or not the one asked for.
+        HostError: no variant, or not the one requested, is for the Jetson's JetPack.
     """
     whole = profile.variant or {"": profile}
     l4t = {name: find_platform(item.platform).l4t for name, item in whole.items() if item.platform}
     jetson = host.cuda.jetson if any(l4t.values()) else None
     if jetson is None:
-        return asked or profile.default_variant
+        return requested or profile.default_variant
     fitting = [name for name, majors in l4t.items() if jetson.l4t_major in majors]
-    if fitting and (asked in (None, *fitting) or not profile.variant):
-        return asked or fitting[0] or None
+    if fitting and (requested in (None, *fitting) or not profile.variant):
+        return requested or fitting[0] or None
     oldest = next(item for item in boards().platform if item.jetpack and item.supported)
     raise HostError(
-        f"This Jetson is {fitting[0]}, not {asked}"
+        f"This Jetson is {fitting[0]}, not {requested}"
         if fitting
         else f"This Jetson's JetPack is not one that {profile.name} is for",
         found=f"JetPack {jetson.jetpack}, L4T {jetson.l4t}",
@@ -218,13 +218,13 @@ def make_plan(
 
     Args:
         environ: the variables that settings are read from; this process's by default.
-        cuda: what the command line says of CUDA, torch and Python.
-        releases: what the command line says of release lines and versions.
+        cuda: the command line's options for CUDA, torch and Python.
+        releases: the command line's options for release lines and versions.
 
     Raises:
         UsageError: an unknown variant, package, release or release line.
-        PatchError: patch sets that are not valid or not in order.
-        HostError: no toolchain. What is missing for CUDA extensions stands in the plan.
+        PatchError: a patch set is not valid, or the sets are not in order.
+        HostError: no toolchain works here. What CUDA extensions lack is no error: see :attr:`Plan.lacks`.
     """
     variant = choose_variant(profile, host, variant)
     profile = profile.with_variant(variant)
@@ -255,12 +255,12 @@ def make_plan(
 
 
 def _choose(
-    profile: Profile, host: Host, goal: Goal, asked: str | None
+    profile: Profile, host: Host, goal: Goal, requested: str | None
 ) -> tuple[Toolchain, HostError | None]:
     try:
-        return choose(profile, host, goal, asked), None
+        return choose(profile, host, goal, requested), None
     except HostError as fault:
-        if profile.cuda is None or asked:
+        if profile.cuda is None or requested:
             raise
         return TOOLCHAINS[profile.build.toolchains[0 if host.arch == goal.arch else -1]], fault
 
@@ -296,10 +296,10 @@ def _plan_package(
     source = read_source(choice.name, version)
     sets = tuple(choose_sets(choice.name, version, choice.patches))
     revision = read_package(choice.name).revision
-    asked = profile.build.environment
+    variables = profile.build.environment
     variable = source.fallback_variable
-    fallback = variable in settings.fallbacks or is_true(asked.get(variable, ""))
-    environment = {**asked, **({variable: "TRUE"} if fallback else {})}
+    fallback = variable in settings.fallbacks or is_true(variables.get(variable, ""))
+    environment = {**variables, **({variable: "TRUE"} if fallback else {})}
     label = _label(profile, revision, fallback=fallback, cuda=cuda)
     requirements = pinned.build_requirements().pin
     inputs = {
@@ -320,8 +320,8 @@ def _plan_package(
 
 
 def _label(profile: Profile, revision: int, *, fallback: bool, cuda: CudaPlan | None) -> str:
-    """The local version: profile, the package's revision, then what the extensions are tied to, or that
-    kernels were left out.
+    """The local version: the profile, the package's revision, then the torch and CUDA that the extensions
+    need, or ``fallback`` for a wheel without kernels.
 
     PEP 440 compares numbers as numbers, so a higher revision is a newer wheel.
     """

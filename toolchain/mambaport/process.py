@@ -1,4 +1,4 @@
-"""Running other programs: echoed into a log, in a group of their own, ended with us."""
+"""Running other programs: logged, each in its own process group, and ended when mambaport ends."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def run(
     """Runs ``argv`` to its end and returns what it printed.
 
     ``env`` replaces the environment when given. With ``log``, the command and its output are appended to
-    that file. On ctrl-C the whole process group is asked to stop, then told, then killed. A ``tied`` program
-    is killed by the kernel when mambaport itself is.
+    that file. On ctrl-C the whole process group gets SIGINT, then SIGTERM, then SIGKILL. A ``tied`` program
+    is killed by the kernel when mambaport dies.
 
     Raises:
         FileNotFoundError: there is no such program.
-        OSError: (when not ``tied``) it cannot be run here.
+        OSError: (when not ``tied``) this machine cannot run the program.
     """
     command = tuple(str(part) for part in argv)
     lines: deque[str] = deque(maxlen=keep_lines)
@@ -96,10 +96,10 @@ def run(
 
 
 def _tie(command: tuple[str, ...], env: Mapping[str, str] | None) -> tuple[str, ...]:
-    """The command behind util-linux's setpriv, which asks the kernel for a SIGKILL when we are gone.
+    """The command behind util-linux's setpriv, which asks the kernel for a SIGKILL when mambaport dies.
 
-    A ``preexec_fn`` could ask too, but it makes Python run its at-fork hooks, and a ctrl-C that arrives in
-    one of those is lost.
+    A ``preexec_fn`` could do the same, but makes Python run its at-fork hooks, and a ctrl-C during such a
+    hook is lost.
     """
     if shutil.which(command[0], path=(env or os.environ).get("PATH")) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
@@ -121,7 +121,7 @@ def _stop_group(
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
             if child.poll() is not None:
-                # What it started may be deaf to the signal that ended it: shells start jobs so.
+                # The child's own children may ignore the signal: a shell starts background jobs that way.
                 _signal_group(child, signal.SIGKILL)
                 return
             time.sleep(0.05)

@@ -40,7 +40,7 @@ class Target(Model):
     arch: Arch
     """Its architecture; ``host`` means that of the machine that builds."""
     glibc: GlibcVersion
-    """The oldest glibc that it may have. No wheel may need a newer one."""
+    """The oldest glibc of the target. No wheel may need a newer one."""
     cpu: str
     """Its oldest CPU, as compilers name it, or ``generic``. No wheel may hold an instruction above it."""
     description: str = ""
@@ -69,7 +69,7 @@ class CudaTarget(Model):
     flavour: Literal["l4t", "sbsa", "desktop", "host"]
     """Whose CUDA it is: Jetson's (L4T), that of an aarch64 server, or x86-64's."""
     torch: TorchMinor
-    """The torch minor that is built for when none is named; an extension works with no other."""
+    """The torch minor that extensions are built for by default; an extension works with that minor alone."""
 
     @field_validator("sm", "ptx")
     @classmethod
@@ -136,16 +136,16 @@ SpecifierText = Annotated[str, AfterValidator(_specifier)]
 
 
 class InstallChoice(Model):
-    """What the wheels need in the environment they go to."""
+    """What the wheels need in the environment that they are installed into."""
 
     torch: SpecifierText = ">=2.4"
-    """Version specifier of the torch that must already be there. mambaport never installs torch."""
+    """Version specifier of the torch that must already be installed. mambaport never installs torch."""
     torch_suggested: str = "torch"
-    """What the owner of a target without torch is advised to give pip."""
+    """The requirement that messages suggest for pip when the target has no torch."""
     requires: tuple[RequirementText, ...] = ()
     """Light dependencies, installed when missing."""
     optional: tuple[str, ...] = ()
-    """Used when there, never installed."""
+    """Packages that are used when installed; mambaport never installs them."""
 
 
 class Profile(Model):
@@ -154,7 +154,7 @@ class Profile(Model):
     name: Name
     aliases: tuple[Name, ...] = ()
     summary: str
-    """One line that says for whom it is."""
+    """One line that names the devices and users that the profile is for."""
     extends: str | None = None
     """Another profile, by name or by a path relative to this file, with a variant: ``jetson:jetpack7``.
     Every key that this file lacks is taken from that profile, except aliases and variants."""
@@ -225,7 +225,7 @@ def read_profile(path: Path) -> Profile:
     """One profile file, with the profile that it extends.
 
     Raises:
-        UsageError: the file is not there or not valid; the message names file and keys.
+        UsageError: the file does not exist or is not valid; the message names file and keys.
     """
     return make_profile(_read(path, ()), path)
 
@@ -280,7 +280,7 @@ def _merged_packages(base: list[Any], keys: list[Any]) -> list[Any]:
     return result
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a file, with those of the profiles that it extends."""
     data = read_toml(path)
     extends = data.get("extends")
@@ -288,11 +288,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return data
     if not isinstance(extends, str):
         raise _not_valid(path, "extends: the name or the path of a profile is expected")
-    chain = (*above, path.resolve())
+    chain = (*extending, path.resolve())
     name, _, variant = extends.partition(":")
     base_path = path.parent / name if name.endswith(".toml") or "/" in name else _builtin_path(name)
     if base_path is None:
-        known = [key for item in profiles_dir().glob("*.toml") for key in _called(read_toml(item))]
+        known = [key for item in profiles_dir().glob("*.toml") for key in _names_in(read_toml(item))]
         raise _not_valid(path, f"extends: there is no profile {name}; {nearest(name, known)}")
     if base_path.resolve() in chain:
         raise _not_valid(path, f"extends: {extends} extends this file in turn")
@@ -346,7 +346,7 @@ def find_profile(name: str) -> Profile:
     """A profile by name, by alias, or by the path of its file (``./my-board.toml``).
 
     Raises:
-        UsageError: nothing of that name.
+        UsageError: there is no profile of that name.
     """
     if name.endswith(".toml") or "/" in name:
         return read_profile(Path(name))
@@ -364,23 +364,23 @@ def find_profile(name: str) -> Profile:
 
 def _builtin_path(name: str) -> Path | None:
     paths = sorted(profiles_dir().glob("*.toml"))
-    return next((path for path in paths if name in _called(read_toml(path))), None)
+    return next((path for path in paths if name in _names_in(read_toml(path))), None)
 
 
-def _called(data: Mapping[str, Any]) -> list[str]:
+def _names_in(data: Mapping[str, Any]) -> list[str]:
     """Name and aliases of a profile file."""
     return [str(data.get("name", "")), *map(str, data.get("aliases", ()))]
 
 
 def _known(find: Callable[..., T], *words: str) -> T:
-    """What ``find`` finds, for a validator: a LookupError becomes a ValueError."""
+    """The result of ``find``, for a validator: a LookupError becomes a ValueError."""
     try:
         return find(*words)
     except LookupError as fault:
         raise ValueError(str(fault)) from None
 
 
-# Sections that a file need not have whole: a platform, a variant or an extended profile gives the rest.
+# Sections that may be incomplete in a file: a platform, a variant or an extended profile gives the rest.
 _PARTS = ("Target", "CudaTarget", "PythonSupport", "BuildChoice")
 
 

@@ -10,14 +10,15 @@ HIDDEN = "****"
 _URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s/@'\"<>]+)@")
 _QUERY = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]+\?)[^\s#'\"<>]+")
 _SHORTEST = 6
-"""Of a secret that is hidden wherever it stands. A shorter one is a word, and is hidden in URLs alone."""
+"""The least length of a secret that is hidden in every text. A shorter secret could be an ordinary word,
+and is hidden in URLs alone."""
 _secrets: set[str] = set()
 
 
 def keep_secret(text: str) -> None:
-    """Takes note of the user names and passwords in ``text``'s URLs: :func:`redact` hides them everywhere.
+    """Remembers the user names and passwords in the URLs of ``text``: :func:`redact` hides them everywhere.
 
-    A password that holds a slash or an @ is one too: all up to the last @ of a URL is taken.
+    A password may hold a slash or an @: all text before the last @ of a URL counts.
     """
     for word in text.split():
         scheme, separator, rest = word.partition("://")
@@ -37,7 +38,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(data: Any) -> Any:
-    """The same for every text in plain data."""
+    """Plain data with :func:`redact` applied to every text."""
     if isinstance(data, str):
         return redact(data)
     if isinstance(data, dict):

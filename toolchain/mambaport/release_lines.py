@@ -1,4 +1,4 @@
-"""Release lines: the releases of the packages that belong together, and which of them a command means."""
+"""Release lines: releases of the packages that belong together, and the choice of releases for a command."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class LinesFile(Model):
 
 @dataclass(frozen=True)
 class ReleaseChoice:
-    """Which releases a command asks for."""
+    """The releases that a command requests."""
 
     line: str | None = None
     """A release line, by its name."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Package -> version, for packages that are named one by one."""
+    """Package -> version, for each package that ``--with`` names."""
 
 
 def read_lines() -> LinesFile | None:
-    """The release lines; None where no file has any.
+    """The release lines; None without a file ``lines.toml``.
 
     Raises:
         UsageError: the file is not valid.
@@ -61,11 +61,11 @@ def read_lines() -> LinesFile | None:
 def choose_releases(profile: Profile, choice: ReleaseChoice | None = None) -> dict[str, str]:
     """Package -> release, for every package of a profile.
 
-    A version that the command names goes first, then the line that the command names, or the one line that
-    has the releases named; then the profile's own versions and line; then the default line.
+    In order of preference: the version that the command names; the line that the command names, or the one
+    line that has the releases named; the profile's versions and line; the default line.
 
     Raises:
-        UsageError: no such line, package or release; or a package whose release follows from nothing.
+        UsageError: no such line, package or release; or nothing decides the release of a package.
     """
     choice = choice or ReleaseChoice()
     packages = {item.name: item.version for item in profile.package}
@@ -82,9 +82,9 @@ def choose_releases(profile: Profile, choice: ReleaseChoice | None = None) -> di
     line = _line(lines, profile, choice)
     chosen: dict[str, str] = {}
     named = bool(choice.line or choice.versions)
-    for name, own in packages.items():
-        asked = choice.versions.get(name) or (None if named else own)
-        release = asked or (line.releases.get(name) if line else None) or own
+    for name, profile_version in packages.items():
+        requested = choice.versions.get(name) or (None if named else profile_version)
+        release = requested or (line.releases.get(name) if line else None) or profile_version
         if release is None:
             raise UsageError(
                 f"Which release of {name} is meant does not follow",
@@ -97,20 +97,20 @@ def choose_releases(profile: Profile, choice: ReleaseChoice | None = None) -> di
 
 
 def _line(lines: LinesFile | None, profile: Profile, choice: ReleaseChoice) -> Line | None:
-    """The line that a command and a profile mean."""
-    asked = choice.line or (None if choice.versions else profile.line)
+    """The line that the command's choice, else the profile, selects; None where no line has the releases."""
+    requested = choice.line or (None if choice.versions else profile.line)
     if lines is None:
-        if asked:
+        if requested:
             raise UsageError(
-                f"There is no release line {asked}",
+                f"There is no release line {requested}",
                 found="no lines.toml in patches/",
                 hint="name releases with --with",
             )
         return None
-    if asked is None and choice.versions:
+    if requested is None and choice.versions:
         fitting = [line for line in lines.line if choice.versions.items() <= line.releases.items()]
         return fitting[0] if fitting else None
-    name = asked if asked is not None else lines.default
+    name = requested if requested is not None else lines.default
     line = next((line for line in lines.line if line.name == name), None)
     if line is None:
         raise UsageError(

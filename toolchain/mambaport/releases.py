@@ -33,7 +33,7 @@ class Archive(Pin):
     exclude: tuple[str, ...] = ()
     """Patterns of the files left out."""
     why: str = ""
-    """Why this archive is needed, where that is not plain."""
+    """Why this archive is needed, where that is not obvious."""
 
 
 class PackageFacts(Model):
@@ -42,14 +42,14 @@ class PackageFacts(Model):
     local_version_variable: str
     """The variable in which the package's setup.py takes a local version label."""
     fallback_variable: str
-    """The variable that leaves its kernels out at build time, and forces pure PyTorch at run time."""
+    """The variable that builds the package without kernels, and at run time forces pure PyTorch."""
     license: str
     """SPDX expression."""
     homepage: str
 
 
 class Published(Model):
-    """What users have of a revision: the digest of everything laid onto a release, by release."""
+    """A published revision: release -> digest of everything that mambaport adds to the release."""
 
     revision: int = Field(ge=1)
     digests: dict[VersionText, Sha256]
@@ -59,19 +59,20 @@ class PackageFile(PackageFacts):
     """``package.toml``."""
 
     revision: int = Field(ge=1)
-    """Part of the wheels' local version. Goes up when wheels of this revision are published and what users
-    get then changes."""
+    """Part of the wheels' local version. Raised when the content of the wheels changes after wheels of this
+    revision were published."""
     sets: tuple[Name, ...]
     """The patch sets in the order in which they are applied, each after the sets that it needs."""
     published: Published | None = None
-    """The newest revision of which wheels were published."""
+    """The newest revision that has published wheels."""
 
 
 class ReleaseFile(Model):
     """``source.toml``."""
 
     epoch: int
-    """SOURCE_DATE_EPOCH of everything built from it: seconds since 1970, upstream's release."""
+    """SOURCE_DATE_EPOCH of everything built from this release: the time of upstream's release, in seconds
+    since 1970."""
     archive: tuple[Archive, ...] = Field(min_length=1)
 
 
@@ -222,22 +223,22 @@ def read_release_lock(package: str, version: str) -> ReleaseLock:
     """The lock of a release.
 
     Raises:
-        PatchError: there is none, or it is not valid.
+        PatchError: the lock does not exist, or is not valid.
     """
     return read_lock(ReleaseLock, release_folder(package, version) / "lock.json", f"{package} {version}")
 
 
 def lock_for(package: str, version: str, sets: Sequence[PatchSet]) -> Lock | None:
-    """What a release's lock says of a combination of sets; None for one that no built-in profile uses.
+    """The lock of a combination of sets; None for a combination that no built-in profile uses.
 
     Raises:
-        PatchError: the release has no lock: not every patch fits it yet.
+        PatchError: the release has no lock, because not every patch fits the release yet.
     """
     return read_release_lock(package, version).combinations.get(combination(sets))
 
 
 def content_digest(package: str, version: str) -> str:
-    """Digest of everything that mambaport lays onto a release, kernels included."""
+    """Digest of everything that mambaport adds to a release, kernels included."""
     return data_sha256([[item.name, item.digest()] for item in all_sets(package, version)])
 
 

@@ -33,14 +33,14 @@ THEME = Theme(
     {"stage": "bold cyan", "good": "green", "bad": "bold red", "warn": "yellow", "quiet": "bright_black"}
 )
 UNBOUNDED = 4000
-"""Columns where no terminal says how many: nothing is wrapped or cut in a file or a pipe."""
+"""The width, in columns, of output to a file or a pipe: nothing is wrapped or cut."""
 EVERY = 30.0
 """Seconds between the lines of a long step where there is no terminal."""
 _COUNTER = re.compile(r"^\[(\d+)/(\d+)\]")
 
 
 def escape(text: str) -> str:
-    """``text`` for rich, as it is, without passwords."""
+    """``text`` escaped for rich, with passwords hidden."""
     return rich_escape(redact(text))
 
 
@@ -59,14 +59,14 @@ def open_console(*, stderr: bool) -> Console:
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to the command line, which ends with the code for that."""
+    """A console that raises BrokenPipeError for a closed pipe; the command line sets the exit code."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 class _Errors(_Console):
-    """A console on stderr. Where that cannot be written to (a full device, a closed pipe), work goes on."""
+    """A console on stderr. Text that stderr cannot take (full device, closed pipe) is lost; work goes on."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ class Report:
             self._print(self.console, stage, text, note)
 
     def result(self, stage: str, text: str, note: str = "") -> None:
-        """The same form for what the command was called for."""
+        """A result of the command, in the form of :meth:`line`."""
         if not self.quiet:
             self._print(self.results, stage, text, note)
 
@@ -132,10 +132,10 @@ class Report:
 
     @contextmanager
     def working(self, stage: str, text: str) -> Iterator[Callable[[str], None]]:
-        """While something runs. Yields a function of each line that it prints.
+        """Shows that a program runs. Yields a function that takes each line that the program prints.
 
         On a terminal a spinner shows the latest line, and the count of a line that begins with ``[n/m]``.
-        Elsewhere a line every ``every`` seconds says that the step goes on, how long, and how far it is.
+        Without a terminal, a line every ``every`` seconds gives the time and the progress of the step.
         """
         if self.quiet:
             yield lambda _line: None
@@ -169,7 +169,7 @@ class Report:
 
     @contextmanager
     def steps(self, stage: str, text: str) -> Iterator[Callable[[str, float | None, float | None], None]]:
-        """A bar for work that counts its steps. Yields a function of what is done now, and of how much."""
+        """A bar for work that counts its steps. Yields a function ``(step, steps done, all steps)``."""
         if self.quiet or not self.console.is_terminal:
             yield lambda _now, _done, _total: None
             return

@@ -1,4 +1,4 @@
-"""Where the data that travels with mambaport lies: profiles, patch sets and kernels."""
+"""The folders of mambaport's data: profiles, patch sets, kernels and pins."""
 
 from __future__ import annotations
 

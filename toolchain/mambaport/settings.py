@@ -1,4 +1,4 @@
-"""The variables that a user sets: read once for a command, typed, and handed on. No other module reads them.
+"""The environment variables that a user sets, read once per command. No other module reads them.
 
 ========================  ======================================================================
 ``MAMBAPORT_CACHE``       the store; by default the user's cache folder
@@ -28,14 +28,14 @@ _TRUE = frozenset({"TRUE", "1", "YES", "ON"})
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says."""
+    """The values of the variables."""
 
     cache: Path
     """The store's folder."""
     index_url: str | None
     mirror: Path | None
     cc: str
-    """The C compiler of native builds: a name on PATH, or a path; empty where none is named."""
+    """The C compiler of native builds: a name on PATH, or a path; empty where CC is not set."""
     cxx: str
     cuda_home: Path | None
     cuda_architectures: tuple[str, ...]
@@ -44,30 +44,30 @@ class Settings:
     path: str
     """PATH, for the programs that a build runs."""
     fallbacks: frozenset[str]
-    """The FORCE_FALLBACK variables that are true."""
+    """The names of the FORCE_FALLBACK variables that are true."""
     compiler_cache: tuple[tuple[str, str], ...] = ()
-    """The variables that choose the compiler cache's storage and open it. They may hold secrets."""
+    """The variables that choose the compiler cache's storage and give access to it. They may hold secrets."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in an environment, by default that of this process."""
-    where = os.environ if environ is None else environ
-    cache = where.get("MAMBAPORT_CACHE") or platformdirs.user_cache_dir("mambaport")
+    variables = os.environ if environ is None else environ
+    cache = variables.get("MAMBAPORT_CACHE") or platformdirs.user_cache_dir("mambaport")
     return Settings(
         cache=Path(cache).resolve(),
-        index_url=where.get("MAMBAPORT_INDEX_URL") or None,
-        mirror=_path(where.get("MAMBAPORT_MIRROR")),
-        cc=where.get("CC", "").strip(),
-        cxx=where.get("CXX", "").strip(),
-        cuda_home=_path(where.get("CUDA_HOME") or where.get("CUDA_PATH")),
-        cuda_architectures=_architectures(where.get("TORCH_CUDA_ARCH_LIST", "")),
-        virtual_env=_path(where.get("VIRTUAL_ENV")),
-        path=where.get("PATH", os.defpath),
+        index_url=variables.get("MAMBAPORT_INDEX_URL") or None,
+        mirror=_path(variables.get("MAMBAPORT_MIRROR")),
+        cc=variables.get("CC", "").strip(),
+        cxx=variables.get("CXX", "").strip(),
+        cuda_home=_path(variables.get("CUDA_HOME") or variables.get("CUDA_PATH")),
+        cuda_architectures=_architectures(variables.get("TORCH_CUDA_ARCH_LIST", "")),
+        virtual_env=_path(variables.get("VIRTUAL_ENV")),
+        path=variables.get("PATH", os.defpath),
         compiler_cache=tuple(
-            (name, value) for name, value in where.items() if name.startswith(_CACHE_STORAGE)
+            (name, value) for name, value in variables.items() if name.startswith(_CACHE_STORAGE)
         ),
         fallbacks=frozenset(
-            name for name, value in where.items() if name.endswith("_FORCE_FALLBACK") and is_true(value)
+            name for name, value in variables.items() if name.endswith("_FORCE_FALLBACK") and is_true(value)
         ),
     )
 

@@ -2,7 +2,7 @@
 
 An entry is built in a scratch folder, flushed to disk, and renamed into place, under a lock of its own. So
 a reader never sees half an entry, two builds at once make it once, and a kill leaves nothing but scratch,
-which the next run sweeps away: a scratch folder whose lock nobody holds belongs to nobody.
+which the next run sweeps away: a scratch folder whose lock no process holds is abandoned.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Store:
     """A folder of finished things. Safe for several processes and for being killed at any point.
 
     Args:
-        root: the folder; made when it is not there.
+        root: the folder; created when it does not exist.
         waiting: called with an entry's name when another process is making it.
     """
 
@@ -51,7 +51,7 @@ class Store:
         self.waiting = waiting
 
     def path(self, kind: str, key: str) -> Path:
-        """Where an entry stands, or would stand."""
+        """The path of an entry, whether or not the entry exists."""
         if kind not in KINDS or not _KEY.fullmatch(key):
             raise ValueError(f"not a store entry: {kind}/{key}")
         return self.root / kind / key
@@ -62,7 +62,7 @@ class Store:
         return path if path.is_dir() else None
 
     def make(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """The entry's folder; ``build`` fills an empty folder when it is not there yet.
+        """The entry's folder. If the entry does not exist yet, ``build`` fills an empty folder.
 
         When ``build`` raises, nothing is kept.
         """
@@ -86,11 +86,13 @@ class Store:
         """Removes an entry, for example one whose content no longer has its digest."""
         path = self.path(kind, key)
         with self.lock(f"{kind}-{key}"), self.scratch() as scratch, contextlib.suppress(FileNotFoundError):
-            path.rename(scratch / "discarded")  # first out of sight in one step, then deleted
+            path.rename(
+                scratch / "discarded"
+            )  # one atomic step removes the entry; then its files are deleted
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Held by one process at a time; the kernel lets go of it when that process dies."""
+        """A lock that one process holds at a time; the kernel releases the lock of a dead process."""
         folder = self._folder("locks")
         lock = FileLock(folder / f"{name}.lock")
         try:
@@ -105,12 +107,12 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for work in progress, on the store's own disk, gone afterwards."""
+        """A folder for work in progress, on the store's disk; removed when the block ends."""
         folder = self._folder("scratch")
         self._sweep(folder)
         path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
         guard = FileLock(path.with_suffix(".lock"))
-        guard.acquire()  # before the folder is there, so that no other process takes it for abandoned
+        guard.acquire()  # before the folder exists, so that no other process sweeps the folder
         try:
             path.mkdir()
             yield path
@@ -120,7 +122,7 @@ class Store:
             path.with_suffix(".lock").unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
-        """What is in the store."""
+        """Every entry of the store."""
         found = []
         for kind in KINDS:
             for path in sorted((self.root / kind).glob("*")):
@@ -151,7 +153,7 @@ class Store:
             try:
                 guard.acquire(blocking=False)
             except (Timeout, OSError):
-                continue  # its owner lives
+                continue  # the process that owns the folder still runs
             shutil.rmtree(path, ignore_errors=True)
             guard.release()
             path.with_suffix(".lock").unlink(missing_ok=True)
@@ -166,10 +168,10 @@ def _disk_usage(root: Path) -> int:
 
 
 def _flush(root: Path) -> None:
-    """Brings a finished folder to the disk before it gets its name."""
+    """Flushes a finished folder to the disk before the folder is renamed to its final path."""
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
     if len(files) > _FSYNC_EACH_UP_TO:
-        _sync_filesystem(root)  # one pass instead of thousands
+        _sync_filesystem(root)  # one call instead of thousands
         return
     for path in files:
         _fsync(path)
@@ -177,7 +179,7 @@ def _flush(root: Path) -> None:
 
 
 def _sync_filesystem(folder: Path) -> None:
-    """Brings to the disk what waits to be written on the folder's own filesystem, and on no other."""
+    """Flushes the pending writes of the folder's filesystem, and of no other filesystem."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

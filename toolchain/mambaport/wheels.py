@@ -1,4 +1,4 @@
-"""Wheels as files: their names, their digests, and the folder where finished ones are put."""
+"""Wheels as files: their names, their digests, and the wheelhouse, the folder of finished wheels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mambaport.digests import file_sha256
 from mambaport.errors import InstallError, MambaportError, UsageError
 
 # What Python raises for damaged archives and their members. RuntimeError is a compression that Python does
-# not know, or a member under a password; ValueError, struct.error and the others are senseless fields;
+# not know, or a member with a password; ValueError, struct.error and the others are invalid fields;
 # MemoryError is a size that no machine has.
 UNREADABLE_ZIP = (
     *(zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, struct.error),
@@ -31,13 +31,13 @@ UNREADABLE_ZIP = (
 
 @contextlib.contextmanager
 def reading(error: Callable[[Exception], MambaportError]) -> Iterator[None]:
-    """While an archive is read: what Python raises for damage becomes ``error``; the disk's faults pass."""
+    """Turns what Python raises for a damaged archive into ``error``; faults of the disk are passed on."""
     try:
         yield
     except UNREADABLE_ZIP as fault:
         raise error(fault) from None
     except OSError as fault:
-        # bz2 raises OSError without a number; EINVAL is a seek, ENAMETOOLONG a name of a damaged field.
+        # bz2 raises OSError without a number; damaged fields give EINVAL (a seek) and ENAMETOOLONG (a name).
         if fault.errno in (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ):
             raise error(fault) from None
         raise
@@ -45,21 +45,21 @@ def reading(error: Callable[[Exception], MambaportError]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel file and what its name says."""
+    """A wheel file, and the facts that its name states."""
 
     path: Path
     name: str
     """Normalised project name: ``causal-conv1d``."""
     version: str
     tag: str
-    """Its one compatibility tag: ``py3-none-linux_aarch64``."""
+    """The wheel's one compatibility tag: ``py3-none-linux_aarch64``."""
 
     @property
     def sha256(self) -> str:
         return file_sha256(self.path)
 
     def provenance(self) -> dict[str, Any]:
-        """The record inside the wheel; empty for a wheel that mambaport did not build.
+        """The build's record inside the wheel; empty for a wheel that mambaport did not build.
 
         Raises:
             InstallError: the wheel is damaged.
@@ -84,7 +84,7 @@ def read_wheel(path: Path) -> Wheel:
     """A wheel by its path.
 
     Raises:
-        UsageError: there is no such file, or it is not named as a wheel.
+        UsageError: there is no such file, or its name is not that of a wheel.
     """
     if not path.is_file():
         raise UsageError(f"There is no wheel {path}", hint="check the path; `mambaport build` makes wheels")
@@ -101,7 +101,7 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def put(wheel: Path, wheelhouse: Path) -> Path:
-    """Copies a finished wheel into the wheelhouse, in one step."""
+    """Copies a finished wheel into the wheelhouse; the wheel appears there whole or not at all."""
     wheelhouse.mkdir(parents=True, exist_ok=True)
     target = wheelhouse / wheel.name
     new = read_wheel(wheel)
@@ -113,7 +113,7 @@ def put(wheel: Path, wheelhouse: Path) -> Path:
 
 
 def wheels_in(wheelhouse: Path) -> list[Wheel]:
-    """Every wheel of a folder, and of the folders of profiles in it. Other files are passed over."""
+    """Every wheel of a folder and of its subfolders, one for each profile. Other files are ignored."""
     found = []
     for path in [*sorted(wheelhouse.glob("*.whl")), *sorted(wheelhouse.glob("*/*.whl"))]:
         with contextlib.suppress(UsageError):
@@ -127,11 +127,11 @@ def find(wheelhouse: Path, name: str, version: str) -> Wheel:
     Raises:
         InstallError: the wheelhouse does not have it.
     """
-    there = wheels_in(wheelhouse)
-    for wheel in there:
+    available = wheels_in(wheelhouse)
+    for wheel in available:
         if wheel.name == name and wheel.version == version:
             return wheel
-    others = ", ".join(str(wheel.path.relative_to(wheelhouse)) for wheel in there) or "no wheels"
+    others = ", ".join(str(wheel.path.relative_to(wheelhouse)) for wheel in available) or "no wheels"
     raise InstallError(
         f"The wheelhouse has no {name} {version}",
         found=f"{others} in {wheelhouse}" if wheelhouse.is_dir() else f"no folder {wheelhouse}",

@@ -1,4 +1,4 @@
-"""Doctor: what this machine is, what a profile lacks here, and the hint for each."""
+"""Doctor: facts of this machine, what a profile lacks on it, and a hint for each lack."""
 
 from mambaport.doctoring.checks import Check, State
 from mambaport.doctoring.examine import examine, facts

@@ -1,12 +1,12 @@
-"""Run by the target interpreter: what its torch says of the GPU, and whether the extensions load.
+"""Run by the target interpreter: what torch reports about the GPU, and whether the extensions load.
 
-Prints one JSON object. Each import is tried, and what the loader says is kept.
+Prints one JSON object. An import that fails is recorded with the loader's message.
 """
 
 import sys
 from pathlib import Path
 
-# The folder of this file is mambaport's; its modules (cuda.py) must not stand for the environment's.
+# This file's folder has modules of mambaport (cuda.py). They must not hide the environment's modules.
 sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
 import importlib  # noqa: E402
@@ -17,7 +17,7 @@ EXTENSIONS = ("causal_conv1d_cuda", "selective_scan_cuda")
 
 
 def load(name):
-    """None where the module loads, else what was raised; absent modules are left out by the caller."""
+    """Imports a module that is installed: None where it loads, else the exception as text."""
     try:
         importlib.import_module(name)
     except Exception as fault:
@@ -26,7 +26,7 @@ def load(name):
 
 
 def has_cuda(name):
-    """False for the module of a CPU wheel, which holds no CUDA code; true for one that does not load."""
+    """False for the module of a CPU wheel, which holds no CUDA code; True for a module that does not load."""
     return getattr(sys.modules.get(name), "HAS_CUDA", True)
 
 
@@ -54,9 +54,9 @@ def torch_facts():
 
 
 def main():
-    there = [name for name in EXTENSIONS if importlib.util.find_spec(name) is not None]
+    installed = [name for name in EXTENSIONS if importlib.util.find_spec(name) is not None]
     torch = torch_facts()
-    extensions = {name: load(name) for name in there}
+    extensions = {name: load(name) for name in installed}
     facts = {
         "torch": torch,
         "triton": importlib.util.find_spec("triton") is not None,

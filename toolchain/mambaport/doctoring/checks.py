@@ -1,4 +1,4 @@
-"""What an examination says: one check per thing."""
+"""The results of an examination: one check for each need."""
 
 from __future__ import annotations
 

@@ -42,10 +42,12 @@ def cuda_checks(profile: Profile, goal: CudaGoal, host: Host, *, native: bool) -
 
 
 def gpu_checks(goal: CudaGoal, host: Host, python: Path) -> list[Check]:
-    """What running them needs: torch's GPU, and extensions that load. Starts ``python`` and imports torch."""
+    """What running the extensions needs: a GPU that torch can use, and extensions that load.
+
+    Runs ``python``, which imports torch."""
     facts = _ask(python)
     if facts is None:
-        return []  # said by the check of the environment
+        return []  # the check "environment" reports this
     torch = facts["torch"]
     checks = [_torch(torch, goal, host)]
     if torch.get("available"):
@@ -65,10 +67,10 @@ def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
         return Check(name, "good", f"{toolkit.release} ({toolkit.origin}){unset if native else ''}")
     others = ", ".join(f"{item.release} ({item.origin})" for item in host.cuda.toolkits)
     if not native:
-        return Check(name, "good", f"CUDA {goal.version} is put together in the store when it is needed")
-    looked = "; ".join(host.cuda.looked)
+        return Check(name, "good", f"CUDA {goal.version} is assembled in the store when a build needs it")
+    rejected = "; ".join(host.cuda.looked)
     hint = "sudo apt-get install nvidia-jetpack" if host.cuda.jetson else f"install CUDA {goal.major}"
-    found = f"CUDA {goal.major} is needed, there is {others}" if others else looked or "no nvcc"
+    found = f"CUDA {goal.major} is needed, there is {others}" if others else rejected or "no nvcc"
     return Check(name, "missing", found, f"{hint}; or name it with --cuda-home DIR")
 
 
@@ -102,8 +104,8 @@ def _power() -> Check:
     program = shutil.which("nvpmodel")
     if program is None:
         return Check("power mode", "optional", "no nvpmodel on PATH", "")
-    said = process.run([program, "-q"], env=dict(os.environ)).output
-    mode = next((line.split(":", 1)[1].strip() for line in said.splitlines() if "Power Mode" in line), "")
+    output = process.run([program, "-q"], env=dict(os.environ)).output
+    mode = next((line.split(":", 1)[1].strip() for line in output.splitlines() if "Power Mode" in line), "")
     if mode.upper().startswith("MAXN"):
         return Check("power mode", "good", mode)
     return Check("power mode", "optional", mode or "not said", f"for full speed: {_FULL_POWER}")

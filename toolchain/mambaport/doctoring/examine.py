@@ -1,4 +1,4 @@
-"""The examination: this machine in facts, and a profile's needs held against it."""
+"""The examination: facts of this machine, compared with a profile's needs."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ def examine(
     variant: str | None = None,
     named: bool = False,
 ) -> list[Check]:
-    """What a profile needs here: to build, to install into ``python``, to prove the wheels.
+    """What a profile needs on this machine: to build, to install into ``python``, to prove the wheels.
 
     Where no check says *missing*, a build's own :meth:`~mambaport.plan.Plan.require` passes.
 
     Args:
-        profile: the profile as it is in its file.
+        profile: the profile without a variant applied.
         variant: the variant that was chosen.
-        named: whether the user named ``python``; then it must run, also where nothing is installed into it.
+        named: whether the user named ``python``. Such an interpreter must run, even on a machine that only
+            builds.
     """
     whole, profile = profile, profile.with_variant(variant)
     try:
@@ -92,7 +93,7 @@ def examine(
 
 
 def _build(profile: Profile, variant: str | None, host: Host, store: Store, python: Path | None) -> Check:
-    """What a build itself demands before it begins."""
+    """What a build checks before it begins."""
     try:
         plan = make_plan(profile, host, variant=variant, cuda=CudaOptions(python=python))
         plan.require(building=True)
@@ -164,11 +165,11 @@ def _environment(profile: Profile, host: Host, python: Path) -> Check:
 
 
 def _editable(profile: Profile, python: Path) -> list[Check]:
-    """Packages that are installed in place: they hide what the wheels bring."""
+    """Packages in editable installs: they hide the files of the wheels."""
     try:
         target = read_interpreter(python, [item.name for item in profile.package])
     except MambaportError:
-        return []  # said by the check of the environment
+        return []  # the check "environment" reports this
     checks = []
     for name, package in target.packages.items():
         record = Path(package.path) / "direct_url.json"
@@ -183,15 +184,15 @@ def _editable(profile: Profile, python: Path) -> list[Check]:
 
 
 def _emulation(host: Host) -> Check:
-    lacking = [
+    missing = [
         name
-        for name, there in (("qemu-user-static", host.qemu_aarch64), ("mmdebstrap", host.mmdebstrap))
-        if there is None
+        for name, program in (("qemu-user-static", host.qemu_aarch64), ("mmdebstrap", host.mmdebstrap))
+        if program is None
     ]
-    if not lacking:
+    if not missing:
         return Check("emulation", "good", "qemu-user and mmdebstrap: `mambaport verify --emulate` works here")
     return Check(
-        "emulation", "optional", f"no {' and no '.join(lacking)}", f"sudo apt-get install {' '.join(lacking)}"
+        "emulation", "optional", f"no {' and no '.join(missing)}", f"sudo apt-get install {' '.join(missing)}"
     )
 
 

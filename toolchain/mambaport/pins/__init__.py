@@ -1,4 +1,4 @@
-"""Pinned files: what mambaport fetches besides sources, each by name and sha256.
+"""Pinned files: everything that mambaport fetches besides sources, each by name and sha256.
 
 ``pins/*.toml`` hold them, one file per purpose.
 """
@@ -12,7 +12,7 @@ from mambaport.resources import pins_dir
 
 
 class Pin(Model):
-    """One file on the package index. Its sha256 is all that is trusted."""
+    """One file on the package index. Only its sha256 is trusted."""
 
     project: Name
     """The project's name on the index."""
@@ -20,23 +20,23 @@ class Pin(Model):
     filename: FileName
     sha256: Sha256
     size: int
-    """Bytes; tells a truncated download from a foreign one."""
+    """Bytes; distinguishes a truncated download from another file."""
 
 
 class BuildRequirements(Model):
-    """What a package's build may import, and nothing else."""
+    """All Python packages that a package's build may import."""
 
     pin: tuple[Pin, ...]
 
 
 class BuildTools(Model):
-    """The programs that a build runs, per architecture of the machine that builds."""
+    """The programs that a build runs, for each architecture of the machine that builds."""
 
     x86_64: tuple[Pin, ...]
     aarch64: tuple[Pin, ...]
 
     def for_host(self, arch: str) -> tuple[Pin, ...]:
-        """The wheels for a machine; none where the index has none for it."""
+        """The wheels for a machine; empty for an architecture that the index has no wheels for."""
         return {"x86_64": self.x86_64, "aarch64": self.aarch64}.get(arch, ())
 
 
@@ -55,17 +55,17 @@ class EmulatedSystem(Model):
     """An aarch64 system that wheels are proven on: a Debian root and the Python packages in it."""
 
     name: Name
-    """As ``--system`` calls it."""
+    """The name that ``--system`` takes."""
     suite: Name
     """Debian's name for the release."""
     python: VersionText
-    """CPython minor of that release."""
+    """The CPython minor of that Debian release."""
     packages: tuple[str, ...]
     """Debian packages of the root."""
     pin: tuple[Pin, ...]
     """Python packages, torch among them."""
     stand_ins: bool = False
-    """Whether torch's CUDA libraries are stood in for by empty ones: there is no GPU to run them on."""
+    """Whether empty libraries replace torch's CUDA libraries: the emulated system has no GPU."""
 
     @property
     def torch(self) -> str:
@@ -74,7 +74,7 @@ class EmulatedSystem(Model):
 
 
 class Emulation(Model):
-    """The systems; a profile says which are its own."""
+    """All emulated systems; a profile names those that stand in for its target."""
 
     system: tuple[EmulatedSystem, ...]
 

@@ -1,4 +1,4 @@
-"""Pins of CUDA's parts and of the torch that extensions are compiled against."""
+"""Pins of the CUDA toolkit's parts, and of the torch releases that extensions are compiled against."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mambaport.resources import pins_dir
 
 
 class Excerpt(Pin):
-    """Some members of a pinned wheel, fetched without the rest of it."""
+    """Some members of a pinned wheel, fetched without the other members."""
 
     members: tuple[str, ...] = Field(min_length=1)
-    """Patterns of their names."""
+    """Patterns of the members' names."""
     content_sha256: Sha256
-    """Digest of their names and contents (:func:`mambaport.digests.tree_sha256`)."""
+    """Digest of the members' names and contents (:func:`mambaport.digests.tree_sha256`)."""
 
 
 class DebianPackage(Model):
@@ -35,7 +35,7 @@ class DebianPackage(Model):
 
 
 class Tools(Model):
-    """nvcc and what it calls, for one architecture of the machine that builds."""
+    """nvcc and the programs that it calls, for one architecture of the machine that builds."""
 
     pin: tuple[Pin, ...] = ()
     debian: DebianPackage | None = None
@@ -47,32 +47,32 @@ class CudaRelease(Model):
     version: str
     """``13.0``"""
     release: str
-    """nvcc's: ``13.0.88``"""
+    """The version of nvcc: ``13.0.88``"""
     tools: dict[str, Tools]
-    """By the architecture they run on."""
+    """Architecture of the machine that builds -> its tools."""
     headers: tuple[Excerpt, ...]
-    """The same for every architecture; the target brings the libraries."""
+    """The same for every architecture. The target has the libraries."""
     newest_gcc: int
     """The newest gcc major that its headers accept."""
 
 
 class TorchRelease(Model):
-    """A torch whose headers and exported symbols stand for the target's."""
+    """A torch whose headers and exported symbols represent those of the target's torch."""
 
     version: str
     arch: str
-    """Of the target."""
+    """The target's architecture."""
     cuda: str
     """The CUDA that its headers are configured for."""
     cxx11_abi: bool = True
-    """Whether the target's builds have the C++11 ABI, so the extension too."""
+    """Whether the target's torch, and so the extension, has the C++11 ABI."""
     headers: Excerpt
-    """The headers; and libc10_cuda.so for its symbols, where ``exports`` is a CPU build."""
+    """The headers; also libc10_cuda.so, for its symbols, where ``exports`` is a CPU build."""
     exports: Excerpt
     string_exports: Excerpt | None = None
-    """Where ``exports`` has not the C++11 ABI: a build that has, for the names with a std::string."""
+    """Where ``exports`` lacks the C++11 ABI: a build that has it, for the symbols with a std::string."""
     note: str = ""
-    """What is not exactly the target's, for people."""
+    """How this torch differs from the target's, for people."""
 
     @property
     def minor(self) -> str:

@@ -1,4 +1,4 @@
-"""With what the packages are compiled. One module per toolchain, all behind one Protocol."""
+"""The toolchains, which compile the packages: one module each, all behind one Protocol."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TOOLCHAINS: dict[str, Toolchain] = {
 __all__ = ["TOOLCHAINS", "Compiler", "CudaCompiler", "Toolchain", "choose"]
 
 
-def choose(profile: Profile, host: Host, goal: Goal, asked: str | None = None) -> Toolchain:
-    """The toolchain asked for, or the first of the profile's that can do the work on this machine.
+def choose(profile: Profile, host: Host, goal: Goal, requested: str | None = None) -> Toolchain:
+    """The toolchain requested, or the first of the profile's toolchains that this machine can use.
 
     Raises:
-        HostError: none can; the message gives each one's reason and the hint.
+        HostError: no toolchain can be used; the message gives the reason for each.
     """
-    names = (asked,) if asked else profile.build.toolchains
+    names = (requested,) if requested else profile.build.toolchains
     reasons = []
     for name in names:
         tool = TOOLCHAINS[name]
@@ -36,8 +36,8 @@ def choose(profile: Profile, host: Host, goal: Goal, asked: str | None = None) -
     raise HostError(
         f"No toolchain here compiles for {goal.arch}",
         found="\n".join(reasons),
-        expected=f"one that runs on {host.arch} and compiles for {goal.arch}",
+        expected=f"a toolchain that runs on {host.arch} and compiles for {goal.arch}",
         hint="drop --toolchain to let mambaport choose"
-        if asked
+        if requested
         else "install what is named above; `mambaport doctor` shows it with the commands",
     )

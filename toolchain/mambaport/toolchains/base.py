@@ -1,4 +1,4 @@
-"""What every toolchain gives."""
+"""The interfaces of a toolchain, and helpers that toolchains share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Compilers(Model):
 
 @cache
 def oldest_compilers() -> Mapping[str, int]:
-    """gcc and clang -> the oldest major that the kernels are compiled and tested with."""
+    """``gcc`` and ``clang`` -> the oldest major version that the kernels support."""
     path = kernels_dir() / "compilers.toml"
     read = validate(_Compilers, read_toml(path), path)
     return {"gcc": int(read.gcc.oldest), "clang": int(read.clang.oldest)}
@@ -41,23 +41,23 @@ class Compiler:
     """How a package's build calls the C compiler."""
 
     cc: str
-    """One or several words."""
+    """The compiler's command: one word or several."""
     cflags: str
     environment: tuple[tuple[str, str], ...] = ()
 
 
 class CudaCompiler(Protocol):
-    """The CUDA side of a toolchain: nvcc with a C++ compiler for the target. The plan chooses the nvcc."""
+    """The CUDA side of a toolchain: the host C++ compiler for nvcc. The plan chooses nvcc itself."""
 
     @property
     def native(self) -> bool:
-        """Whether it compiles for the machine that it runs on."""
+        """Whether the compiler's target is the machine that the compiler runs on."""
 
     def cxx(self, host: Host, newest: int | None = None) -> Program | None:
-        """The C++ compiler, for an nvcc that accepts gcc up to the major ``newest``; None where none fits."""
+        """The C++ compiler for an nvcc that accepts gcc up to major ``newest``; None where none fits."""
 
     def install(self, newest: int | None) -> str:
-        """The command that brings such a C++ compiler."""
+        """The command that installs such a C++ compiler."""
 
 
 class Toolchain(Protocol):
@@ -65,27 +65,32 @@ class Toolchain(Protocol):
 
     @property
     def cuda(self) -> CudaCompiler | None:
-        """Its CUDA compiler; None where it compiles C alone."""
+        """The CUDA compiler; None for a toolchain that compiles C alone."""
 
     @property
     def name(self) -> str:
-        """As profiles and ``--toolchain`` call it."""
+        """The toolchain's name in profiles and for ``--toolchain``."""
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
-        """Why it cannot do the work on this machine, with the hint: no compiler, or one that is too old. None
-        when it can."""
+        """Why this machine cannot use the toolchain, with the hint; None where the toolchain can be used."""
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
-        """What must be fetched for it."""
+        """The pinned files that the toolchain needs."""
 
     def identity(self, host: Host) -> dict[str, str]:
-        """What decides its output: part of the build key and of the provenance."""
+        """The facts that decide the compiled bytes: part of the build key and of the provenance."""
 
     def glibc(self, host: Host, goal: Goal) -> str:
-        """The newest glibc that its output may need: the target's, or its own if it cannot choose."""
+        """The newest glibc that compiled files may need: the target's; for a toolchain that cannot choose the
+        glibc, also this machine's."""
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
-        """How to call it. ``tools`` is where its pins are unpacked; ``scratch`` takes caches."""
+        """How a build calls the C compiler.
+
+        Args:
+            tools: the folder of the unpacked pins
+            scratch: a folder for caches
+        """
 
 
 def gcc_flags(goal: Goal, program: Program) -> str:
@@ -94,7 +99,7 @@ def gcc_flags(goal: Goal, program: Program) -> str:
 
 
 def too_old(program: Program) -> str | None:
-    """Why a compiler cannot compile the kernels; None where it can, or where its version is not known."""
+    """Why a compiler is too old for the kernels; None where it is not, or where its version is unknown."""
     least = oldest_compilers().get(program.family or "")
     if least is None or program.major is None or program.major >= least:
         return None

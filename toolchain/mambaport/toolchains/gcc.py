@@ -17,11 +17,11 @@ class GccAarch64:
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if goal.arch != "aarch64":
-            return f"it compiles for aarch64, not for {goal.arch}"
+            return f"compiles for aarch64, not for {goal.arch}"
         if host.gcc_aarch64 is None:
             return (
                 "no aarch64-linux-gnu-gcc on PATH; "
-                "`sudo apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross` brings it"
+                "`sudo apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross` installs it"
             )
         return too_old(host.gcc_aarch64)
 
@@ -33,7 +33,7 @@ class GccAarch64:
         return {"name": self.name, "cc": host.gcc_aarch64.identity, "glibc": host.glibc}
 
     def glibc(self, host: Host, goal: Goal) -> str:
-        return newer_glibc(host.glibc, goal.glibc)  # it links against the glibc that is here
+        return newer_glibc(host.glibc, goal.glibc)  # linked against this machine's glibc
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.gcc_aarch64 is not None

@@ -1,4 +1,4 @@
-"""The machine's own C compiler, for the machine's own architecture."""
+"""This machine's C compiler, for this machine's architecture."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Native:
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if host.arch != goal.arch:
-            return f"it compiles for {host.arch}, not for {goal.arch}"
+            return f"compiles for {host.arch}, not for {goal.arch}"
         if host.cc is None:
-            return "no C compiler (cc) on PATH; `sudo apt-get install gcc libc6-dev` brings one"
+            return "no C compiler (cc) on PATH; `sudo apt-get install gcc libc6-dev` installs one"
         return too_old(host.cc)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
@@ -30,7 +30,7 @@ class Native:
         return {"name": self.name, "cc": host.cc.identity, "glibc": host.glibc}
 
     def glibc(self, host: Host, goal: Goal) -> str:
-        return newer_glibc(host.glibc, goal.glibc)  # it links against the glibc that is here
+        return newer_glibc(host.glibc, goal.glibc)  # linked against this machine's glibc
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.cc is not None

@@ -1,7 +1,7 @@
-"""nvcc with a host compiler: the machine's own, or Debian's cross g++ for aarch64.
+"""nvcc with a host compiler: this machine's C++ compiler, or Debian's cross g++ for aarch64.
 
-The C kernels of the same wheel are compiled by the gcc that belongs to that g++. Which nvcc it is, and which
-torch and Python it compiles for, the plan works out (:mod:`mambaport.cuda.resolve`).
+The gcc of the same version as that g++ compiles the C kernels of the wheel. The plan chooses nvcc and the
+torch to compile for (:mod:`mambaport.cuda.resolve`).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class NvccNative:
         if goal.cuda is None:
             return "the profile has no GPU"
         if host.arch != goal.arch:
-            return f"it compiles for {host.arch}, not for {goal.arch}"
+            return f"compiles for {host.arch}, not for {goal.arch}"
         if host.cxx is None or host.cc is None:
-            return f"no C++ compiler (g++) on PATH; `{self.cuda.install(None)}` brings one"
+            return f"no C++ compiler (g++) on PATH; `{self.cuda.install(None)}` installs one"
         return too_old(host.cc) or too_old(host.cxx)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
@@ -64,7 +64,7 @@ class NvccNative:
         }
 
     def glibc(self, host: Host, goal: Goal) -> str:
-        return newer_glibc(host.glibc, goal.glibc)  # it links against the glibc that is here
+        return newer_glibc(host.glibc, goal.glibc)  # linked against this machine's glibc
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         assert host.cc is not None
@@ -79,10 +79,10 @@ class NvccCross:
         if goal.cuda is None:
             return "the profile has no GPU"
         if goal.arch != "aarch64":
-            return f"it compiles for aarch64, not for {goal.arch}"
+            return f"compiles for aarch64, not for {goal.arch}"
         cxx = self.cuda.cxx(host)
         if cxx is None:
-            return f"no aarch64-linux-gnu-g++ on PATH; `{self.cuda.install(None)}` brings it"
+            return f"no aarch64-linux-gnu-g++ on PATH; `{self.cuda.install(None)}` installs it"
         return too_old(cxx)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
@@ -93,7 +93,7 @@ class NvccCross:
         return {"name": self.name, **({"cxx": cxx.identity} if cxx else {})}
 
     def glibc(self, host: Host, goal: Goal) -> str:
-        # Debian's cross glibc may be newer; the audit holds what was used of it against the target's.
+        # Debian's cross glibc may be newer than the target's. The audit refuses symbols that are too new.
         return goal.glibc
 
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:

@@ -1,4 +1,4 @@
-"""zig's C compiler, pinned, from the package index: any target and any glibc floor, and no root."""
+"""zig's C compiler, pinned, from the package index: any target, any glibc floor, no root rights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Zig:
 
     def lacks(self, host: Host, goal: Goal) -> str | None:
         if pinned.zig().for_host(host.arch) is None:
-            return f"it is pinned for x86_64 and aarch64 machines, not for {host.arch}"
+            return f"pinned for x86_64 and aarch64 machines, not for {host.arch}"
         return None
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
@@ -27,7 +27,7 @@ class Zig:
         return (pin,) if pin else ()
 
     def identity(self, host: Host) -> dict[str, str]:
-        # Not the host's wheel: the same zig gives the same code wherever it runs.
+        # Without the digest of zig's wheel: one version of zig gives the same code on every host.
         return {"name": self.name, "zig": pinned.zig().version}
 
     def glibc(self, host: Host, goal: Goal) -> str:
