@@ -58,7 +58,7 @@ def test_a_wheel_without_cuda_fits_everywhere(tmp_path: Path) -> None:
     ("target", "said"),
     [
         (torch("2.6.0", "12.6"), "built for torch 2.5, this is 2.6"),
-        (torch("2.5.1+cpu", None), "this one has none"),
+        (torch("2.5.1+cpu", None), "this torch has no CUDA"),
         (torch("2.5.1+cu130", "13.0"), "built for CUDA 12, this torch has CUDA 13"),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_version_that_does_not_exist_names_those_that_do(tmp_path: Path, fetch
 
 
 def test_what_is_no_version_is_refused(tmp_path: Path, fetcher: Fetcher) -> None:
-    with pytest.raises(UsageError, match="newest is no version"):
+    with pytest.raises(UsageError, match="newest is not a version"):
         bring_sdist(fetcher, "demo-ssm", "newest", tmp_path)
 
 

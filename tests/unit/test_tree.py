@@ -52,7 +52,7 @@ def test_two_archives_make_one_tree_of_the_files_that_are_wanted(
 
 
 def test_a_file_from_two_archives_is_refused(tmp_path: Path, archives: list[Path]) -> None:
-    with pytest.raises(FetchError, match=r"Two archives give setup\.py"):
+    with pytest.raises(FetchError, match=r"Two archives have setup\.py"):
         assemble(source(archives), archives, tmp_path / "tree")
 
 
@@ -60,7 +60,7 @@ def test_a_file_from_two_archives_is_refused(tmp_path: Path, archives: list[Path
 def test_an_archive_that_gives_nothing_is_refused(
     tmp_path: Path, archives: list[Path], second: dict[str, object]
 ) -> None:
-    with pytest.raises(FetchError, match=r"demo-2\.0\.tar\.gz gives no files"):
+    with pytest.raises(FetchError, match=r"demo-2\.0\.tar\.gz has none of the files"):
         assemble(source(archives, **second), archives, tmp_path / "tree")
 
 

@@ -73,9 +73,7 @@ def recognise(root: Path) -> tuple[str, Checkout]:
         if checkout.is_at(root):
             return name, checkout
     folders = [*root.parents, *_folders_in(root)]
-    nearby = next(
-        (folder for folder in folders if any(item.is_at(folder) for item in known.values())), None
-    )
+    nearby = next((folder for folder in folders if any(item.is_at(folder) for item in known.values())), None)
     repositories = " or ".join(item.repository for item in known.values())
     raise UsageError(
         f"{root} is not a checkout of {repositories}",
@@ -83,9 +81,7 @@ def recognise(root: Path) -> tuple[str, Checkout]:
         if root.is_dir()
         else "no such folder",
         expected="the top folder of such a checkout",
-        hint=f"mambaport adopt {nearby}"
-        if nearby
-        else "clone one of them, and give its folder",
+        hint=f"mambaport adopt {nearby}" if nearby else "clone one of them, and give its folder",
     )
 
 

@@ -1,4 +1,4 @@
-"""Install: wheels into an existing environment, whose torch stays as it is, with a way back."""
+"""Install: wheels into an existing environment. Its torch is never changed, and a failure restores it."""
 
 from mambaport.installing.fit import check_fit, misfits, unfit
 from mambaport.installing.install import install_wheels

@@ -1,7 +1,7 @@
-"""The way back: what an environment had of some packages, kept until the new ones are proven.
+"""The backup of an environment's packages, kept until the new packages are proven.
 
-The backup lies beside site-packages and not in it, where Python and other tools would find it. As long as its
-journal is there, an installation was begun and not finished; the next one first puts everything back.
+The backup lies beside site-packages, not inside, where Python and other tools would read it. A journal that
+exists means an unfinished installation; the next installation first restores the backup.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FOLDER = ".mambaport-backup"
 
 
 class Backup:
-    """Files of installed distributions, kept aside.
+    """Copies of the files of installed distributions.
 
     Args:
         purelib: the environment's site-packages.
@@ -33,11 +33,11 @@ class Backup:
 
     @property
     def pending(self) -> bool:
-        """Whether an earlier installation was cut off."""
+        """Whether an earlier installation was interrupted."""
         return self.journal.is_file()
 
     def take(self, distributions: dict[str, Path | None]) -> None:
-        """Copies what is there of each distribution: name -> its .dist-info folder, None when not installed.
+        """Copies the files of each distribution: name -> its .dist-info folder, None when not installed.
 
         Raises:
             InstallError: the environment cannot be written to.
@@ -52,7 +52,7 @@ class Backup:
                 kept[name] = self._copy(info) if info is not None else []
             partial = self.journal.with_suffix(".part")
             partial.write_text(json.dumps({"files": kept}, indent=1), encoding="utf-8")
-            partial.replace(self.journal)  # from here on, a cut-off installation can be undone
+            partial.replace(self.journal)  # from now on, an interrupted installation can be undone
         except PermissionError as fault:
             raise InstallError(
                 "The environment cannot be written to",
@@ -61,17 +61,21 @@ class Backup:
             ) from None
 
     def restore(self, remove: Callable[[list[str]], None]) -> list[str]:
-        """Puts back what was there. ``remove`` uninstalls by name what is there now. Returns the names."""
+        """Restores the copied files, after ``remove`` has uninstalled the present distributions by name.
+
+        Returns:
+            The names of the distributions.
+        """
         files: dict[str, list[str]] = json.loads(self.journal.read_text(encoding="utf-8"))["files"]
         infos = [
             info for name in files for info in self.purelib.glob(f"{name.replace('-', '_')}-*.dist-info")
         ]
         for info in infos:
             record = info / "RECORD"
-            if not (record.is_file() and record.stat().st_size):  # cut off: pip could not uninstall it
+            if not (record.is_file() and record.stat().st_size):  # interrupted: pip cannot uninstall it
                 shutil.rmtree(info, ignore_errors=True)
         remove(list(files))
-        # What pip renames while it works, and what it leaves of a cut-off installation.
+        # Folders that pip renamed during its work, and the rest of an interrupted installation.
         for leftover in (*self.purelib.glob("~*"), *infos):
             shutil.rmtree(leftover, ignore_errors=True)
         for names in files.values():
@@ -83,7 +87,7 @@ class Backup:
         return list(files)
 
     def drop(self) -> None:
-        """Forgets the backup: the new state is the right one."""
+        """Deletes the backup: the new packages are proven."""
         self.journal.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -98,7 +102,7 @@ class Backup:
                 continue
             target = self.folder / "files" / name
             if ".." in Path(name).parts:
-                continue  # scripts in bin/: pip makes them anew, and our packages have none
+                continue  # scripts in bin/: mambaport's packages have none
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
             names.append(name)

@@ -16,7 +16,7 @@ from mambaport.wheels import Wheel
 
 
 class _Facts(BaseModel):
-    """What a wheel's provenance says of its CUDA extensions."""
+    """The facts about a wheel's CUDA extensions in its provenance."""
 
     version: str
     sm: tuple[Sm, ...]
@@ -26,10 +26,10 @@ class _Facts(BaseModel):
 
 
 def check_fit(wheels: Sequence[Wheel], target: Interpreter, gpus: Sequence[Gpu]) -> None:
-    """Holds what the wheels were built for against the environment and this machine's GPUs.
+    """Compares what the wheels were built for with the environment and this machine's GPUs.
 
     Raises:
-        InstallError: one of them cannot work there, with each reason.
+        InstallError: a wheel cannot work in the environment; the error has every reason.
     """
     reasons = [f"{wheel.path.name}: {reason}" for wheel in wheels for reason in misfits(wheel, target, gpus)]
     if reasons:
@@ -43,13 +43,13 @@ def unfit(reasons: Sequence[str], target: Interpreter) -> InstallError:
         "The wheels do not fit this environment",
         found="\n".join(reasons),
         expected=f"wheels for {torch}: {target.prefix}",
-        hint="build them for it: `mambaport build` on the device takes its torch by itself; elsewhere, "
-        "--torch or --torch-wheel names it",
+        hint="build wheels for this torch: `mambaport build` on the device uses the device's torch; "
+        "elsewhere, name the torch with --torch or --torch-wheel",
     )
 
 
 def misfits(wheel: Wheel, target: Interpreter, gpus: Sequence[Gpu]) -> list[str]:
-    """Why a wheel would not work in an environment; empty where it does, or has no CUDA extension."""
+    """Why a wheel would not work in an environment; empty where the wheel fits or has no CUDA extension."""
     record = wheel.provenance().get("cuda")
     if record is None:
         return []
@@ -63,23 +63,23 @@ def misfits(wheel: Wheel, target: Interpreter, gpus: Sequence[Gpu]) -> list[str]
 
 def _torch_misfits(facts: _Facts, target: Interpreter) -> list[str]:
     if target.torch is None:
-        return []  # said elsewhere
+        return []  # check_target refuses an environment without torch
     version = Version(target.torch.version)
     minor = f"{version.major}.{version.minor}"
     if facts.torch_minor != minor:
         return [f"built for torch {facts.torch_minor}, this is {minor} (undefined symbols)"]
     if target.torch.cuda is None:
-        return ["built for a torch with CUDA, this one has none"]
+        return ["built for a torch with CUDA, this torch has no CUDA"]
     major = (facts.torch_cuda or facts.version).split(".", maxsplit=1)[0]
-    here = target.torch.cuda.split(".", maxsplit=1)[0]
-    return [f"built for CUDA {major}, this torch has CUDA {here}"] if major != here else []
+    found = target.torch.cuda.split(".", maxsplit=1)[0]
+    return [f"built for CUDA {major}, this torch has CUDA {found}"] if major != found else []
 
 
 def _runs(sm: str, cubins: Sequence[str], ptx: Sequence[str]) -> bool:
     """A cubin runs on its architecture and the later minors of its major; PTX on every later one.
 
-    A Jetson's GPU is no later minor of a desktop's: what was made for sm_80 is not dependable on sm_87.
+    A Jetson's GPU does not count as a later minor of a desktop's: code for sm_80 is not reliable on sm_87.
     """
-    later = not is_jetson(sm)
-    binary = sm in cubins or any(later and item[:-1] == sm[:-1] and int(item) < int(sm) for item in cubins)
+    desktop = not is_jetson(sm)
+    binary = sm in cubins or any(desktop and item[:-1] == sm[:-1] and int(item) < int(sm) for item in cubins)
     return binary or any(int(item) <= int(sm) for item in ptx)

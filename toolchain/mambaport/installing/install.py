@@ -1,4 +1,4 @@
-"""Putting wheels into an environment: pip does it, without an index, and never touches torch."""
+"""Installs wheels into an environment with pip, without an index. torch is never changed."""
 
 from __future__ import annotations
 
@@ -33,35 +33,36 @@ def install_wheels(
     options: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
 ) -> None:
-    """Installs ``wheels`` and what light dependencies are missing, then proves them.
+    """Installs ``wheels`` and the missing light dependencies, then proves the wheels.
 
-    When anything fails, or ``prove`` raises, what was there before is put back.
+    When anything fails, or ``prove`` raises, the earlier packages are restored.
 
     Args:
-        options: pip's options for where the dependencies come from.
-        settings: pip's settings for that.
+        options: pip's options that say where dependencies come from.
+        settings: pip's settings that say where dependencies come from.
 
     Raises:
-        InstallError: pip failed, torch changed, or what is installed is not what the wheels hold; the
-            environment is as it was.
+        InstallError: pip failed, torch changed, or the installed files differ from the wheels'; the
+            environment is restored.
     """
     names = [wheel.name for wheel in wheels]
-    asked = [*names, *(Requirement(text).name for text in profile.install.requires)]
+    queried = [*names, *(Requirement(text).name for text in profile.install.requires)]
     python = Path(target.executable)
     backup = Backup(target.site)
     if backup.pending:
-        undone = backup.restore(lambda old: _remove(target, old))
+        names_restored = backup.restore(lambda old: _remove(target, old))
         report.line(
-            "restore", f"an earlier installation was cut off; {', '.join(undone)} are back as they were"
+            "restore",
+            f"an earlier installation was interrupted; {', '.join(names_restored)} are back as they were",
         )
-        target = read_interpreter(python, asked)
+        target = read_interpreter(python, queried)
     missing = missing_requirements(target, profile.install.requires)
     if missing:
         install_requirements(target, missing, options, settings or {})
-        check_requirements(target, missing_requirements(read_interpreter(python, asked), missing))
+        check_requirements(target, missing_requirements(read_interpreter(python, queried), missing))
         report.line("install", f"dependencies: {', '.join(missing)}")
-    there = installed_in(target.site, names)
-    backup.take({name: there[name].path if name in there else None for name in names})
+    installed = installed_in(target.site, names)
+    backup.take({name: installed[name].path if name in installed else None for name in names})
     try:
         torch_before = _torch_stamp(target)
         install_files(target, wheels)
@@ -75,8 +76,8 @@ def install_wheels(
         prove()
     except BaseException as fault:
         backup.restore(lambda old: _remove(target, old))
-        was = [f"{name} {package.version}" for name, package in there.items()]
-        state = f"{' and '.join(was)} put back" if was else "the new packages were removed again"
+        restored = [f"{name} {package.version}" for name, package in installed.items()]
+        state = f"{' and '.join(restored)} put back" if restored else "the new packages were removed again"
         report.line("restore", state)
         if isinstance(fault, MambaportError):
             fault.hint = f"{fault.hint or 'see above'}; the environment is as it was before ({state})"
@@ -85,13 +86,13 @@ def install_wheels(
 
 
 def _remove(target: Interpreter, names: list[str]) -> None:
-    """Uninstalls what stands where packages go, and no distribution of that name elsewhere."""
-    if here := list(installed_in(target.site, names)):
-        uninstall(target, here)
+    """Uninstalls distributions from the environment's own folder of packages, and from no other folder."""
+    if installed := list(installed_in(target.site, names)):
+        uninstall(target, installed)
 
 
 def _torch_stamp(target: Interpreter) -> list[tuple[str, int, int]]:
-    """Size and time of every file of torch."""
+    """Path, size and modification time of every file of torch."""
     if target.torch is None:
         return []
     root = Path(target.torch.path).parent

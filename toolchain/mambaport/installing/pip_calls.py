@@ -1,4 +1,4 @@
-"""Calls of pip, run by the target interpreter; and what pip has put there, held against the wheels."""
+"""Calls of pip by the target interpreter, and the comparison of the installed files with the wheels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mambaport.wheels import Wheel
 
 
 def install_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
-    """Installs exactly these wheels, in place of what is there; no index is asked.
+    """Installs exactly these wheels, replacing installed versions, without an index.
 
     Raises:
         InstallError: pip failed.
@@ -37,11 +37,11 @@ def install_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
 def install_requirements(
     target: Interpreter, requirements: Sequence[str], options: Sequence[str], settings: Mapping[str, str]
 ) -> None:
-    """Installs requirements beside the torch that is there, which stays as it is.
+    """Installs requirements without changing the installed torch.
 
     Args:
-        options: pip's options for where they come from.
-        settings: pip's settings for that; they may hold a password.
+        options: pip's options that say where packages come from.
+        settings: pip's settings that say where packages come from; they may hold a password.
 
     Raises:
         InstallError: pip failed.
@@ -61,11 +61,11 @@ class Installed:
 
     version: str
     path: Path
-    """Its .dist-info folder."""
+    """The .dist-info folder."""
 
 
 def installed_in(site: Path, names: Sequence[str]) -> dict[str, Installed]:
-    """Which distributions a folder of packages has, whether or not Python finds another copy before."""
+    """The distributions in one folder of packages, even those that Python finds in an earlier folder too."""
     found = {}
     for item in metadata.distributions(path=[str(site)]):
         name = canonicalize_name(item.metadata["Name"] or "")
@@ -85,14 +85,14 @@ def uninstall(target: Interpreter, names: Sequence[str]) -> None:
 
 
 def check_requirements(target: Interpreter, requirements: Sequence[str]) -> None:
-    """Refuses an environment in which pip, having said yes, has not put the requirements.
+    """Refuses an environment that lacks ``requirements`` although pip reported success.
 
     Raises:
-        InstallError: with what is not there.
+        InstallError: a requirement is missing; the error names each.
     """
     if requirements:
         raise InstallError(
-            "pip has not installed what it was given",
+            "pip reported success, but did not install every requirement",
             found=f"without {', '.join(requirements)}: {target.place}",
             expected=f"{', '.join(requirements)} in {target.site}",
             hint=f"install them by hand, then run this again: {target.executable} -m pip install "
@@ -101,18 +101,18 @@ def check_requirements(target: Interpreter, requirements: Sequence[str]) -> None
 
 
 def check_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
-    """Holds an environment against the wheels that went into it: versions, places, and every file's digest.
+    """Compares an environment with the wheels installed into it: versions, folders, and every file's digest.
 
     Args:
         target: the environment, read after the installation.
 
     Raises:
-        InstallError: with each difference.
+        InstallError: the environment differs; the error has each difference.
     """
     reasons = [reason for wheel in wheels for reason in _differences(target, wheel)]
     if reasons:
         raise InstallError(
-            "What is installed is not what the wheels hold",
+            "The installed files differ from those of the wheels",
             found="\n".join(reasons),
             expected=f"each file of the wheels in {target.site}, first where Python looks",
             hint="remove the other copies that are named here; PYTHONPATH and the user's site-packages come "
@@ -121,11 +121,11 @@ def check_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
 
 
 def _differences(target: Interpreter, wheel: Wheel) -> list[str]:
-    there = target.packages.get(wheel.name)
-    if there is None:
+    installed = target.packages.get(wheel.name)
+    if installed is None:
         return [f"{wheel.name} is not installed"]
-    if Version(there.version) != Version(wheel.version) or not target.holds(there):
-        return [f"Python finds {wheel.name} {there.version} in {Path(there.path).parent}"]
+    if Version(installed.version) != Version(wheel.version) or not target.holds(installed):
+        return [f"Python finds {wheel.name} {installed.version} in {Path(installed.path).parent}"]
     reasons = []
     for name, digest in _record(wheel):
         path = target.site / name
@@ -154,28 +154,28 @@ def _digest(algorithm: str, content: bytes) -> str:
 
 
 def _scheme(target: Interpreter) -> list[str]:
-    """Where the packages go, said outright: pip's own choice depends on what it may write to."""
+    """The option for the folder of packages. Without it, pip chooses a folder by what it may write to."""
     return ["--user"] if target.for_user else ["--no-user"]
 
 
 def _pip(
     target: Interpreter, arguments: Sequence[str], doing: str, settings: Mapping[str, str] | None = None
 ) -> None:
-    """mambaport's own pip, run by the target's interpreter, which need not have one.
+    """Runs mambaport's pip with the target's interpreter, which need not have pip.
 
     Args:
-        settings: pip's settings for where packages come from; None when no index is asked.
+        settings: pip's settings that say where packages come from; None for a call without an index.
 
-    ``pip --python`` would do the same in a child of its own, which a kill of ours would not reach.
+    ``pip --python`` would start another child process, which a kill of ours would not reach.
 
     Raises:
-        InstallError: with what pip printed.
+        InstallError: pip failed; the error has what pip printed.
     """
     command = [target.executable, str(RUNNER), "--disable-pip-version-check", *arguments]
-    seen = python_environment()
-    if settings is None:  # pip looks at the environment alone, not at copies that come before
-        seen.pop("PYTHONPATH", None)
-    environment = pip_environment(settings or {}, seen)
+    environ = python_environment()
+    if settings is None:  # pip must see the environment alone, not copies in PYTHONPATH
+        environ.pop("PYTHONPATH", None)
+    environment = pip_environment(settings or {}, environ)
     finished = process.run(command, env=environment, cwd=Path("/"))
     if finished.ok:
         return
@@ -184,6 +184,6 @@ def _pip(
     raise InstallError(
         f"pip failed while {doing}",
         found=f"exit status {finished.returncode}",
-        hint="what pip says is below",
+        hint="pip's output is below",
         detail=finished.tail,
     )

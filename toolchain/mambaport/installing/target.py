@@ -1,4 +1,4 @@
-"""Whether wheels fit the environment that they go to."""
+"""Whether an environment fits a profile's wheels."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SYSTEM_64 = (
 
 
 def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
-    """Whether the profile's wheels fit the environment, its torch included.
+    """Checks that the environment, with its torch, fits the profile's wheels.
 
     Raises:
-        InstallError: with what is there, what is needed, and what to do.
+        InstallError: the environment does not fit.
     """
     if goal.arch == "aarch64" and (target.arch in ARM_32 or (target.arch == goal.arch and target.bits != 64)):
         raise InstallError(
@@ -78,7 +78,7 @@ def _check_torch(target: Interpreter, profile: Profile) -> None:
             f"The torch of this environment does not fit {profile.name}",
             found=f"torch {target.torch.version}",
             expected=f"torch{profile.install.torch}",
-            hint="use an environment with such a torch; mambaport does not replace the one that is there",
+            hint="use an environment with such a torch; mambaport does not replace the installed torch",
         )
 
 
@@ -89,7 +89,7 @@ def _cpu_advice(target: Interpreter) -> str:
 
 
 def _emulate(profile: Profile, before: str) -> str:
-    """The command that proves a profile's wheels under emulation; empty where there is no system for it."""
+    """The command that proves a profile's wheels under emulation; empty where no emulated system fits."""
     named = [name for name, item in profile.variant.items() if item.emulate]
     if not profile.emulate and not named:
         return ""
@@ -98,10 +98,10 @@ def _emulate(profile: Profile, before: str) -> str:
 
 
 def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages: list[str]) -> None:
-    """Whether an environment has what a proof needs: the target's machine, torch and the packages.
+    """Checks that an environment has what a proof needs: the target's architecture, torch, the packages.
 
     Raises:
-        VerifyError: with what is missing, and how to get it.
+        VerifyError: something is missing; the error says how to get it.
     """
     if target.arch != goal.arch:
         raise VerifyError(
@@ -110,11 +110,11 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
             expected=goal.arch,
             hint=_emulate(profile, "prove the wheels here with ") or "run the proof on the device",
         )
-    lacking = [name for name in ("torch", *packages) if name not in target.packages]
-    if lacking:
+    missing = [name for name in ("torch", *packages) if name not in target.packages]
+    if missing:
         raise VerifyError(
-            f"{' and '.join(lacking)} not installed in this environment",
-            found=f"without {', '.join(lacking)}: {target.prefix}",
+            f"{' and '.join(missing)} not installed in this environment",
+            found=f"without {', '.join(missing)}: {target.prefix}",
             expected="an environment that the wheels were installed into",
             hint=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves "
             "them; --python names another environment",
@@ -122,11 +122,11 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
 
 
 def missing_requirements(target: Interpreter, requires: Sequence[str]) -> list[str]:
-    """Which of the light dependencies the environment lacks, or has too old."""
+    """The light dependencies that the environment lacks, or has in a version that does not fit."""
     missing = []
     for text in requires:
         requirement = Requirement(text)
-        there = target.packages.get(requirement.name)
-        if there is None or not requirement.specifier.contains(there.version, prereleases=True):
+        installed = target.packages.get(requirement.name)
+        if installed is None or not requirement.specifier.contains(installed.version, prereleases=True):
             missing.append(text)
     return missing

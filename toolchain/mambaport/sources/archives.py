@@ -1,7 +1,7 @@
 """Unpacking: only plain files and folders, only inside the destination, only so many bytes.
 
-An archive is content from elsewhere even when its digest is right, so anything else in it is refused by
-name before a single byte is written.
+An archive is not trusted even when its digest is right: any other kind of member is refused by name, before a
+single byte is written.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MAX_WHEEL_MEMBERS = 100_000
 
 
 def unpack_sdist(archive: Path, destination: Path) -> None:
-    """A ``.tar.gz`` into an empty folder.
+    """Unpacks a ``.tar.gz`` into an empty folder.
 
     Raises:
-        FetchError: it is damaged, or holds a member that has no place in a source archive.
+        FetchError: the archive is damaged, or holds a member that no source archive may hold.
     """
     with reading(lambda fault: damaged(archive, fault)):
         try:
@@ -43,7 +43,7 @@ def unpack_sdist(archive: Path, destination: Path) -> None:
 
 
 def _checked_members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """All regular files, after the whole archive was looked through."""
+    """All regular files, after every member was checked."""
     files: list[tarfile.TarInfo] = []
     total = 0
     for number, member in enumerate(tar):
@@ -72,10 +72,10 @@ def _checked_members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInf
 
 
 def unpack_wheel(wheel: Path, destination: Path) -> None:
-    """A wheel's files into a folder (purelib and platlib alike; nothing is run).
+    """Unpacks a wheel's files into a folder (purelib and platlib alike; nothing is run).
 
     Raises:
-        FetchError: it is damaged, or holds a member that has no place in a wheel.
+        FetchError: the wheel is damaged, or holds a member that no wheel may hold.
     """
     with reading(lambda fault: damaged(wheel, fault)), zipfile.ZipFile(wheel) as archive:
         items = archive.infolist()
@@ -103,7 +103,7 @@ def _check_name(archive: Path, name: str) -> None:
 
 
 def _check_unique(archive: Path, names: Iterable[str]) -> None:
-    """Whether each file's name is its own, and none is also the folder of another."""
+    """Refuses two files of one name, and a file whose name is also a folder's."""
     seen: set[str] = set()
     for name in names:
         key = str(PurePosixPath(name))
@@ -125,12 +125,12 @@ def _write(stream: IO[bytes], path: Path, *, executable: bool) -> None:
 
 
 def refused(archive: Path, found: str, expected: str) -> FetchError:
-    """The error for a member that is not taken."""
+    """The error for an archive with a member that is refused."""
     return FetchError(
         f"{archive.name} is refused",
         found=found,
         expected=expected,
-        hint="nothing was unpacked; get the archive from its publisher, and tell them if it is theirs",
+        hint="nothing was unpacked; get the archive from its publisher, and tell them if that one is refused",
     )
 
 
@@ -140,5 +140,5 @@ def damaged(archive: Path, fault: Exception) -> FetchError:
         f"{archive.name} is damaged",
         found=f"{type(fault).__name__}: {fault}",
         expected="a whole archive",
-        hint="remove it and fetch it again",
+        hint="remove the archive and fetch it again",
     )

@@ -1,7 +1,7 @@
-"""Some members of a wheel on the package index, read in ranges, without fetching the rest of it.
+"""Excerpts: some members of a wheel on the package index, read in ranges without fetching the whole wheel.
 
 torch's CUDA wheels are 0.4 to 0.9 GB, and an extension needs 50 MB of headers from them. The digest of a
-whole file says nothing about a part of it, so an excerpt has a digest of its own: of what is taken.
+whole file cannot verify a part of it, so an excerpt has its own digest, of the members taken.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TIMEOUT = 120
 
 
 def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> None:
-    """An excerpt's members below ``folder``, which is empty or not yet there.
+    """Writes an excerpt's members below ``folder``, which is empty or does not exist yet.
 
     Raises:
-        FetchError: they cannot be had, or are not the pinned ones.
+        FetchError: the members cannot be fetched, or are not the pinned ones.
     """
     with (
         report.working("fetch", f"{excerpt.filename}, {', '.join(excerpt.members)}"),
@@ -50,16 +50,16 @@ def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> No
             f"The part of {excerpt.filename} is not the pinned one",
             found=f"sha256 {found} of {', '.join(excerpt.members)}",
             expected=f"sha256 {excerpt.content_sha256}",
-            hint="do not use that file: it was changed or replaced on its way. Try another index "
+            hint="do not use that file: a server or proxy changed or replaced it. Try another index "
             "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
         )
 
 
 def extract_members(wheel: Path, members: tuple[str, ...], folder: Path) -> None:
-    """The members of a wheel file whose names match, below ``folder``.
+    """Writes the members of a wheel file whose names match a pattern below ``folder``.
 
     Raises:
-        FetchError: it is damaged.
+        FetchError: the wheel is damaged.
     """
     with reading(lambda fault: damaged(wheel, fault)), zipfile.ZipFile(wheel) as archive:
         _matching(archive, wheel.name, members, folder)
@@ -71,7 +71,7 @@ def _extract(archive: zipfile.ZipFile, excerpt: Excerpt, folder: Path) -> None:
 
 def _matching(archive: zipfile.ZipFile, name: str, members: tuple[str, ...], folder: Path) -> None:
     for item in sorted(archive.infolist(), key=lambda item: item.header_offset):
-        if item.is_dir() or not any(fnmatch.fnmatchcase(item.filename, one) for one in members):
+        if item.is_dir() or not any(fnmatch.fnmatchcase(item.filename, pattern) for pattern in members):
             continue
         path = PurePosixPath(item.filename)
         if path.is_absolute() or ".." in path.parts:
@@ -83,11 +83,11 @@ def _matching(archive: zipfile.ZipFile, name: str, members: tuple[str, ...], fol
 
 
 @contextmanager
-def _opened(fetcher: Fetcher, excerpt: Excerpt, near: Path) -> Iterator[IO[bytes]]:
-    """The wheel as a file that can be read anywhere: on the index, else a local copy of it."""
-    kept = fetcher.kept(excerpt)
-    if kept is not None or fetcher.offline or fetcher.index.mirror is not None:
-        with (kept or fetcher.fetch(excerpt)).open("rb") as stream:
+def _opened(fetcher: Fetcher, excerpt: Excerpt, scratch: Path) -> Iterator[IO[bytes]]:
+    """The wheel as a seekable file: the one on the index, else a local copy."""
+    stored = fetcher.stored(excerpt)
+    if stored is not None or fetcher.offline or fetcher.index.mirror is not None:
+        with (stored or fetcher.fetch(excerpt)).open("rb") as stream:
             yield stream
         return
     with client(fetcher.index) as simple:
@@ -95,7 +95,7 @@ def _opened(fetcher: Fetcher, excerpt: Excerpt, near: Path) -> Iterator[IO[bytes
         try:
             ranged = RangedFile(simple.s, package.url)
         except LookupError:
-            whole = near / excerpt.filename
+            whole = scratch / excerpt.filename
             simple.download_package(package, whole, verify=False, timeout=TIMEOUT)
             check(excerpt, whole, "package index")
             with whole.open("rb") as stream:
@@ -110,7 +110,7 @@ class RangedFile(io.RawIOBase):
 
     Raises:
         LookupError: the server does not serve ranges.
-        requests.RequestException: it cannot be reached.
+        requests.RequestException: the server cannot be reached.
     """
 
     def __init__(self, session: requests.Session, url: str) -> None:

@@ -1,4 +1,4 @@
-"""A pinned file: from the store, else from a mirror folder, else from the package index."""
+"""Fetching a pinned file: from the store, else from a mirror folder, else from the package index."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from mambaport.sources.index import IndexSettings
 from mambaport.store import Store
 
 RETRIES = 3
-# What is raised for an answer that is none: JSON that is not JSON, or not what the API says.
+# The exceptions that an invalid answer causes: no JSON, or JSON that does not follow the API.
 NOT_AN_ANSWER = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Fetcher:
-    """Fetches pinned files. What it returns has the pinned sha256; nothing else is trusted.
+    """Fetches pinned files. Each file that it returns has the pinned sha256.
 
     Args:
         store: where files are kept.
-        index: which index, or mirror folder, to ask.
+        index: the index or mirror folder to fetch from.
         offline: use the store only.
     """
 
@@ -47,11 +47,11 @@ class Fetcher:
         """The file's path in the store.
 
         Raises:
-            FetchError: it cannot be had, or is not the pinned one.
+            FetchError: the file cannot be fetched, or is not the pinned one.
         """
-        kept = self.kept(pin)
-        if kept is not None:
-            return kept
+        stored = self.stored(pin)
+        if stored is not None:
+            return stored
         if self.offline:
             raise FetchError(
                 f"{pin.filename} is not in the store",
@@ -64,20 +64,20 @@ class Fetcher:
         return entry / pin.filename
 
     def pip_options(self) -> list[str]:
-        """What makes pip look where this fetcher looks, where that is no index."""
+        """The options that make pip use this fetcher's mirror folder, or no index when offline."""
         if self.index.mirror is not None and not self.offline:
             return ["--no-index", "--find-links", str(self.index.mirror)]
         return ["--no-index"] if self.offline else []
 
     def pip_settings(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """pip's own ``settings`` with this fetcher's index; offline, only the folders of this machine."""
+        """pip's ``settings`` with this fetcher's index; when offline, only the local folders among them."""
         if self.offline:
             links = [word for word in settings.get("find-links", "").split() if "://" not in word]
             return {"find-links": " ".join(links)} if links else {}
         return {**settings, **({"index-url": self.index.url} if self.index.url else {})}
 
-    def kept(self, pin: Pin) -> Path | None:
-        """The file's path if the store has it whole, else None."""
+    def stored(self, pin: Pin) -> Path | None:
+        """The file's path if the store has the file undamaged, else None."""
         entry = self.store.get("archives", pin.sha256)
         if entry is None:
             return None
@@ -121,7 +121,7 @@ def check(pin: Pin, path: Path, origin: str) -> None:
     """Compares a file with its pin.
 
     Raises:
-        FetchError: it is truncated, or another file.
+        FetchError: the file is truncated, or is another file.
     """
     size = path.stat().st_size
     digest = file_sha256(path)
@@ -132,13 +132,13 @@ def check(pin: Pin, path: Path, origin: str) -> None:
             f"{pin.filename} is truncated",
             found=f"{size} bytes from the {origin}",
             expected=f"{pin.size} bytes with sha256 {pin.sha256}",
-            hint="run the command again; if it stays short, the mirror or a proxy on the way cuts it off",
+            hint="run the command again; if it stays short, the mirror or a proxy truncates it",
         )
     raise FetchError(
         f"{pin.filename} is not the pinned file",
         found=f"sha256 {digest} ({size} bytes) from the {origin}",
         expected=f"sha256 {pin.sha256} ({pin.size} bytes)",
-        hint="do not use that file: it was changed or replaced on its way. Try another index "
+        hint="do not use that file: a server or proxy changed or replaced it. Try another index "
         "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
     )
 
@@ -150,7 +150,7 @@ def download(
     path: Path,
     report: Report,
 ) -> None:
-    """One file of a project, by name, from the configured index.
+    """Downloads one file of a project, by name, from the configured index.
 
     Raises:
         FetchError: the index cannot be reached, or does not have the file.
@@ -167,7 +167,7 @@ def download(
 
 
 def client(index: IndexSettings) -> pypi_simple.PyPISimple:
-    """A client of the configured index, with retries and the certificates pip uses."""
+    """A client of the configured index, with retries, and with pip's proxy and certificates."""
     session = requests.Session()
     session.headers["User-Agent"] = f"mambaport/{__version__}"
     settings = pip_settings(sys.executable)

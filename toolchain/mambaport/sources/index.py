@@ -1,4 +1,4 @@
-"""Which package index to ask: mambaport's own options first, then what pip is configured to use."""
+"""The choice of the package index: mambaport's options first, then pip's configuration."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mambaport.settings import read_settings
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The package index, or a folder that stands in for it."""
+    """The package index, or a mirror folder in its place."""
 
     url: str | None
-    """None: the one that pip is configured for, else the client's own default."""
+    """None: the index that pip is configured for, else the public index."""
     mirror: Path | None
-    """A folder of archives, asked in place of the index."""
+    """A folder of archives, used in place of the index."""
 
 
 def index_settings(url: str | None, mirror: Path | None) -> IndexSettings:

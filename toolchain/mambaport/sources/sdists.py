@@ -1,4 +1,4 @@
-"""Sdists that are not pinned yet: which releases of a project there are, and one of them, by version."""
+"""Sdists that are not pinned yet: the list of a project's releases, and the download of one release."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sdist:
 
     @property
     def epoch(self) -> int:
-        """Upstream's release in seconds since 1970: the newest file of the archive.
+        """The time of upstream's release, in seconds since 1970: that of the newest file of the archive.
 
         Raises:
             FetchError: the archive cannot be read.
@@ -74,10 +74,10 @@ def known_sdists(fetcher: Fetcher, project: str) -> dict[Version, str]:
 
 
 def bring_sdist(fetcher: Fetcher, project: str, wanted: str, folder: Path) -> Sdist:
-    """The sdist of a version, or of the newest release for ``latest``, in ``folder``.
+    """Downloads the sdist of a version, or of the newest release for ``latest``, into ``folder``.
 
     Raises:
-        UsageError: ``wanted`` is no version.
+        UsageError: ``wanted`` is not a version.
         FetchError: there is no such release; the message names those that exist.
     """
     known = known_sdists(fetcher, project)
@@ -100,14 +100,16 @@ def _choose(known: dict[Version, str], project: str, wanted: str) -> Version:
     try:
         version = Version(wanted) if wanted != LATEST else None
     except InvalidVersion:
-        raise UsageError(f"{wanted} is no version", hint=f"name one such as 2.3.0, or {LATEST}") from None
+        raise UsageError(
+            f"{wanted} is not a version", hint=f"name a version such as 2.3.0, or {LATEST}"
+        ) from None
     if version is not None and version in known:
         return version
-    near = [str(item) for item in known if version is not None and item.release == version.release]
+    similar = [str(item) for item in known if version is not None and item.release == version.release]
     raise FetchError(
         f"There is no sdist of {project} {wanted}",
         found=f"releases: {', '.join(map(str, known)) or 'none'}",
-        hint=f"{' and '.join(near)} exists" if near else "take one of these",
+        hint=f"{' and '.join(similar)} exists" if similar else "take one of these",
     )
 
 

@@ -1,4 +1,4 @@
-"""Pristine trees: one or several archives made into the source of one package."""
+"""Pristine trees: the source of one package, unpacked from one archive or several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def assemble(source: Source, archives: list[Path], destination: Path) -> None:
     """Unpacks ``archives``, in the order of ``source.archive``, as one tree.
 
     Raises:
-        FetchError: an archive is damaged, refused, or two of them give the same file.
+        FetchError: an archive is damaged or refused, or two archives have the same file.
     """
     destination.mkdir(parents=True, exist_ok=True)
     for archive, path in zip(source.archive, archives, strict=True):
@@ -31,7 +31,7 @@ def _take(archive: Archive, root: Path, destination: Path) -> None:
     taken = [name for name in tree_files(root) if _wanted(archive, name)] if root.is_dir() else []
     if not taken:
         raise FetchError(
-            f"{archive.filename} gives no files",
+            f"{archive.filename} has none of the files of the tree",
             found=f"nothing of {', '.join(archive.only) or 'any name'} under {archive.strip}/",
             expected="the files that source.toml asks for",
             hint="this is a bug in the pinned source (releases/*/source.toml); report it",
@@ -40,7 +40,7 @@ def _take(archive: Archive, root: Path, destination: Path) -> None:
         target = destination / name
         if target.exists():
             raise FetchError(
-                f"Two archives give {name}", hint="narrow `only` or `exclude` of one of them in source.toml"
+                f"Two archives have {name}", hint="narrow `only` or `exclude` of one of them in source.toml"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(root / name, target)

@@ -1,4 +1,4 @@
-"""What the stages work with on one machine."""
+"""The tools of the stages on one machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mambaport.store import Store
 
 @dataclass(frozen=True)
 class Workshop:
-    """The store, the fetcher that fills it, the report that people read, and the machine."""
+    """The store, the fetcher that fills the store, the report for people, and the facts of the machine."""
 
     store: Store
     fetcher: Fetcher
