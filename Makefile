@@ -4,14 +4,14 @@ PYTHON  ?= python3
 PROFILE ?= rpi
 # A variant of the profile, such as jetpack7; empty for its default.
 VARIANT ?=
-# The newest that the numeric tests were run with; on aarch64, the newest that runs on a Cortex-A72.
+# The newest torch that the numeric tests were run with; on aarch64, the newest torch that runs on a Cortex-A72.
 TORCH   ?= $(if $(filter aarch64,$(shell uname -m)),torch==2.9.1,torch==2.13.0)
 # Where pip finds a CPU build of torch: empty, or options such as --index-url URL or --find-links DIR.
 TORCH_FROM ?=
 
 TOOL    := .venv
 NUMERIC := .venv-numeric
-# Errors are shown; what pip warns of (an index that is not there, running as root) is not.
+# pip shows errors but no warnings (an index that does not answer, running as root).
 QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
@@ -22,7 +22,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  PROFILE=$(PROFILE)  PYTHON=$(PYTHON)  TORCH=$(TORCH)"
 
-# Without Debian's python3-venv there is no ensurepip; then pip is brought by the system's own.
+# Without Debian's python3-venv, ensurepip is missing; then the system's pip installs pip into the environment.
 $(TOOL)/bin/python $(NUMERIC)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "mambaport needs Python 3.10 or newer, $(PYTHON) is not; name one: make PYTHON=python3.11 ..."; exit 12; }
@@ -54,47 +54,47 @@ wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheel
 kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for this machine
 	cd kernels && ../$(TOOL)/bin/python -m mambaport_build
 
-test-kernels: kernels $(NUMERIC)/.numeric ## the kernels alone, compiled in place: the loop of changing C and testing it
+test-kernels: kernels $(NUMERIC)/.numeric ## compile the kernels in place and test them alone, after each change of C
 	cd kernels/tests && PYTHONPATH=.. ../../$(NUMERIC)/bin/python -m pytest --quiet .
 
-# Compilers to try, such as "gcc-11 clang-19"; empty for all of this machine.
+# Compilers to test, such as "gcc-11 clang-19"; empty for all compilers of this machine.
 COMPILERS ?=
-test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## each C compiler of this machine: -Werror, the same bits, all tests
+test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## test the kernels with each C compiler of this machine: -Werror, equal results, all tests
 	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --test $(COMPILERS)
 
-test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## the kernels' tests under ASan and UBSan, on each instruction set
+test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests under ASan and UBSan, on each instruction set
 	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize $(COMPILERS)
 
-test: test-unit test-integration test-target test-numeric ## all tests that this machine can run
+test: test-unit test-integration test-target test-numeric ## run all tests that this machine can run
 
-test-unit: $(TOOL)/.test ## seconds, no network
+test-unit: $(TOOL)/.test ## run the unit tests: seconds, no network
 	$(TOOL)/bin/pytest tests/unit
 
-test-integration: $(TOOL)/.test $(NUMERIC)/.numeric ## real fetches, builds and installations
+test-integration: $(TOOL)/.test $(NUMERIC)/.numeric ## test real fetches, builds and installations
 	$(TOOL)/bin/pytest tests/integration
 
-test-target: $(TOOL)/.test ## the wheels on emulated aarch64
+test-target: $(TOOL)/.test ## test the wheels on emulated aarch64
 	$(TOOL)/bin/pytest tests/target
 
-test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## every function against float64 references, on this machine's wheels
+test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of this machine's wheels against float64 references
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
-	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels of the wheels
-	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # the GPU's tests, tested
+	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels in the installed wheels
+	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # test the GPU tests on the CPU
 
-test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## wheels for this machine's NVIDIA GPU, built, proven and tested on it
+test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## build wheels for this machine's NVIDIA GPU, prove and test them
 	$(TOOL)/bin/mambaport install --profile cuda --python $(NUMERIC)/bin/python
 	cd tests/gpu && ../../$(NUMERIC)/bin/python -m pytest .
 
-test-jetson: $(TOOL)/.test ## whole CUDA builds for JetPack 6 and 7, the latter imported and run under emulation
+test-jetson: $(TOOL)/.test ## build the wheels for JetPack 6 and 7, and run those for JetPack 7 under emulation
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
-test-hostile: $(TOOL)/.test ## attacks on what must not let anything in; MAMBAPORT_HOSTILE=short or night sets how long
+test-hostile: $(TOOL)/.test ## attack the audit; MAMBAPORT_HOSTILE=short or night sets the duration
 	$(TOOL)/bin/pytest tests/hostile
 
-lint: $(TOOL)/.test ## ruff, strict mypy, and clang-format
+lint: $(TOOL)/.test ## run ruff, strict mypy and clang-format
 	$(TOOL)/bin/ruff check .
 	$(TOOL)/bin/clang-format --dry-run -Werror kernels/csrc/*/*.[ch]
 	@! grep --line-number --extended-regexp '.{121}' kernels/csrc/*/*.[ch] || { echo "lines of C have at most 120 columns"; exit 1; }
@@ -109,9 +109,9 @@ format: $(TOOL)/.test ## format the code
 docs: $(TOOL)/.tool ## write docs/reference from the code
 	$(TOOL)/bin/python docs/generate.py
 
-bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels beside their peers
+bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels and other implementations side by side
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
 	$(NUMERIC)/bin/python -m benchmarks
 
-clean: ## remove what was built here; the store stays (mambaport cache clean)
+clean: ## remove what was built in the checkout; `mambaport cache clean` empties the store
 	rm -rf $(TOOL) $(NUMERIC) wheelhouse build dist kernels/build kernels/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
