@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+# Upstream's flags of both packages, without those for profilers.
+NVCC_FLAGS = (
+    "-O3",
+    "-U__CUDA_NO_HALF_OPERATORS__",
+    "-U__CUDA_NO_HALF_CONVERSIONS__",
+    "-U__CUDA_NO_BFLOAT16_OPERATORS__",
+    "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
+    "-U__CUDA_NO_BFLOAT162_OPERATORS__",
+    "-U__CUDA_NO_BFLOAT162_CONVERSIONS__",
+    "--expt-relaxed-constexpr",
+    "--expt-extended-lambda",
+    "--use_fast_math",
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +49,9 @@ class CudaLibrary:
     """In the order in which their compilation starts: the longest first."""
     include_dirs: Sequence[str]
     """Folders of the tree. Each CUDA object depends on every header in them."""
-    cxx_flags: Sequence[str]
-    nvcc_flags: Sequence[str]
     memory_mib: int
     """Memory that the largest compilation takes, in MiB."""
-    fallback_sm: Sequence[str] = field(default=())
+    cxx_flags: Sequence[str] = ("-O3",)
+    nvcc_flags: Sequence[str] = NVCC_FLAGS
+    fallback_sm: Sequence[str] = ("53", "62", "70", "72", "75", "80", "87", "90", "100", "120")
     """GPU architectures for a build by hand on a machine without a GPU; those that nvcc does not know are left out."""
