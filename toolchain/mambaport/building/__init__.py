@@ -1,4 +1,4 @@
-"""Build: a patched tree becomes a wheel, in an isolated environment, without network."""
+"""Build: makes a wheel from a patched tree, in an isolated environment, without network."""
 
 from mambaport.building.build import build_wheel
 from mambaport.building.compiler_cache import compiler_cache

@@ -26,7 +26,7 @@ from mambaport.wheels import UNREADABLE_ZIP
 # Names the configuration file for kernels/mambaport_build.
 VARIABLE = "MAMBAPORT_BUILD_CONFIG"
 BACKEND = "setuptools.build_meta"
-# A port where nothing listens: a build that cannot be cut off from the network still finds no way out.
+# A port where nothing listens. Where the kernel cannot isolate a build, this proxy still stops downloads.
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -47,8 +47,8 @@ def build_wheel(
     """Builds one wheel from its patched tree into ``destination``.
 
     Args:
-        parts: what its CUDA library is compiled with, where it has one
-        cache: the compiler cache, where one runs
+        parts: toolkit and torch of the package's CUDA library; None without one
+        cache: the compiler cache; None where none runs
         tag_of: the platform tag for a wheel, by what is in it
 
     Raises:
@@ -83,7 +83,7 @@ def build_wheel(
 
         hooks = BuildBackendHookCaller(str(tree), BACKEND, runner=runner, python_executable=str(python))
         try:
-            warnings.simplefilter("ignore")  # the backend's, relayed; they stand in the log
+            warnings.simplefilter("ignore")  # of the build backend; the log has them too
             name = hooks.build_wheel(str(raw))
         except BackendUnavailable as fault:
             raise _failed(package, 0, str(fault), log) from None
@@ -111,7 +111,7 @@ def _write_config(plan: Plan, parts: CudaParts | None, cache: CompilerCache | No
 
 
 def _environment(plan: Plan, package: PackagePlan, compiler: Compiler, scratch: Path) -> dict[str, str]:
-    """All that a build sees. Nothing of the caller's environment but PATH."""
+    """All variables of a build. Of the caller's environment, only PATH is in it."""
     home = scratch / "home"
     home.mkdir(exist_ok=True)
     return {
@@ -145,8 +145,7 @@ def _with_provenance(
 ) -> Path:
     """Adds provenance, SBOM and the platform tag to the wheel's .dist-info, and packs it anew with ``wheel``.
 
-    The tree is unpacked with our umask and packed under SOURCE_DATE_EPOCH, so the same content has the same
-    bytes.
+    Files get fixed modes and are packed under SOURCE_DATE_EPOCH, so the same content gives the same bytes.
     """
     opened = scratch / "opened"
     _wheel_tool(["unpack", str(raw), "--dest", str(opened)], environment)

@@ -1,9 +1,9 @@
-"""The compiler cache: an sccache server for one build, before a local folder or a shared storage.
+"""The compiler cache: an sccache server for one build, with a local folder or a shared storage.
 
-The server is reached through a socket in the build's scratch folder, so that a build without network reaches
-the server too, and ends with the build. sccache's own variables choose the storage: SCCACHE_REDIS_ENDPOINT,
-SCCACHE_BUCKET, SCCACHE_WEBDAV_ENDPOINT and their companions. Without one, compiled objects are kept in
-the store.
+The server's socket is in the build's scratch folder, so that a build without network can use the server. The
+server ends with the build. sccache's own variables choose the storage: SCCACHE_REDIS_ENDPOINT,
+SCCACHE_BUCKET, SCCACHE_WEBDAV_ENDPOINT and similar ones. Without such a
+variable, compiled objects are kept in the store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ START_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class CacheUse:
-    """What a compiler cache did so far."""
+    """Counts of a compiler cache since its start."""
 
     compiled: int
     reused: int
@@ -35,7 +35,7 @@ class CompilerCache:
     def __init__(self, program: Path, socket: Path) -> None:
         self.program = program
         self.environment = {"SCCACHE_SERVER_UDS": str(socket)}
-        """What a compiler's environment needs to find the server."""
+        """The variables with which a compiler finds the server."""
 
     def use(self) -> CacheUse:
         """How many files were compiled, and how many were taken from the cache."""
@@ -54,7 +54,7 @@ class CompilerCache:
 def compiler_cache(
     program: Path, local: Path, scratch: Path, path: str, storage: Mapping[str, str], report: Report
 ) -> Iterator[CompilerCache | None]:
-    """Runs a server while the block runs; None where it does not start, which is said.
+    """Runs a server while the block runs. Yields None where the server does not start, with a warning.
 
     Args:
         local: the folder of the local storage
@@ -74,7 +74,7 @@ def compiler_cache(
         "SCCACHE_START_SERVER": "1",
         "SCCACHE_NO_DAEMON": "1",
         "SCCACHE_IDLE_TIMEOUT": "0",
-        # The shortcut that skips the preprocessor knows included files by their names and times alone.
+        # Direct mode skips the preprocessor, but identifies included files by name and time alone.
         "SCCACHE_DIRECT": "false",
         "SCCACHE_ERROR_LOG": str(scratch / "sccache.log"),
     }

@@ -1,4 +1,4 @@
-"""What CUDA libraries are built with: the toolkit, torch's headers, and the configuration that names them."""
+"""The parts of a CUDA build: the toolkit, torch's headers, and the configuration that names them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mambaport.sources import Workshop
 
 @dataclass(frozen=True)
 class CudaParts:
-    """The parts of a CUDA plan, on this disk."""
+    """The folders of a CUDA plan's parts."""
 
     home: Path
     """The toolkit."""
@@ -25,10 +25,10 @@ class CudaParts:
 
 
 def cuda_parts(shop: Workshop, plan: CudaPlan) -> CudaParts:
-    """Brings each part into the store, where it is not on this machine already.
+    """Puts each part that this machine lacks into the store.
 
     Raises:
-        FetchError, HostError: one of them cannot be had.
+        FetchError, HostError: a part cannot be fetched.
     """
     source = plan.tools.toolkit.source
     home = source if isinstance(source, Path) else cuda_root(shop, source)
@@ -68,7 +68,7 @@ def cuda_environment(parts: CudaParts, path: str) -> dict[str, str]:
 
 
 def _stubs(plan: CudaPlan, folder: Path) -> Path:
-    """Empty libraries with the target's SONAMEs: a shared library is linked by name alone."""
+    """Makes empty libraries with the target's SONAMEs: linking needs only the names of shared libraries."""
     folder.mkdir()
     for soname in plan.libraries:
         name = soname.partition(".so")[0] + ".so"
@@ -78,7 +78,7 @@ def _stubs(plan: CudaPlan, folder: Path) -> Path:
             raise HostError(
                 f"{plan.tools.cxx.path} cannot link a library",
                 found=f"exit status {finished.returncode}",
-                hint="install its C library and binutils (libc6-dev-arm64-cross for the cross compiler)",
+                hint="install its libc and binutils (libc6-dev-arm64-cross for the cross compiler)",
                 detail=finished.tail,
             )
     return folder

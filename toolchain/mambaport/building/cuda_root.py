@@ -1,4 +1,4 @@
-"""A CUDA toolkit put together in the store, from the package index and Debian, with nothing installed."""
+"""Assembles a CUDA toolkit in the store from the package index and Debian. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mambaport.sources import Workshop, take, unpack_wheel
 from mambaport.store import Store
 
 APT_HELPER = Path("/usr/lib/apt/apt-helper")
-# Folders that nvcc looks in for a target, by its host compiler's machine.
+# The folders in which nvcc looks for a target's headers, one for each architecture.
 TARGETS = ("aarch64-linux", "sbsa-linux", "x86_64-linux")
 _HINT = "give a CUDA toolkit with --cuda-home DIR or CUDA_HOME, or install one"
 PROFILE = """\
@@ -35,8 +35,8 @@ def cuda_root(shop: Workshop, release: CudaRelease) -> Path:
     """A folder with ``bin/nvcc`` that runs on this machine, and the headers of CUDA's runtime and CCCL.
 
     Raises:
-        FetchError: a part cannot be had.
-        HostError: Debian's part cannot be had on this machine.
+        FetchError: a part cannot be fetched.
+        HostError: this machine cannot fetch Debian's part.
     """
     arch = shop.host.arch
     tools, key = release.tools[arch], _key(release, arch)
@@ -80,13 +80,14 @@ def _key(release: CudaRelease, arch: str) -> str:
 
 
 def debian_lacks(store: Store, release: CudaRelease, arch: str) -> HostError | None:
-    """Why Debian's part of a toolkit cannot be had on this machine; None where it can, or is not needed."""
+    """Why this machine cannot fetch Debian's part of a toolkit; None where it can, or where there is no
+    such part."""
     package = release.tools[arch].debian
     if package is None or store.get("toolchains", _key(release, arch)) is not None:
         return None
     if not APT_HELPER.exists() or shutil.which("dpkg-deb") is None:
         return HostError(
-            f"{package.package} comes from Debian's archive, and apt is not here",
+            f"{package.package} comes from Debian's archive, and this machine has no apt",
             found=f"no {APT_HELPER}",
             expected="a Debian with apt",
             hint=_HINT,
@@ -96,7 +97,7 @@ def debian_lacks(store: Store, release: CudaRelease, arch: str) -> HostError | N
 
 def _no_mirror(package: DebianPackage, found: str) -> HostError:
     return HostError(
-        f"{package.filename} cannot be had from Debian's mirror",
+        f"{package.filename} cannot be fetched from Debian's mirror",
         found=found,
         expected=f"{package.path} with sha256 {package.sha256} below one of apt's Debian sources",
         hint=_HINT,
@@ -114,28 +115,28 @@ def _wheel_tools(unpacked: Path, folder: Path) -> None:
 
 
 def _debian_tools(package: DebianPackage, folder: Path, scratch: Path, report: Report) -> None:
-    """Debian spreads the toolkit over the system; here it stands as NVIDIA lays it out."""
+    """Moves Debian's toolkit files, which Debian spreads over the system, into NVIDIA's layout."""
     scratch.mkdir(exist_ok=True)
     archive = scratch / package.filename
     _download(package, archive, report)
     finished = process.run(["dpkg-deb", "--extract", archive, scratch / "debian"])
     if not finished.ok:
         raise FetchError(f"{package.filename} cannot be unpacked", detail=finished.tail)
-    usr, own = scratch / "debian" / "usr", scratch / "debian" / "usr" / "lib" / package.package
+    usr, package_lib = scratch / "debian" / "usr", scratch / "debian" / "usr" / "lib" / package.package
     (folder / "nvvm" / "bin").mkdir(parents=True)
     (folder / "bin").mkdir()
     for name in ("__nvcc_device_query", "bin2c", "cudafe++", "fatbinary", "nvlink", "ptxas"):
         shutil.move(usr / "bin" / name, folder / "bin" / name)
-    shutil.move(own / "bin" / "nvcc", folder / "bin" / "nvcc")
-    shutil.move(own / "bin" / "crt", folder / "bin" / "crt")
-    shutil.move(own / "bin" / "cicc", folder / "nvvm" / "bin" / "cicc")
-    shutil.move(own / "libdevice", folder / "nvvm" / "libdevice")
+    shutil.move(package_lib / "bin" / "nvcc", folder / "bin" / "nvcc")
+    shutil.move(package_lib / "bin" / "crt", folder / "bin" / "crt")
+    shutil.move(package_lib / "bin" / "cicc", folder / "nvvm" / "bin" / "cicc")
+    shutil.move(package_lib / "libdevice", folder / "nvvm" / "libdevice")
 
 
 def _download(package: DebianPackage, path: Path, report: Report) -> None:
-    """The package's file from the mirror that apt is configured for; its pin is what is trusted.
+    """Fetches the package from a mirror that apt is configured for. Only the pinned sha256 is trusted.
 
-    The suite it is in need not be among apt's own: all suites share one pool.
+    The package's suite need not be configured: all suites of a mirror share one pool.
     """
     found = "no Debian mirror among apt's sources"
     for mirror in _mirrors():

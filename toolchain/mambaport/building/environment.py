@@ -1,4 +1,4 @@
-"""What a build runs in: a virtual environment with the pinned requirements and tools, and nothing else."""
+"""The build environment: a virtual environment with the pinned requirements and tools, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mambaport.sources import Workshop, unpack_wheel
 
 
 def build_environment(shop: Workshop, pins: tuple[Pin, ...]) -> Path:
-    """The environment's Python, of the version that runs mambaport; made once per set of pins.
+    """The environment's Python, of the version that runs mambaport. Each set of pins has one environment.
 
     Raises:
-        FetchError: a requirement cannot be had.
+        FetchError: a requirement cannot be fetched.
     """
     python = shop.host.python
     key = data_sha256([[pin.sha256 for pin in pins], python, sysconfig.get_config_var("BINDIR")])[:40]
     ready = shop.store.get("environments", key)
     if ready is not None and not (ready / "bin" / "python").exists():
-        # The environment's Python is a link to the one that made it, which an upgrade has removed since.
+        # The environment's Python is a link to the system's Python, which an upgrade may remove.
         shop.report.warn("the build environment's Python is gone; the environment is made again")
         shop.store.discard("environments", key)
         ready = None
@@ -45,10 +45,10 @@ def _fill(folder: Path, wheels: list[Path]) -> None:
 
 
 def unpacked_toolchain(shop: Workshop, pins: tuple[Pin, ...]) -> Path | None:
-    """Where a toolchain's pinned wheels are unpacked; None when it has none.
+    """The folder of a toolchain's unpacked wheels; None for a toolchain without pins.
 
     Raises:
-        FetchError: it cannot be had.
+        FetchError: a wheel cannot be fetched.
     """
     if not pins:
         return None

@@ -1,4 +1,4 @@
-"""Where a wheel comes from, inside the wheel: a plain JSON record and a CycloneDX SBOM."""
+"""The provenance inside a wheel: a JSON record and a CycloneDX SBOM."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def provenance(plan: Plan, package: PackagePlan) -> str:
 
 
 def external_requirements(plan: Plan) -> list[str]:
-    """Lines for METADATA that say what the extensions are tied to.
+    """Lines for METADATA that name the torch and CUDA that the extensions need.
 
-    Requires-External and not Requires-Dist: pip would fetch the index's torch in place of the device's own.
+    Requires-External, not Requires-Dist: with the latter pip would replace the device's torch by the index's.
     """
     if plan.cuda is None:
         return []

@@ -1,4 +1,4 @@
-"""The target's torch as a build needs it: its headers, and a table of what it exports."""
+"""The parts of the target's torch that a build needs: its headers, and a table of its exported symbols."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mambaport.wheels import read_wheel
 
 @dataclass(frozen=True)
 class TorchFiles:
-    """Where a torch's headers and exports stand."""
+    """The paths of a torch's headers and exports."""
 
     include: Path
     exports: Path
-    """As :func:`mambaport.cuda.exports.read_exports` reads them."""
+    """A file for :func:`mambaport.cuda.exports.read_exports`."""
 
     @property
     def include_dirs(self) -> tuple[Path, ...]:
@@ -30,10 +30,10 @@ class TorchFiles:
 
 
 def torch_files(shop: Workshop, torch: TargetTorch) -> TorchFiles:
-    """A torch's headers and exports, from the store where they are there.
+    """A torch's headers and exports. They are fetched or unpacked once, and then kept in the store.
 
     Raises:
-        FetchError: a pinned part cannot be had.
+        FetchError: a pinned part cannot be fetched.
     """
     key = f"torch-{torch.version}-{torch.sha256[:16]}"
 
@@ -49,8 +49,8 @@ def torch_files(shop: Workshop, torch: TargetTorch) -> TorchFiles:
         shop.report.line("unpack", f"torch {torch.version}", f"headers and exports, {torch.origin}")
 
     entry = shop.store.make("toolchains", key, fill)
-    own = torch.source if isinstance(torch.source, Path) and torch.source.is_dir() else None
-    return TorchFiles(own / "include" if own else entry / "include", entry / "exports.json")
+    installed = torch.source if isinstance(torch.source, Path) and torch.source.is_dir() else None
+    return TorchFiles(installed / "include" if installed else entry / "include", entry / "exports.json")
 
 
 def _from_index(shop: Workshop, release: TorchRelease, folder: Path, scratch: Path) -> None:
@@ -69,7 +69,7 @@ def _from_index(shop: Workshop, release: TorchRelease, folder: Path, scratch: Pa
 
 
 def _with_strings(older: Exports, newer: Exports) -> Exports:
-    """``older``, with the names in which ``newer`` has the C++11 ABI's std::string."""
+    """``older``, plus the symbols of ``newer`` with the C++11 ABI's std::string."""
     return Exports(
         newer.cxx11_abi,
         {
@@ -97,7 +97,7 @@ def given_exports(path: Path, scratch: Path) -> tuple[str, Exports]:
     """Version and exports of a torch that the user names: a wheel, or an environment's interpreter.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: ``path`` is neither.
     """
     if path.suffix == ".whl":
         wheel = read_wheel(path)
@@ -112,7 +112,7 @@ def given_exports(path: Path, scratch: Path) -> tuple[str, Exports]:
         return version, exports_of(folder)
     except LookupError as fault:
         raise UsageError(
-            f"{path} gives no torch to hold symbols against",
+            f"{path} has no torch to compare symbols with",
             found=str(fault),
             expected="a wheel of torch, or the interpreter of an environment with torch",
         ) from None

@@ -1,1 +1,1 @@
-"""What is known of CUDA before anything is built: this machine's, the target's, and the torch in it."""
+"""CUDA facts that a plan needs: those of this machine, of the target, and of the target's torch."""

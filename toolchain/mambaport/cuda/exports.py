@@ -1,4 +1,4 @@
-"""What a torch exports: the dynamic symbols of its libraries, kept as text in place of the libraries."""
+"""The symbols that a torch exports: those of its libraries, kept as text in place of the libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIBRARIES = ("libc10.so", "libc10_cuda.so", "libtorch_cpu.so", "libtorch_cuda.so
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 _CXX11 = "NSt7__cxx1112basic_string"
 # A function of libc10 with a std::string in its signature, in every torch from 1.8 on.
-_TELLING = "torchCheckFail"
+_STRING_FUNCTION = "torchCheckFail"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Exports:
     """The symbols that each library of a torch defines for others."""
 
     cxx11_abi: bool
-    """Whether these names have the C++11 ABI's std::string."""
+    """Whether the symbols use the C++11 ABI's std::string."""
     libraries: Mapping[str, frozenset[str]]
 
     @property
@@ -35,7 +35,7 @@ def exports_of(folder: Path) -> Exports:
     """The exports of the libraries in torch's ``lib`` folder.
 
     Raises:
-        LookupError: there is no libc10.so, or one of them is not an ELF library.
+        LookupError: there is no libc10.so, or a file is not an ELF library.
     """
     tables = {
         name: frozenset(defined_symbols(folder / name)) for name in LIBRARIES if (folder / name).is_file()
@@ -46,12 +46,12 @@ def exports_of(folder: Path) -> Exports:
 
 
 def has_cxx11_abi(symbols: frozenset[str]) -> bool:
-    """Which std::string libc10's functions take."""
-    return any(_TELLING in name and _CXX11 in name for name in symbols)
+    """Whether the symbols of libc10 show that its functions take the C++11 ABI's std::string."""
+    return any(_STRING_FUNCTION in name and _CXX11 in name for name in symbols)
 
 
 def write_exports(exports: Exports, path: Path) -> None:
-    """Writes them as JSON."""
+    """Writes the exports as JSON."""
     data = {
         "cxx11_abi": exports.cxx11_abi,
         "libraries": {name: sorted(symbols) for name, symbols in sorted(exports.libraries.items())},
@@ -60,7 +60,7 @@ def write_exports(exports: Exports, path: Path) -> None:
 
 
 def read_exports(path: Path) -> Exports:
-    """What :func:`write_exports` wrote."""
+    """Reads a file that :func:`write_exports` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
     tables = {name: frozenset(symbols) for name, symbols in data["libraries"].items()}
     return Exports(bool(data["cxx11_abi"]), tables)
@@ -70,7 +70,7 @@ def defined_symbols(library: Path) -> list[str]:
     """The dynamic symbols that a 64-bit little-endian library defines.
 
     Raises:
-        LookupError: it is not such a library.
+        LookupError: the file is not such a library.
     """
     try:
         with library.open("rb") as stream:
@@ -79,7 +79,7 @@ def defined_symbols(library: Path) -> list[str]:
             if table is None or elf.elfclass != 64 or not elf.little_endian:
                 raise LookupError(f"{library} has no dynamic symbols")
             strings = elf.get_section(table["sh_link"]).data()
-            # pyelftools makes an object of each symbol; libtorch_cpu.so has 150 000.
+            # Not pyelftools, which makes an object of each symbol: libtorch_cpu.so has 150 000.
             entries = list(_SYMBOL.iter_unpack(table.data()))
     except ELFError as fault:
         raise LookupError(f"{library} is no ELF library: {fault}") from None

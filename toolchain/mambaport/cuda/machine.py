@@ -36,12 +36,12 @@ class Toolkit:
 
 @dataclass(frozen=True)
 class Jetson:
-    """A Jetson by its release file."""
+    """A Jetson, identified by its release file."""
 
     l4t: str
     """``36.4.3``"""
     jetpack: str
-    """``6.2`` where NVIDIA's package says so, else ``6``, which the release implies."""
+    """``6.2`` from the version of NVIDIA's package; without the package ``6``, from the L4T release."""
 
     @property
     def l4t_major(self) -> int:
@@ -59,17 +59,17 @@ class Gpu:
 
 @dataclass(frozen=True)
 class CudaMachine:
-    """CUDA as it is on this machine."""
+    """The CUDA toolkits and GPUs of this machine."""
 
     toolkits: tuple[Toolkit, ...] = ()
-    """Those whose nvcc runs, in the order they are looked for."""
+    """Toolkits whose nvcc runs, in order of preference."""
     looked: tuple[str, ...] = ()
-    """Where there was no nvcc that runs, and why."""
+    """Places without an nvcc that runs, each with the reason."""
     gpus: tuple[Gpu, ...] = ()
     jetson: Jetson | None = None
 
     def toolkit(self, version: str) -> Toolkit | None:
-        """The one for a target with CUDA ``version``: of its major, CUDA_HOME first, then the same minor."""
+        """The best toolkit of a CUDA version's major: CUDA_HOME's, else one of the same minor, else any."""
         fitting = [item for item in self.toolkits if item.major == int(version.split(".", maxsplit=1)[0])]
         return min(
             fitting, key=lambda item: (item.origin != "CUDA_HOME", item.version != version), default=None
@@ -79,7 +79,7 @@ class CudaMachine:
 def read_cuda(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> CudaMachine:
     """Reads the machine whose root folder is ``root``, with the variables of ``environ`` or this process."""
     found: dict[Path, Toolkit] = {}
-    looked = []
+    rejected = []
     for home, origin in _places(root, read_settings(environ)):
         nvcc = home / "bin" / "nvcc"
         if nvcc.resolve() in found:
@@ -87,15 +87,15 @@ def read_cuda(root: Path = Path("/"), environ: Mapping[str, str] | None = None) 
         try:
             found[nvcc.resolve()] = read_toolkit(home, origin)
         except LookupError as fault:
-            looked.append(f"{origin}: {fault}")
-    return CudaMachine(tuple(found.values()), tuple(looked), _gpus(), _jetson(root))
+            rejected.append(f"{origin}: {fault}")
+    return CudaMachine(tuple(found.values()), tuple(rejected), _gpus(), _jetson(root))
 
 
 def read_toolkit(home: Path, origin: str) -> Toolkit:
-    """The toolkit in a folder.
+    """The facts of the toolkit in a folder.
 
     Raises:
-        LookupError: there is no nvcc, or it does not run here.
+        LookupError: there is no nvcc, or nvcc does not run on this machine.
     """
     nvcc = home / "bin" / "nvcc"
     if not nvcc.is_file():
@@ -106,14 +106,14 @@ def read_toolkit(home: Path, origin: str) -> Toolkit:
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise LookupError(f"{nvcc} does not run: {getattr(fault, 'strerror', fault)}") from None
-    said = re.search(r"release (\d+\.\d+), V(\d+\.\d+\.\d+)", answer)
-    if said is None:
-        raise LookupError(f"{nvcc} does not say its version")
-    return Toolkit(str(home), str(nvcc), said[1], said[2], origin)
+    match = re.search(r"release (\d+\.\d+), V(\d+\.\d+\.\d+)", answer)
+    if match is None:
+        raise LookupError(f"{nvcc} --version prints no version")
+    return Toolkit(str(home), str(nvcc), match[1], match[2], origin)
 
 
 def _places(root: Path, settings: Settings) -> Iterator[tuple[Path, str]]:
-    """Where a toolkit may be, best first."""
+    """The folders that may hold a toolkit, best first, each with its origin."""
     if settings.cuda_home is not None:
         yield settings.cuda_home, "CUDA_HOME"
     local = root / "usr" / "local"
@@ -131,13 +131,13 @@ def _jetson(root: Path) -> Jetson | None:
         text = (root / L4T_RELEASE).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    said = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
-    if said is None:
+    match = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
+    if match is None:
         return None
-    major = int(said[1])
+    major = int(match[1])
     platform = jetpack_of(major)
     implied = str(platform.jetpack) if platform else "unknown"
-    return Jetson(f"{major}.{said[2]}", _jetpack_package(root) or implied)
+    return Jetson(f"{major}.{match[2]}", _jetpack_package(root) or implied)
 
 
 def _jetpack_package(root: Path) -> str | None:
@@ -146,8 +146,8 @@ def _jetpack_package(root: Path) -> str | None:
         status = (root / DPKG_STATUS).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    said = re.search(r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\d+(?:\.\d+)*)", status, re.MULTILINE)
-    return said[1] if said else None
+    match = re.search(r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\d+(?:\.\d+)*)", status, re.MULTILINE)
+    return match[1] if match else None
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -1,4 +1,4 @@
-"""The CUDA side of a plan: toolkit, host compiler and torch, found before a build begins."""
+"""The CUDA side of a plan: toolkit, host compiler and torch, chosen before a build begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mambaport.profile import CudaTarget, Profile
 from mambaport.settings import Settings
 from mambaport.toolchains import CudaCompiler
 
-# Libraries of the target that an extension names; the linker is shown empty ones in their place.
+# Libraries of the target that an extension links to. The linker gets empty libraries in their place.
 STUBS = ("c10", "torch_cpu", "c10_cuda", "cudart")
 # The CUDA of a machine without a toolkit, until the torch to compile for says which CUDA it needs.
 UNKNOWN = "0.0"
@@ -28,29 +28,29 @@ UNKNOWN = "0.0"
 
 @dataclass(frozen=True)
 class CudaOptions:
-    """What the command line says of it."""
+    """The command line's CUDA options. None: the option was not given."""
 
     python: Path | None = None
     """The interpreter of an environment, whose torch the extensions are compiled for."""
     torch: str | None = None
-    """A minor."""
+    """A minor version of torch: ``2.6``."""
     torch_wheel: Path | None = None
     cuda_home: Path | None = None
 
     def given(self) -> list[str]:
-        """The names of those that were given."""
+        """The names of the options that were given."""
         return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
 
 
 @dataclass(frozen=True)
 class CudaTools:
-    """With what extensions are compiled."""
+    """The tools that compile extensions: nvcc and the host compiler."""
 
     toolkit: ChosenToolkit
     cxx: Program
 
     def identity(self) -> dict[str, str]:
-        """What decides the compiled bytes, besides torch, sources and flags."""
+        """The facts about the tools that decide the compiled bytes."""
         return {"nvcc": self.toolkit.identity, "host-compiler": self.cxx.identity}
 
     def to_json(self) -> dict[str, Any]:
@@ -63,20 +63,20 @@ class CudaTools:
 
 @dataclass(frozen=True)
 class CudaPlan:
-    """Everything that CUDA extensions are compiled for, and with."""
+    """The target, torch and tools of CUDA extensions."""
 
     goal: CudaGoal
     arch: str
     torch: TargetTorch
     found: CudaTools | HostError
-    """The tools, or what this machine lacks of them; installing needs none."""
+    """The tools, or the error that names the missing tool; installing needs no tools."""
 
     @property
     def tools(self) -> CudaTools:
         """The tools.
 
         Raises:
-            HostError: this machine lacks one.
+            HostError: this machine lacks a tool.
         """
         if isinstance(self.found, HostError):
             raise self.found
@@ -89,21 +89,21 @@ class CudaPlan:
 
     @property
     def label(self) -> str:
-        """The fields that upstream's own wheels have, as the end of the local version."""
+        """The end of the local version, with the fields of upstream's own wheels."""
         abi = "true" if self.torch.cxx11_abi else "false"
         return f"cu{self.goal.major}torch{self.goal.torch}cxx11abi{abi}"
 
     @property
     def object_key(self) -> str:
-        """The part of each object's key that neither its sources nor its flags show."""
+        """The part of each object's key that does not follow from sources and flags."""
         return data_sha256([self.tools.identity(), self.torch.version, self.torch.sha256])
 
     def key(self) -> Mapping[str, Any]:
-        """All that decides the wheel's bytes."""
+        """All CUDA facts that decide the wheel's bytes."""
         return {**(self.found.identity() if isinstance(self.found, CudaTools) else {}), **self.to_json()}
 
     def to_json(self) -> dict[str, Any]:
-        """For the plan and the provenance."""
+        """The plan as data, for ``--json`` and the provenance."""
         return {
             **(self.found.to_json() if isinstance(self.found, CudaTools) else {}),
             "sm": list(self.goal.sm),
@@ -121,7 +121,7 @@ class CudaPlan:
 
 
 def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
-    """The profile's CUDA with each ``host`` replaced by what this machine has, as far as that is known."""
+    """The profile's CUDA target, with each ``host`` replaced by this machine's facts where they are known."""
     sm = settings.cuda_architectures or tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus))
     toolkit = host.cuda.toolkits[0].version if host.cuda.toolkits else UNKNOWN
     return CudaGoal(
@@ -136,7 +136,7 @@ def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
 def resolve_cuda(
     profile: Profile, goal: Goal, host: Host, compiler: CudaCompiler, options: CudaOptions
 ) -> CudaPlan:
-    """Finds each part, and holds it against the target.
+    """Chooses torch, toolkit and host compiler, and checks each against the target.
 
     Raises:
         UsageError: an option names something that does not fit.
@@ -150,11 +150,11 @@ def resolve_cuda(
             "No GPU was found to build for",
             found="no nvidia-smi that names one",
             expected="an NVIDIA GPU with its driver",
-            hint="run it on the machine with the GPU, or name its architecture: TORCH_CUDA_ARCH_LIST=8.7",
+            hint="run this on the machine with the GPU, or name its architecture: TORCH_CUDA_ARCH_LIST=8.7",
         )
     if options.python is not None and not native:
         raise UsageError(
-            "--python names an environment of this machine, and the wheels are for another one",
+            "--python names an environment of this machine, and the wheels are for another machine",
             found=f"wheels for {arch}, built on {host.arch}",
             expected="--torch with a minor, or --torch-wheel with the wheel of the target's torch",
             hint="drop --python: the wheels are for every Python",
@@ -178,10 +178,10 @@ def resolve_cuda(
 
 
 def _torch(profile: Profile, goal: Goal, host: Host, options: CudaOptions, *, native: bool) -> TargetTorch:
-    """The torch to compile for: a wheel file, an environment's, or a pinned release.
+    """The torch to compile for: that of a wheel file, that of an environment, or a pinned release.
 
-    ``--torch`` names a pinned release, also where the profile takes this machine's torch: wheels for another
-    machine's GPU. On a Jetson the device's torch counts, and ``--torch`` only states which one is expected.
+    ``--torch`` selects a pinned release even where the profile takes this machine's torch: wheels for another
+    machine. On a Jetson the device's torch is used, and ``--torch`` only states which torch is expected.
     """
     cuda = goal.cuda
     assert cuda is not None
@@ -194,7 +194,7 @@ def _torch(profile: Profile, goal: Goal, host: Host, options: CudaOptions, *, na
 
 
 def _check_gpus(cuda: CudaGoal) -> None:
-    """Refuses an architecture that this CUDA does not compile for."""
+    """Refuses a GPU architecture that the CUDA version does not compile for."""
     for sm in cuda.sm:
         try:
             gpu = find_gpu(sm)
@@ -229,10 +229,10 @@ def _host_compiler(compiler: CudaCompiler, host: Host, toolkit: ChosenToolkit) -
 
 
 def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
-    """The environment whose torch is compiled for: the one named, else the first that has a torch."""
+    """The environment with the torch to compile for: the one named, else the first with torch."""
     if options.python is not None:
         return read_interpreter(options.python.absolute(), [])
-    looked = []
+    without_torch = []
     for python in _pythons(host):
         try:
             found = read_interpreter(python, [])
@@ -240,13 +240,13 @@ def _interpreter(options: CudaOptions, host: Host) -> Interpreter:
             continue
         if found.torch is not None:
             return found
-        looked.append(f"{python} (Python {found.version})")
+        without_torch.append(f"{python} (Python {found.version})")
     raise HostError(
         "There is no torch to compile for",
-        found=f"none in {', '.join(looked) or 'any Python that was looked at'}",
+        found=f"none in {', '.join(without_torch) or 'any Python of this machine'}",
         expected="an interpreter with the torch of this machine",
-        hint="name it with --python PATH, or install the torch that fits this machine first; or name a "
-        "pinned torch with --torch, for example --torch 2.11",
+        hint="name the interpreter with --python PATH, or install the torch that fits this machine first; or "
+        "name a pinned torch with --torch, for example --torch 2.11",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which nvcc compiles: a toolkit of this machine, or one put together from public archives."""
+"""The choice of the CUDA toolkit: one of this machine, or one assembled from public archives."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mambaport.pins.cuda import CudaRelease, cuda_releases
 
 @dataclass(frozen=True)
 class ChosenToolkit:
-    """The CUDA that compiles."""
+    """The toolkit that compiles."""
 
     version: str
     """``12.4``"""
     release: str
     """``12.4.131``"""
     origin: str
-    """Where it comes from, for people and for the provenance."""
+    """The toolkit's origin, for people and for the provenance."""
     source: Path | CudaRelease
-    """The toolkit's folder, or the pins that make one."""
+    """The toolkit's folder, or the pins to assemble it from."""
     newest_gcc: int | None
     """The newest gcc major that its headers accept."""
 
     @property
     def identity(self) -> str:
-        """What decides its output."""
+        """The facts that decide the compiled bytes."""
         if isinstance(self.source, Path):
             return self.release
         return f"{self.release} {data_sha256([part.content_sha256 for part in self.source.headers])[:16]}"
@@ -41,12 +41,12 @@ class ChosenToolkit:
 def choose_toolkit(cuda: CudaGoal, host: Host, named: Path | None, *, native: bool) -> ChosenToolkit:
     """The toolkit for a target.
 
-    ``--cuda-home`` first, then CUDA_HOME; then, on the target itself or for CUDA 12, of which the index has
-    no nvcc, one of this machine; then the pinned one.
+    In order of preference: ``--cuda-home``; CUDA_HOME; a toolkit of this machine, on the target itself or for
+    CUDA 12, of which the index has no nvcc; the pinned toolkit.
 
     Raises:
-        UsageError: the one named does not fit.
-        HostError: there is none.
+        UsageError: the toolkit of ``--cuda-home`` does not fit.
+        HostError: there is no toolkit for the target.
     """
     if named is not None:
         return _named(named, cuda)
@@ -84,7 +84,7 @@ def _named(home: Path, cuda: CudaGoal) -> ChosenToolkit:
             f"CUDA {toolkit.version} does not fit the target" + _too_old(toolkit),
             found=f"CUDA {toolkit.release} in {home}",
             expected=f"CUDA {cuda.major}.x, as the target has {cuda.version}",
-            hint=f"give a CUDA {cuda.major}.x with --cuda-home, or drop it, or choose another --variant",
+            hint=f"give a CUDA {cuda.major}.x with --cuda-home, drop the option, or choose another --variant",
         )
     return _local(toolkit)
 
@@ -97,13 +97,13 @@ def _local(toolkit: Toolkit) -> ChosenToolkit:
 
 
 def _newest_gcc(home: Path) -> int | None:
-    """What the toolkit's own check of the host compiler allows."""
+    """The newest gcc major that the toolkit's headers accept; None where they name no limit."""
     try:
         text = (home / "include" / "crt" / "host_config.h").read_text(errors="replace")
     except OSError:
         return None
-    said = re.search(r"^#if __GNUC__ > (\d+)", text, re.MULTILINE)
-    return int(said[1]) if said else None
+    match = re.search(r"^#if __GNUC__ > (\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def _too_old(toolkit: Toolkit) -> str:

@@ -1,4 +1,4 @@
-"""The torch that extensions are compiled for: pinned on the index, a wheel file, or an environment's own."""
+"""The torch that extensions are compiled for: a pinned release, a wheel file, or an environment's torch."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ EXPORTS = tuple(f"torch/lib/{name}" for name in ("libc10*.so", "libtorch_c*.so")
 
 @dataclass(frozen=True)
 class TargetTorch:
-    """One torch, and where its headers and exports come from."""
+    """One torch, and the source of its headers and exports."""
 
     version: str
-    """With its local part: ``2.5.0a0+872d972e41.nv24.8``."""
+    """The version with its local part: ``2.5.0a0+872d972e41.nv24.8``."""
     cuda: str
-    """The CUDA it was built with: ``12.6``."""
+    """The CUDA version that torch was built with: ``12.6``."""
     cxx11_abi: bool
     origin: str
-    """Where it comes from, for people."""
+    """The origin, for people."""
     sha256: str
-    """Digest of what is taken from it."""
+    """Digest of the files that a build takes from this torch."""
     source: TorchRelease | Path
     """A pinned release, a wheel file, or the ``torch`` folder of an environment."""
     note: str = ""
@@ -49,7 +49,7 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
     """The pinned release of a minor, for a target.
 
     Raises:
-        HostError: none is pinned.
+        HostError: no such release is pinned.
     """
     fitting = [item for item in torch_releases() if item.arch == arch and _fits(item.cuda, cuda)]
     for item in fitting:
@@ -68,7 +68,7 @@ def pinned_torch(arch: str, cuda: CudaGoal) -> TargetTorch:
     raise HostError(
         f"No torch {cuda.torch} for {which} is pinned",
         found=f"pinned for {which}: {known}",
-        expected="a torch whose headers can be had",
+        expected="a torch whose headers are pinned",
         hint="choose one of these with --torch, or give the wheel of the device's torch with "
         "--torch-wheel FILE, or build on the device",
     )
@@ -78,7 +78,7 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
     """The torch in a wheel file.
 
     Raises:
-        UsageError: it is not a torch wheel for this target.
+        UsageError: the file is not a torch wheel for this target.
     """
     try:
         name, version, _build, tags = parse_wheel_filename(path.name)
@@ -124,10 +124,10 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
 
 
 def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
-    """The torch that an environment of this machine has. It is only read.
+    """The torch of an environment of this machine. The environment is only read.
 
     Raises:
-        HostError: there is none, or it is not one for this target.
+        HostError: the environment has no torch, or its torch is not for this target.
     """
     if target.torch is None:
         raise HostError(
@@ -144,9 +144,9 @@ def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
             "The torch of this environment is not whole",
             found=str(fault),
             expected="torch/lib/libc10.so",
-            hint="install that torch again, from the wheel that it came from",
+            hint="install that torch again, from its wheel",
         ) from None
-    record = Path(target.torch.path) / "RECORD"  # has the digest of each of its files
+    record = Path(target.torch.path) / "RECORD"  # holds the digest of every installed file
     facts = [file_sha256(path) for path in (record, folder / "version.py") if path.is_file()]
     torch = TargetTorch(
         version=target.torch.version,
@@ -181,7 +181,7 @@ def _fitting(
         )
     if not _fits(torch.cuda, cuda):
         raise error(
-            "This torch is of another CUDA",
+            "This torch is built for another CUDA",
             found=f"torch {torch.version} with CUDA {torch.cuda} ({where})",
             expected=f"CUDA {cuda.major}, as the target has",
             hint=hint,
@@ -196,5 +196,5 @@ def _version_py(text: str) -> dict[str, str]:
 
 
 def _fits(version: str, cuda: CudaGoal) -> bool:
-    """Whether a torch's CUDA is of the target's major version, where that is known already."""
+    """Whether a torch's CUDA has the target's major version; True while the target's version is unknown."""
     return cuda.major in (0, int(version.split(".", maxsplit=1)[0]))
