@@ -85,7 +85,7 @@ def test_an_nvcc_that_does_not_work_is_not_a_toolkit(tmp_path: Path, content: by
     nvcc = tmp_path / "bin/nvcc"
     nvcc.write_bytes(content)
     nvcc.chmod(0o755)
-    with pytest.raises(LookupError, match="nvcc does not run|nvcc --version prints no version"):
+    with pytest.raises(LookupError, match=r"nvcc does not run|nvcc --version prints no version"):
         read_toolkit(tmp_path, "x")
 
 

@@ -74,8 +74,8 @@ def test_an_interpreter_without_torch_is_told_so() -> None:
     [
         ("kill -ILL $$", "an instruction that this CPU does not have", "torch 2.9.1"),
         ("kill -KILL $$", "was killed while it ran", "swap"),
-        ("echo 'Traceback: boom'; exit 3", "did not finish", "printed is below"),
-        ("true", "did not finish", "printed is below"),
+        ("echo 'Traceback: boom'; exit 3", "did not finish", "output is below"),
+        ("true", "did not finish", "output is below"),
     ],
 )
 def test_an_interpreter_that_dies_is_named_by_its_death(
@@ -381,10 +381,10 @@ def test_the_plot_is_well_formed_and_to_scale(result: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (None, "There is nothing to compare with"),
+        (None, "The result to compare with cannot be read"),
         ("not json", "is not the result of a benchmark"),
         ({"parameters": "many"}, "is not the result of a benchmark"),
-        ({"model": "vim-small"}, "is of another model"),
+        ({"model": "vim-small"}, "is the result of another model"),
     ],
 )
 def test_what_cannot_be_compared_with_is_refused_before_the_run(

@@ -87,7 +87,7 @@ def choose_releases(profile: Profile, choice: ReleaseChoice | None = None) -> di
         release = requested or (line.releases.get(name) if line else None) or profile_version
         if release is None:
             raise UsageError(
-                f"Which release of {name} is meant does not follow",
+                f"The release of {name} is not clear",
                 found=", ".join(f"{other} {number}" for other, number in choice.versions.items()) or None,
                 expected=_expected(lines),
                 hint=f"name it: --with {name}==VERSION",

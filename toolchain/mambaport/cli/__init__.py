@@ -1,4 +1,4 @@
-"""The command line: one thin file per command. Everything it does is in the stages."""
+"""The command line: one thin file per command. The stages do the work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Examples:
   mambaport build --profile rpi                 wheels for a Raspberry Pi, on any machine
   mambaport verify -p rpi --emulate             prove them on an emulated aarch64 system
   mambaport install -p rpi --python venv/bin/python    on the Pi itself
-  mambaport infer --image cat.jpg               what is in it, by Vision Mamba
+  mambaport infer --image cat.jpg               the classes of an image, by Vision Mamba
   mambaport doctor -p rpi                       what this machine lacks, and the hint
 
 \b
@@ -88,35 +88,35 @@ def main() -> NoReturn:
     try:
         cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(_tell(Interrupted("Interrupted", hint=_AGAIN), arguments))
+        sys.exit(_print_error(Interrupted("Interrupted", hint=_RUN_AGAIN), arguments))
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as fault:
         if "--json" not in arguments:
             fault.show()
             sys.exit(UsageError.exit_code)
-        sys.exit(_tell(UsageError(fault.format_message()), arguments))
-    except BrokenPipeError:  # `mambaport show rpi | head`: the reader has what it wants
+        sys.exit(_print_error(UsageError(fault.format_message()), arguments))
+    except BrokenPipeError:  # `mambaport show rpi | head`: the reader has closed the pipe
         _drop(sys.stdout)
         sys.exit(PIPE_CLOSED)
     except KeyboardInterrupt:
-        sys.exit(_tell(Interrupted("Interrupted", hint=_AGAIN), arguments))
+        sys.exit(_print_error(Interrupted("Interrupted", hint=_RUN_AGAIN), arguments))
     except MambaportError as error:
         if "--debug" in arguments:
             _trace()
-        sys.exit(_tell(error, arguments))
+        sys.exit(_print_error(error, arguments))
     except Exception as fault:
         if "--debug" in arguments:
             _trace()
-        sys.exit(_tell(_unforeseen(fault), arguments))
-    sys.exit(_closed(arguments))
+        sys.exit(_print_error(_unforeseen(fault), arguments))
+    sys.exit(_finish(arguments))
 
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
-def _closed(arguments: list[str]) -> int:
-    """The exit code after all is written: 0, or an error where stdout cannot take the results."""
+def _finish(arguments: list[str]) -> int:
+    """Flushes the results. Returns the exit code: 0, or an error's where stdout cannot take the results."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -125,13 +125,13 @@ def _closed(arguments: list[str]) -> int:
     except OSError as fault:
         _drop(sys.stdout)
         fault.filename = fault.filename or "stdout"
-        return _tell(_unforeseen(fault), [word for word in arguments if word != "--json"])
+        return _print_error(_unforeseen(fault), [word for word in arguments if word != "--json"])
     _flush_errors()
     return 0
 
 
 def _flush_errors() -> None:
-    """What stderr cannot take is lost; Python would report that with a traceback and a code of its own."""
+    """Flushes stderr. A failure is ignored: Python would end with a traceback and another exit code."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -143,11 +143,11 @@ def _drop(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-_AGAIN = "nothing half-done was kept; run the same command again to go on"
+_RUN_AGAIN = "nothing half-done was kept; run the same command again to go on"
 
 
 def _unforeseen(fault: Exception) -> MambaportError:
-    """The error for what no stage has caught: the machine's refusal, or a bug."""
+    """The error for an exception that no stage has caught: a refusal of the system, or a bug."""
     if isinstance(fault, OSError) and fault.errno in DISK_FULL:
         return disk_full(str(fault.filename or "a file"))
     if isinstance(fault, OSError):
@@ -159,12 +159,12 @@ def _unforeseen(fault: Exception) -> MambaportError:
     return MambaportError(
         "mambaport itself has failed",
         found=f"{type(fault).__name__}: {fault}",
-        hint="this is a bug; run the command again with --debug and report what it prints",
+        hint="this is a bug; run the command again with --debug and report its output",
     )
 
 
 def _trace() -> None:
-    """The traceback of the error in hand, without passwords."""
+    """Prints the traceback of the current exception, with passwords hidden."""
     click.echo(redact(traceback.format_exc()), err=True)
 
 
@@ -172,7 +172,7 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _tell(error: MambaportError, arguments: list[str]) -> int:
+def _print_error(error: MambaportError, arguments: list[str]) -> int:
     """Prints an error: for people on stderr, and as one object on stdout with ``--json``."""
     console = open_console(stderr=True)
     console.print(f"[bad]error[/bad]    {escape(error.what)}", soft_wrap=True)
@@ -186,7 +186,7 @@ def _tell(error: MambaportError, arguments: list[str]) -> int:
         try:
             click.echo(json.dumps(redact_all({**error.data, "error": error.to_json()}), indent=2))
             sys.stdout.flush()
-        except OSError:  # stdout is full or closed; stderr has said what went wrong
+        except OSError:  # stdout is full or closed; stderr has the error
             _drop(sys.stdout)
     _flush_errors()
     return error.exit_code

@@ -22,10 +22,10 @@ from mambaport.releases import choose_sets
 from mambaport.report import counted
 
 _STATES = {
-    "pristine": "as its commit has it",
+    "pristine": "unchanged since its commit",
     "adopted": "adopted",
-    "interrupted": "adopted in part: interrupted, or by an older mambaport",
-    "changed": "with files that the patch set does not know",
+    "interrupted": "partly adopted: interrupted, or adopted by an older mambaport",
+    "changed": "has files that differ from the patch set's",
 }
 
 
@@ -39,15 +39,15 @@ _STATES = {
     help="The profile whose wheels the checkout will run on.",
     shell_complete=complete_profile,
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-@click.option("--undo", "undoing", is_flag=True, help="Put back what was there before.")
+@click.option("--dry-run", is_flag=True, help="List the files that would be written; write nothing.")
+@click.option("--undo", "undoing", is_flag=True, help="Restore the files as they were before.")
 @output_options
 def adopt(session: Session, path: Path, profile_name: str | None, dry_run: bool, undoing: bool) -> None:
     """Make a checkout of a repository that uses Mamba run on this machine's wheels.
 
-    Known are hustvl/Vim, HZAI-ZJNU/Mamba-YOLO, MzeroMiko/VMamba and kuleshov-group/caduceus; of
+    Known repositories: hustvl/Vim, HZAI-ZJNU/Mamba-YOLO, MzeroMiko/VMamba and kuleshov-group/caduceus.
     NVlabs/MambaVision, OpenGVLab/VideoMamba and Mamba-YOLO modules in another project's
-    ultralytics/nn/AddModules it says that they run as they are.
+    ultralytics/nn/AddModules need no changes, and the command says so.
 
     Applies the patch set that fits the checkout: exactly, all of it or nothing. Git's records are not
     touched, and a file that you have changed is never written over.
@@ -77,11 +77,11 @@ def adopt(session: Session, path: Path, profile_name: str | None, dry_run: bool,
     data["state"] = adoption.state if dry_run else ("pristine" if undoing else "adopted")
     if session.emit(data):
         return
-    _tell(session, adoption, checkout, written, profile_name, dry_run, undoing)
+    _print_result(session, adoption, checkout, written, profile_name, dry_run, undoing)
 
 
 def _check_profile(profile_name: str, checkout: Checkout) -> None:
-    """The checkout's code must find what it needs in the profile's mamba_ssm.
+    """Checks that the profile's mamba_ssm has the patch sets that the checkout needs.
 
     Raises:
         UsageError: the profile leaves out a patch set that the checkout needs.
@@ -106,13 +106,13 @@ def _check_profile(profile_name: str, checkout: Checkout) -> None:
 def _runs_unchanged(
     session: Session, root: Path, name: str, checkout: Checkout, profile_name: str | None
 ) -> None:
-    """A repository without patch sets: says why it needs none, and what to run."""
+    """Reports a repository without patch sets: why its code needs none, and the command to run."""
     data = {"path": str(root), "checkout": name, "repository": checkout.repository, "commit": commit_of(root)}
     if session.emit({**data, "state": "unchanged", "files": {}, "written": [], "reason": checkout.unchanged}):
         return
     session.report.result("checkout", f"{checkout.title} ({checkout.repository})", str(root))
     session.report.success(f"{checkout.title} runs on the wheels as it is: {checkout.unchanged}")
-    _next(session, root, checkout, profile_name)
+    _print_next(session, root, checkout, profile_name)
 
 
 def _json(adoption: Adoption, name: str, checkout: Checkout) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def _show(session: Session, adoption: Adoption, checkout: Checkout, data: dict[s
 
 
 def _verdicts(adoption: Adoption) -> list[dict[str, str]]:
-    """Each patch against the files as they are."""
+    """The verdict of each patch on the present files."""
     return [
         {"patch": state.patch, "verdict": state.verdict, "where": state.where}
         for state in check_against(adoption.root, [adoption.set])
     ]
 
 
-def _tell(
+def _print_result(
     session: Session,
     adoption: Adoption,
     checkout: Checkout,
@@ -169,12 +169,12 @@ def _tell(
     elif undoing:
         report.success(f"{where} is as it was before")
     else:
-        report.success(f"{where} is adopted; `mambaport adopt {where} --undo` takes it back")
+        report.success(f"{where} is adopted; `mambaport adopt {where} --undo` restores it")
     if not undoing:
-        _next(session, adoption.root, checkout, profile_name)
+        _print_next(session, adoption.root, checkout, profile_name)
 
 
-def _next(session: Session, root: Path, checkout: Checkout, profile_name: str | None) -> None:
+def _print_next(session: Session, root: Path, checkout: Checkout, profile_name: str | None) -> None:
     report = session.report
     report.result("next", f"mambaport install -p {profile_name or 'PROFILE'} --python PYTHON", "its wheels")
     report.result("", f"cd {shlex.quote(str(root))} && {checkout.run}")

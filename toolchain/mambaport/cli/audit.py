@@ -53,7 +53,7 @@ def audit(
     \b
     Examples:
       mambaport audit wheelhouse/rpi/*.whl -p rpi
-      mambaport audit mamba_ssm-*.whl --torch ~/mamba/bin/python    would it load there?
+      mambaport audit mamba_ssm-*.whl --torch ~/mamba/bin/python    does this torch load it?
     """
     goal = _goal(profile_name, variant) if profile_name else None
     report = session.report
@@ -81,7 +81,7 @@ def audit(
 
 
 def _goal(profile_name: str, variant: str | None) -> Goal:
-    """The profile's target: of the variant named; else, on a Jetson, of the device's own JetPack."""
+    """The target of the variant named; else, on a Jetson, of the variant for the device's JetPack."""
     profile, host = find_profile(profile_name), read_host()
     return resolve_goal(profile.with_variant(variant or choose_variant(profile, host, None)), host)
 

@@ -19,7 +19,7 @@ from mambaport.running.runner.models import LANGUAGE, VISION
 from mambaport.running.tables import benchmark_table, facts_lines
 
 BUSY = 0.5
-"""The load, for each core, from which on a time is not to be trusted."""
+"""The load per core above which times are not reliable."""
 
 
 @click.command()
@@ -34,7 +34,7 @@ BUSY = 0.5
     "--compare",
     metavar="WITH",
     multiple=True,
-    help="fallback: pure PyTorch, in the same run. Or the JSON file of another run, of any machine.",
+    help="fallback: pure PyTorch, in the same run. Or the JSON file of another run, on any machine.",
 )
 @click.option(
     "--seconds",
@@ -53,8 +53,8 @@ BUSY = 0.5
     help="Tokens that a language model reads before the one that it decodes.",
 )
 @size_options
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the result here as JSON, to share it.")
-@click.option("--plot", "plot_file", type=FILE, metavar="FILE", help="Write a plot here, as SVG.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the result to this file as JSON.")
+@click.option("--plot", "plot_file", type=FILE, metavar="FILE", help="Write a plot to this file as SVG.")
 @device_options
 @output_options
 def bench(
@@ -71,10 +71,10 @@ def bench(
     device: str | None,
     python: Path | None,
 ) -> None:
-    """How fast a model is on this machine: latency, throughput, operations, memory and heat.
+    """Measure a model on this machine: latency, throughput, operations, memory and heat.
 
-    Weights are random, so nothing has to be downloaded. p50 is the median of the runs and p95 the time that
-    one in twenty exceeds. A language model is measured twice: reading a prompt, and decoding one token.
+    Weights are random, so nothing has to be downloaded. p50 is the median of the runs, and one run in
+    twenty takes longer than p95. A language model is measured twice: reading a prompt, decoding one token.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def bench(
       mambaport bench --compare pi5.json
     """
     others = [_read(Path(item), model) for item in compare if item != "fallback"]
-    ask = request(
+    task = request(
         "bench",
         model,
         threads,
@@ -95,7 +95,7 @@ def bench(
         size=size,
         depth=depth,
     )
-    result = run_task(default_python(python), ask, Benchmark, session.report)
+    result = run_task(default_python(python), task, Benchmark, session.report)
     host = read_host()
     machine = Machine(
         arch=host.arch, system=host.system, device=host.device, cores=host.cores, memory_mib=host.memory_mib
@@ -106,7 +106,7 @@ def bench(
     if result.before.load > BUSY * host.cores:
         session.report.warn(
             f"other programs were running (load {result.before.load:.1f} on {host.cores} cores): "
-            "alone, this would have been faster"
+            "the times are longer than on an idle machine"
         )
     if output is not None:
         output.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -120,12 +120,12 @@ def bench(
 
 
 def _read(path: Path, model: str) -> Benchmark:
-    """The result of another run."""
+    """Reads the result of another run of ``model``."""
     try:
         other = Benchmark.model_validate_json(path.read_bytes())
     except OSError as fault:
         raise UsageError(
-            f"There is nothing to compare with in {path}",
+            f"The result to compare with cannot be read: {path}",
             found=fault.strerror,
             expected="fallback, or a file that `mambaport bench -o` wrote",
             hint="write that file first: `mambaport bench -o FILE` on the other machine",
@@ -138,14 +138,18 @@ def _read(path: Path, model: str) -> Benchmark:
             hint="name a file that `mambaport bench -o` wrote, of this version of mambaport",
         ) from None
     if other.model != model:
-        raise UsageError(f"{path} is of another model", found=other.model, hint=f"--model {other.model}")
+        raise UsageError(
+            f"{path} is the result of another model", found=other.model, hint=f"--model {other.model}"
+        )
     return other
 
 
 def _same_work(ours: Benchmark, other: Benchmark) -> None:
     for name in ("size", "depth", "prompt"):
-        here, there = getattr(ours, name), getattr(other, name)
-        if here != there:
+        our_value, other_value = getattr(ours, name), getattr(other, name)
+        if our_value != other_value:
             raise UsageError(
-                "The other run did other work", found=f"{name} {there}", hint=f"--{name} {there}"
+                "The other run measured other work",
+                found=f"{name} {other_value}",
+                hint=f"--{name} {other_value}",
             )

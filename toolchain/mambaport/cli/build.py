@@ -62,11 +62,11 @@ def build(
     started = time.monotonic()
     cuda = CudaOptions(cuda_python, cuda_torch, torch_wheel, cuda_home)
     pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda, releases=releases)
-    house = output or Path("wheelhouse") / pipeline.plan.folder
-    made = pipeline.build(house)
+    wheelhouse = output or Path("wheelhouse") / pipeline.plan.folder
+    made = pipeline.build(wheelhouse)
     data = {
         "profile": pipeline.plan.profile.name,
-        "wheelhouse": str(house.resolve()),
+        "wheelhouse": str(wheelhouse.resolve()),
         **({"cuda": pipeline.plan.cuda.to_json()} if pipeline.plan.cuda else {}),
         "wheels": [item.to_json() for item in made],
     }
@@ -74,11 +74,13 @@ def build(
         return
     for item in made:
         _describe(item, session.report)
-    session.report.success(f"{counted(len(made), 'wheel')} in {house}/, {time.monotonic() - started:.1f} s")
+    session.report.success(
+        f"{counted(len(made), 'wheel')} in {wheelhouse}/, {time.monotonic() - started:.1f} s"
+    )
 
 
 def _describe(made: Made, report: Report) -> None:
-    """A finished wheel in two lines: where it is, and what its audit found."""
+    """Prints a finished wheel in two lines: its path, and the results of its audit."""
     found = {finding["rule"]: finding["found"] for finding in made.audit["findings"]}
     report.result("wheel", str(made.wheel.path))
     facts = [size_text(made.wheel.path.stat().st_size), f"sha256 {made.wheel.sha256[:16]}…"]

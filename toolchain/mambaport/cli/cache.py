@@ -13,13 +13,13 @@ from mambaport.store import KINDS, Entry
 
 @click.group()
 def cache() -> None:
-    """Look at the store, or empty it."""
+    """Show the store, or empty it."""
 
 
 @cache.command()
 @output_options
 def info(session: Session) -> None:
-    """What is in the store, and how large it is."""
+    """List the store's entries and their size."""
     store = session.store
     entries = store.entries()
     if session.emit(

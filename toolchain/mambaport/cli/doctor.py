@@ -35,7 +35,7 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
     "--profile",
     "profile_name",
     metavar="P",
-    help="What this profile lacks here.",
+    help="Also check what this profile lacks on this machine.",
     shell_complete=complete_profile,
 )
 @variant_option
@@ -43,7 +43,7 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
     "--explain",
     type=click.File("r", errors="replace"),
     metavar="FILE|-",
-    help="Look an error text or a build log up in the failure catalogue; - reads it from stdin.",
+    help="Look up an error text or a build log in the failure catalogue; - reads stdin.",
 )
 @python_option
 @output_options
@@ -54,13 +54,13 @@ def doctor(
     explain: TextIO | None,
     python: Path | None,
 ) -> None:
-    """Say what this machine is, and what a profile lacks here, with the command that mends it.
+    """Describe this machine and what a profile lacks on it, with the commands that mend it.
 
     \b
     Examples:
       mambaport doctor -p rpi
-      mambaport doctor -p jetson --python ~/mamba/bin/python    also what its torch sees
-      python train.py 2>&1 | mambaport doctor --explain -       what is this error, and what mends it
+      mambaport doctor -p jetson --python ~/mamba/bin/python    also its torch and its GPU
+      python train.py 2>&1 | mambaport doctor --explain -       the cause of this error, and a hint
     """
     if explain is not None:
         _explain(session, explain.read())
@@ -91,7 +91,7 @@ def doctor(
             data=data,
         )
     if not session.emit(data) and checks:
-        report.success(f"{profile_name} works here")
+        report.success(f"{profile_name} works on this machine")
 
 
 def _explain(session: Session, text: str) -> None:
@@ -102,10 +102,10 @@ def _explain(session: Session, text: str) -> None:
     report = session.report
     for row in rows:
         report.result(row.failure.id, row.line)
-        for label, said in (("cause", row.failure.cause), ("hint", row.failure.hint)):
-            report.result("", f"{label:<6} {said}")
+        for label, value in (("cause", row.failure.cause), ("hint", row.failure.hint)):
+            report.result("", f"{label:<6} {value}")
     if not rows:
-        report.result("doctor", "nothing that the catalogue knows stands in this text")
+        report.result("doctor", "no error of the catalogue is in this text")
         for command in COLLECT:
             report.result("collect", command)
         report.result("ask", where_to_ask(text))

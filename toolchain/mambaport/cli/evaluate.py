@@ -52,18 +52,18 @@ def evaluate(
     device: str | None,
     python: Path | None,
 ) -> None:
-    """How often Vision Mamba is right about a folder of images: top-1, top-5, images per second.
+    """Measure Vision Mamba's accuracy on a folder of images: top-1, top-5, images per second.
 
-    Folders named as in ImageNet (n01440764) are its classes, be they all or a few; folders named as in
-    --labels are those; any others stand, in sorted order, for the model's classes, and must be as many.
-    Images are read as the original's evaluation does, which turns none by what its camera says.
+    Folders with ImageNet's names (n01440764) stand for its classes, all or a few. Folders with names of
+    --labels stand for these classes. Other folders stand, in sorted order, for the model's classes, and must
+    be as many. Images are read as in the original's evaluation, without rotating them as the camera recorded.
 
     \b
     Examples:
       mambaport evaluate --data imagenet/val --checkpoint vim_t_midclstok_76p1acc.pth
       mambaport evaluate --data parts --checkpoint own.safetensors --labels parts.txt --batch 8
     """
-    ask = request(
+    task = request(
         "evaluate",
         model,
         threads,
@@ -76,7 +76,7 @@ def evaluate(
         size=size,
         depth=depth,
     )
-    result = run_task(default_python(python), ask, Evaluation, session.report)
+    result = run_task(default_python(python), task, Evaluation, session.report)
     for item in result.unreadable[:3]:
         session.report.warn(f"left out: {item.what}")
     if len(result.unreadable) > 3:
@@ -86,14 +86,14 @@ def evaluate(
     if session.emit(result.to_json()):
         return
     session.report.show(evaluation_table(result))
-    rate, own = result.images / result.all_seconds, result.images / result.seconds
-    session.report.result("speed", f"{rate:.3g} images per second", f"{own:.3g} without reading them")
+    rate, model_rate = result.images / result.all_seconds, result.images / result.seconds
+    session.report.result("speed", f"{rate:.3g} images per second", f"{model_rate:.3g} without reading them")
     warn_of_random_weights(session, result.checkpoint)
     end(session, f"{result.model}, {batch} at once", result.environment, result.peak_bytes)
 
 
 def _wnids(*, named: bool) -> list[str]:
-    """The names of ImageNet's folders; without the extra ``run``, none where the user has named the classes.
+    """The names of ImageNet's folders; without the extra ``run``, empty where the user has named the classes.
 
     Raises:
         HostError: the extra is missing, and the classes are not named.

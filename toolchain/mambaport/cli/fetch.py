@@ -28,7 +28,7 @@ def fetch(
     toolchain: str | None,
     jobs: int | None,
 ) -> None:
-    """Bring every pinned file that a build needs into the store, verified.
+    """Fetch every pinned file that a build needs into the store, and verify it.
 
     Afterwards `mambaport build --offline` needs no network.
     """

@@ -54,9 +54,9 @@ def infer(
     device: str | None,
     python: Path | None,
 ) -> None:
-    """What is in an image: the likeliest classes, with Vision Mamba.
+    """Classify images with Vision Mamba: the most probable classes of each.
 
-    The image is turned as its camera says, scaled, cut and normalized as the original's evaluation does it.
+    The image is rotated as its camera recorded, then scaled, cut and normalized as in the original.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def infer(
       mambaport infer --image part.jpg --checkpoint own.safetensors --labels parts.txt --threads 4
     """
     names = imagenet_labels() if labels is None else read_labels(labels)
-    ask = request(
+    task = request(
         "infer",
         model,
         threads,
@@ -76,25 +76,25 @@ def infer(
         size=size,
         depth=depth,
     )
-    result = run_task(default_python(python), ask, Inference, session.report)
+    result = run_task(default_python(python), task, Inference, session.report)
     result = _named(result, names, labels)
     if session.emit(result.to_json()):
         return
     for image in result.images:
         session.report.show(classes_table(image))
-        read, own = image.read_seconds, image.seconds
+        read, model_seconds = image.read_seconds, image.seconds
         session.report.result(
-            "time", f"{own * 1e3:.0f} ms in the model", f"{read * 1e3:.0f} ms to read the image"
+            "time", f"{model_seconds * 1e3:.0f} ms in the model", f"{read * 1e3:.0f} ms to read the image"
         )
     warn_of_random_weights(session, result.checkpoint)
     end(session, f"{result.model} at {result.size} pixels", result.environment, result.peak_bytes)
 
 
 def _named(result: Inference, names: Labels, path: Path | None) -> Inference:
-    """With the name of each class, where the model has as many classes as there are names.
+    """The result with the name of each class, if the model has as many classes as there are names.
 
     Raises:
-        UsageError: the user's names (of the file ``path``) are more or fewer than the classes.
+        UsageError: the user's file ``path`` has more or fewer names than the model has classes.
     """
     if len(names) != result.class_count:
         if path is None:

@@ -38,12 +38,13 @@ def install(
 ) -> None:
     """Install a profile's wheels into an existing environment and prove them there.
 
-    Its torch is never installed, upgraded or replaced. When the proof fails, what was there is put back.
+    The environment's torch is never installed, upgraded or replaced. When the proof fails, the earlier
+    packages are restored.
 
     \b
     Examples:
       mambaport install --profile rpi --python ~/mamba/bin/python
-      mambaport install -p rpi --wheelhouse wheelhouse/       its folder rpi/, or wheelhouse/rpi/ itself
+      mambaport install -p rpi --wheelhouse wheelhouse/       the same as wheelhouse/rpi/
     """
     environment = default_python(python)
     pipeline = session.pipeline(

@@ -26,7 +26,7 @@ checkpoint_option = click.option(
     "--checkpoint",
     type=FILE,
     metavar="FILE",
-    help="Weights: a released .pth, a state dict or safetensors. Without it they are random.",
+    help="Weights: a released .pth, a state dict or safetensors. By default weights are random.",
 )
 labels_option = click.option(
     "--labels",
@@ -42,13 +42,13 @@ def device_options(function: Any) -> Any:
     function = click.option(
         "--device",
         type=click.Choice(["cpu", "cuda"]),
-        help="By default the GPU where torch sees one, else the CPU.",
+        help="By default the GPU where torch finds one, else the CPU.",
     )(function)
     return click.option(
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
-        help="torch's threads; by default its own choice.",
+        help="Threads of torch; by default torch chooses.",
     )(function)
 
 
@@ -58,7 +58,7 @@ def size_options(function: Any) -> Any:
         "--depth",
         type=click.IntRange(1, 1000),
         metavar="N",
-        help="So many blocks instead, for a quick trial with random weights.",
+        help="Another number of blocks, for a quick trial with random weights.",
     )(function)
     return click.option(
         "--size",
@@ -69,10 +69,10 @@ def size_options(function: Any) -> Any:
 
 
 def request(task: str, model: str, threads: int | None, device: str | None, **rest: Any) -> dict[str, Any]:
-    """What the runner is asked for.
+    """The request for the runner.
 
     Raises:
-        UsageError: more threads than processors, or a size that is no whole number of patches.
+        UsageError: more threads than processors, or a size that does not divide into whole patches.
     """
     cores = read_host().cores
     if threads is not None and threads > cores:
@@ -84,7 +84,7 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
     size, shape = rest.get("size"), VISION.get(model)
     if size is not None and shape is None:
         raise UsageError(
-            f"{model} reads no images, so --size says nothing", hint="leave it out, or --prompt N"
+            f"{model} reads no images, so --size has no effect", hint="leave --size out, or give --prompt N"
         )
     if size is not None and shape is not None and not shape.takes(size):
         raise UsageError(
@@ -97,7 +97,7 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
 
 
 def warn_of_random_weights(session: Session, checkpoint: str | None) -> None:
-    """Says so plainly where no checkpoint was given."""
+    """Warns where no checkpoint was given."""
     if checkpoint is None:
         session.report.warn(
             "the weights are random, so the classes mean nothing; give trained ones with --checkpoint"
@@ -105,7 +105,7 @@ def warn_of_random_weights(session: Session, checkpoint: str | None) -> None:
 
 
 def end(session: Session, what: str, environment: Environment, peak_bytes: int | None) -> None:
-    """The last line: how long, where, and how much memory."""
+    """Prints the last line: the work, the threads, the memory and the environment."""
     memory = "" if peak_bytes is None else f", {size_text(peak_bytes)} of memory at most"
     session.report.result(
         "ran", f"{what} with {threads_text(environment)}{memory}", environment_text(environment)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they are made into."""
+"""Options that several commands share, and the objects that they become."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def complete_profile(
 
 
 def complete_variant(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The variants of the profile that is named before; of every profile where none is."""
+    """The variants of the profile named earlier on the command line; else those of every profile."""
     named = context.params.get("profile_name")
     profiles = builtin_profiles()
     chosen = [item for item in profiles if named in (item.name, *item.aliases)] or profiles
@@ -85,7 +85,7 @@ def release_options(function: Callable[..., None]) -> Callable[..., None]:
         "with_",
         multiple=True,
         metavar="NAME==V",
-        help="A package's release, such as mamba-ssm==2.2.4; its partner's follows from the release line.",
+        help="A package's release, such as mamba-ssm==2.2.4; the release line decides the other package's.",
     )
     @click.option("--line", metavar="L", help="A release line; by default the profile's.")
     @functools.wraps(function)
@@ -133,10 +133,8 @@ def output_options(function: Callable[..., None]) -> Callable[..., None]:
 def source_options(function: Callable[..., None]) -> Callable[..., None]:
     """``--offline``, ``--index-url``, ``--mirror``, and those of :func:`output_options`."""
     options = (
-        click.option("--offline", is_flag=True, help="Use what is in the store; fetch nothing."),
-        click.option(
-            "--index-url", metavar="URL", help="The package index; by default the one pip is configured for."
-        ),
+        click.option("--offline", is_flag=True, help="Use the store alone; fetch nothing."),
+        click.option("--index-url", metavar="URL", help="The package index; by default pip's."),
         click.option(
             "--mirror", type=FOLDER, metavar="DIR", help="A folder of archives in place of the package index."
         ),
@@ -153,17 +151,17 @@ def build_options(function: F) -> F:
         "--jobs",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Compilers side by side; by default what memory allows.",
+        help="Number of parallel compilers; by default as many as memory allows.",
     )(function)
     return click.option(
         "--toolchain",
         type=click.Choice(list(TOOLCHAINS)),
-        help="By default the first of the profile's that works here.",
+        help="By default the profile's first toolchain that works on this machine.",
     )(function)
 
 
 def cuda_options(function: F) -> F:
-    """Which torch a CUDA build is for: ``--python``, ``--torch``, ``--torch-wheel``; and ``--cuda-home``."""
+    """The torch of a CUDA build: ``--python``, ``--torch``, ``--torch-wheel``; and ``--cuda-home``."""
     options = (
         click.option(
             "--python",
@@ -191,7 +189,7 @@ def python_option(function: F) -> F:
         "--python",
         type=FILE,
         metavar="PATH",
-        help="The interpreter of the environment; by default that of the active one, or mambaport's own.",
+        help="The environment's interpreter; by default that of the active environment, else mambaport's.",
     )(function)
 
 
@@ -201,13 +199,13 @@ def wheelhouse_option(function: F) -> F:
         "--wheelhouse",
         type=FOLDER,
         metavar="DIR",
-        help="The wheels' folder, or the one above; by default they are built, or come from the store.",
+        help="The wheels' folder, or the folder above; by default wheels are built or come from the store.",
     )(function)
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works with."""
+    """The objects that a command works with."""
 
     as_json: bool
     shop: Workshop
@@ -237,7 +235,7 @@ class Session:
         """The pipeline of a profile on this machine, announced in a few lines.
 
         Args:
-            environment: the interpreter that the wheels go to, whose torch the extensions are then for.
+            environment: the interpreter of the environment to install into; extensions are for its torch.
         """
         profile, host = find_profile(profile_name), self.shop.host
         if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
@@ -262,11 +260,10 @@ def open_session(
     index_url: str | None = None,
     mirror: Path | None = None,
 ) -> Session:
-    """The report, the store and the fetcher that the options ask for. The store is MAMBAPORT_CACHE, or the
-    user's cache folder.
+    """The session for the given options. The store is MAMBAPORT_CACHE, or the user's cache folder.
 
     Raises:
-        UsageError: the store's path is one that builds cannot use, or the mirror is no folder.
+        UsageError: builds cannot use the store's path, or the mirror is not a folder.
     """
     report = Report(quiet=quiet, as_json=as_json)
     store = Store(
@@ -278,7 +275,7 @@ def open_session(
 
 
 def _usable(folder: Path) -> Path:
-    """The store's folder. setuptools takes braces and dollars in its path for names of variables, and
+    """Checks the store's folder: setuptools expands braces and dollar signs in a path as variables, and
     compilers write paths as UTF-8 text."""
     text = os.fsencode(folder).decode("utf-8", errors="replace")
     wrong = [sign for sign in "{}$\n\r\ufffd" if sign in text]
@@ -293,7 +290,7 @@ def _usable(folder: Path) -> Path:
 
 
 def announce(plan: Plan, report: Report) -> None:
-    """The plan in one line."""
+    """Prints the plan: one line, and two more for CUDA."""
     goal = plan.goal
     how = "native" if plan.native else f"cross from {plan.host.arch}"
     report.line(
@@ -308,32 +305,32 @@ def announce(plan: Plan, report: Report) -> None:
             report.line("", f"nvcc {tools.toolkit.release}", tools.toolkit.origin)
 
 
-def emulated_system(profile_name: str, variant: str | None, asked: str | None) -> str:
-    """The emulated system asked for, else the profile's first.
+def emulated_system(profile_name: str, variant: str | None, requested: str | None) -> str:
+    """The emulated system requested, else the profile's first.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such system, or the profile has no system.
     """
     profile = find_profile(profile_name).with_variant(variant)
     known = [item.name for item in emulation().system]
-    if asked is not None and asked not in known:
+    if requested is not None and requested not in known:
         raise UsageError(
-            f"There is no emulated system {asked}",
+            f"There is no emulated system {requested}",
             expected=f"one of: {', '.join(known)}",
-            hint="leave --system out: then the profile's first one is taken",
+            hint="leave --system out to use the profile's first system",
         )
-    if asked is None and not profile.emulate:
+    if requested is None and not profile.emulate:
         name = profile.name + (f", variant {variant}" if variant else "")
         raise UsageError(
             f"Profile {name} has no emulated system", hint="verify on the machine itself, with --python"
         )
-    return asked or profile.emulate[0]
+    return requested or profile.emulate[0]
 
 
 def default_python(python: Path | None) -> Path:
-    """The interpreter meant when none is named."""
+    """The interpreter named; else that of the active environment, else mambaport's."""
     if python is not None:
-        # Not resolved: a virtual environment's python is a link, and the link is what makes it one.
+        # Links are kept: the python of a virtual environment is a link, and its path selects the environment.
         return python.absolute()
     active = read_settings().virtual_env
     return active / "bin" / "python" if active else Path(sys.executable)

@@ -21,7 +21,7 @@ from mambaport.release_lines import ReleaseChoice
 @click.command()
 @profile_option
 @release_options
-@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Where the trees go.")
+@click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="The folder for the trees.")
 @source_options
 def patch(
     session: Session, profile_name: str, variant: str | None, releases: ReleaseChoice, output: Path
@@ -32,9 +32,9 @@ def patch(
     for _package, target in targets:
         if target.exists():
             raise UsageError(
-                f"{target} is already there",
-                expected="a name that is free",
-                hint="remove it, or choose another -o",
+                f"{target} exists already",
+                expected="a path that does not exist",
+                hint="remove that folder, or choose another -o",
             )
     output.mkdir(parents=True, exist_ok=True)
     for package, target in targets:

@@ -1,4 +1,4 @@
-"""``mambaport patches``: the upkeep of patch sets."""
+"""``mambaport patches``: maintenance of patch sets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STYLES: dict[Verdict, str] = {
 
 @click.group()
 def patches() -> None:
-    """Look after the patch sets: list, check, refresh, and lay the ground for a new release."""
+    """Maintain the patch sets: list, check, refresh, and begin a new release."""
 
 
 @patches.command(name="list")
@@ -91,14 +91,14 @@ def list_(session: Session) -> None:
 @patches.command()
 @click.argument("package", required=False)
 @click.option(
-    "--against", metavar="VERSION", help="Another release, from the package index; latest for the newest."
+    "--against", metavar="VERSION", help="A release on the package index, or latest for the newest release."
 )
 @source_options
 def check(session: Session, package: str | None, against: str | None) -> None:
-    """Say of each patch whether it applies, has moved or drifted, or is upstream.
+    """Check whether each patch applies, has moved or drifted, or is upstream.
 
     \b
-    Without --against, every set is held against its own pinned sources and locks. With it:
+    Without --against, every set is checked against its pinned sources and locks. With --against:
       mambaport patches check --against latest
       mambaport patches check mamba-ssm --against 2.3.0
     """
@@ -107,7 +107,7 @@ def check(session: Session, package: str | None, against: str | None) -> None:
         rows = [(source.package, source.version, states) for source, states in found]
     elif package is None and against != LATEST:
         raise UsageError(
-            f"Which package's {against} is meant does not follow",
+            f"The package of release {against} is not clear",
             hint=f"mambaport patches check PACKAGE --against {against}",
         )
     else:
@@ -120,12 +120,12 @@ def check(session: Session, package: str | None, against: str | None) -> None:
     if not session.as_json:
         for name, version, states in rows:
             _print(session.report.results, name, version, states)
-    left = sum(not state.fits for _name, _version, states in rows for state in states)
-    if left:
+    unfit = sum(not state.fits for _name, _version, states in rows for state in states)
+    if unfit:
         raise PatchError(
-            f"{left} of {sum(len(states) for *_row, states in rows)} patches and replaced files do not fit",
+            f"{unfit} of {sum(len(states) for *_row, states in rows)} patches and replaced files do not fit",
             found=f"against {', '.join(f'{name} {version}' for name, version, _states in rows)}",
-            hint="make each anew for that release (docs/how-to/write-a-patch.md); the others can be kept",
+            hint="make these anew for that release (docs/how-to/write-a-patch.md); the others can be kept",
             data=data,
         )
     session.emit(data)
@@ -133,10 +133,10 @@ def check(session: Session, package: str | None, against: str | None) -> None:
 
 @patches.command()
 @click.argument("version")
-@click.option("-p", "--package", metavar="NAME", help="By default the one package that has such a release.")
+@click.option("-p", "--package", metavar="NAME", help="By default the only package that has such a release.")
 @source_options
 def new(session: Session, version: str, package: str | None) -> None:
-    """Lay the ground for a release: its pins, and what each patch does to it.
+    """Begin a release: write its pins, and check each patch against it.
 
     Writes patches/<package>/releases/<version>/: source.toml, and the lock when every patch fits.
 
@@ -168,12 +168,12 @@ def new(session: Session, version: str, package: str | None) -> None:
     _print(session.report.results, name, sdist.version, states)
     for path in written:
         session.report.result("write", str(path))
-    left = sum(not state.fits for state in states)
-    if left:
+    unfit = sum(not state.fits for state in states)
+    if unfit:
         session.report.line(
-            "next", f"{left} patches and replaced files do not fit", "docs/how-to/write-a-patch.md"
+            "next", f"{unfit} patches and replaced files do not fit", "docs/how-to/write-a-patch.md"
         )
-    session.report.success(f"the ground for {name} {sdist.version} is laid")
+    session.report.success(f"{name} {sdist.version} is begun")
 
 
 @patches.command()
@@ -211,7 +211,7 @@ def refresh(session: Session, package: str | None, checkout: Path | None) -> Non
 
 
 def _refresh_checkout(root: Path, name: str | None) -> Path | None:
-    """The lock of the set whose name is the commit that is checked out, or of the only set."""
+    """Refreshes the lock of the set ``name``, by default of the set named after the checked-out commit."""
     found, _checkout = recognise(root.resolve())
     sets = checkout_sets(found)
     commit = commit_of(root) or ""
@@ -227,7 +227,7 @@ def _refresh_checkout(root: Path, name: str | None) -> Path | None:
 
 
 def _sources(package: str | None) -> list[Source]:
-    """The pinned sources of a package, or of all."""
+    """The pinned sources of a package, or of all packages."""
     if package is not None:
         read_package(package)
     return [read_source(name, version) for name, version in known_versions() if package in (None, name)]
@@ -238,21 +238,23 @@ def _assemble(session: Session, source: Source, tree: Path) -> None:
 
 
 def _package_of(session: Session, version: str) -> str:
-    """The one package of which the index has a version."""
+    """The only package of which the index has a version."""
     names = list(dict.fromkeys(name for name, _version in known_versions()))
-    having = [name for name in names if version in map(str, known_sdists(session.fetcher, name))]
-    if len(having) != 1:
+    packages_with_version = [
+        name for name in names if version in map(str, known_sdists(session.fetcher, name))
+    ]
+    if len(packages_with_version) != 1:
         raise UsageError(
-            f"Which package's {version} is meant does not follow",
-            found=f"releases {version} of: {', '.join(having) or 'none'}",
+            f"The package of release {version} is not clear",
+            found=f"releases {version} of: {', '.join(packages_with_version) or 'none'}",
             expected=f"one of: {', '.join(names)}",
             hint=f"mambaport patches new {version} -p PACKAGE",
         )
-    return having[0]
+    return packages_with_version[0]
 
 
 def _check_pinned(session: Session, source: Source) -> list[PatchState]:
-    """Each patch's verdict; and each combination of sets applied for real, with its lock."""
+    """The verdict of each patch. If all fit, each combination of sets is applied and checked by its lock."""
     name, version = source.package, source.version
     with session.store.scratch() as scratch:
         tree = scratch / "src"
@@ -275,7 +277,7 @@ def _fit(states: list[PatchState]) -> bool:
 
 
 def _check_version(session: Session, package: str, wanted: str) -> tuple[str, str, list[PatchState]]:
-    """The sets against an sdist that is not pinned: read, held against the patches, and thrown away."""
+    """Checks the sets against an sdist that is not pinned; the sdist is not kept."""
     with session.store.scratch() as scratch:
         sdist = bring_sdist(session.fetcher, package, wanted, scratch)
         tree = _unpacked(sdist, scratch)
@@ -288,7 +290,7 @@ def _unpacked(sdist: Sdist, scratch: Path) -> Path:
     folders = [path for path in (scratch / "unpacked").iterdir() if path.is_dir()]
     if len(folders) != 1:
         raise PatchError(
-            f"{sdist.path.name} has not one top folder",
+            f"{sdist.path.name} does not have exactly one top folder",
             found=", ".join(path.name for path in folders) or "none",
             hint="mambaport takes sdists as PEP 625 describes them; report this archive",
         )

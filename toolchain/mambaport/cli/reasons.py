@@ -1,4 +1,4 @@
-"""Patch sets for people: each patch with what it owns, and its reason below it."""
+"""Prints patch sets: each patch with the failures that it mends, and its reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mambaport.patchset import PatchSet
 
 
 def print_reasons(console: Console, item: PatchSet) -> None:
-    """One patch set: the files it replaces, its patches in order, then its overlay."""
+    """Prints one patch set: the files that it replaces, its patches in order, then its overlay."""
     console.print(
         f"  [stage]{item.name}[/stage]: {escape(item.meta.summary)}",
         soft_wrap=True,

@@ -21,7 +21,7 @@ from mambaport.report import Report
 @release_options
 @output_options
 def show(session: Session, profile_name: str, variant: str | None, releases: ReleaseChoice) -> None:
-    """Show one profile resolved for this machine: sources, patches and why, environment."""
+    """Show one profile resolved for this machine: sources, patches with their reasons, environment."""
     plan = make_plan(find_profile(profile_name), read_host(), variant=variant, releases=releases)
     if session.emit(plan.to_json()):
         return

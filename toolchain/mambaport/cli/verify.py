@@ -24,8 +24,8 @@ from mambaport.release_lines import ReleaseChoice
 @release_options
 @python_option
 @wheelhouse_option
-@click.option("--emulate", is_flag=True, help="On an emulated aarch64 system instead of this machine.")
-@click.option("--system", metavar="NAME", help="Which emulated system; by default the profile's first.")
+@click.option("--emulate", is_flag=True, help="Verify on an emulated aarch64 system instead of this machine.")
+@click.option("--system", metavar="NAME", help="The emulated system; by default the profile's first.")
 @source_options
 def verify(
     session: Session,

@@ -1,4 +1,4 @@
-"""Running models in the environment that has the wheels: images to classes, accuracy, and speed."""
+"""Runs models in the environment that has the wheels: classes of images, accuracy, and speed."""
 
 from mambaport.running.labels import Labels, imagenet_labels, imagenet_wnids, read_labels
 from mambaport.running.results import Benchmark, Evaluation, Inference, Machine

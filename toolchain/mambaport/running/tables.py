@@ -1,4 +1,4 @@
-"""The runner's results for people: tables with bars."""
+"""The runner's results as tables with bars."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BENCH_BAR = 10
 
 
 def classes_table(image: Classified) -> Table:
-    """The likeliest classes of an image, each with a bar."""
+    """The most probable classes of an image, each with a bar."""
     table = _table(Path(image.path).name)
     table.add_column("class", max_width=36, no_wrap=True, overflow="ellipsis")
     table.add_column("", width=BAR)
@@ -32,7 +32,7 @@ def classes_table(image: Classified) -> Table:
 
 
 def evaluation_table(result: Evaluation) -> Table:
-    """Both accuracies."""
+    """The top-1 and the top-5 accuracy."""
     table = _table(f"{result.model} on {result.images} images of {result.classes} classes")
     table.add_column("accuracy")
     table.add_column("", width=BAR)
@@ -45,7 +45,7 @@ def evaluation_table(result: Evaluation) -> Table:
 
 
 def benchmark_table(results: list[Benchmark]) -> Table:
-    """The measures of one run, or of several side by side, the first being ours."""
+    """The measures of one run, or of several runs side by side. The first run is this machine's."""
     ours = results[0]
     unit = ours.measures[0].unit
     table = _table(f"{ours.model} · {_number(ours.parameters)} parameters · {shape_text(ours)}")
@@ -72,17 +72,17 @@ def benchmark_table(results: list[Benchmark]) -> Table:
 
 @dataclass(frozen=True)
 class Row:
-    """A measure of one of several runs."""
+    """One measure of one run."""
 
     name: str
     measure: Measure
     longest: float
-    """Of its kind, in all runs."""
+    """The longest p50, in ms, of this kind of measure in all runs."""
     ours: bool
 
 
 def rows(results: list[Benchmark]) -> list[Row]:
-    """Every measure of every run, those of a kind together."""
+    """Every measure of every run, sorted by the kind of measure."""
     found = []
     for kind in dict.fromkeys(item.measure for item in results[0].measures):
         alike = [
@@ -100,7 +100,7 @@ def rows(results: list[Benchmark]) -> list[Row]:
 
 
 def shape_text(result: Benchmark) -> str:
-    """What one call works on."""
+    """The input of one call."""
     if result.prompt is not None:
         return f"prompt of {result.prompt} tokens"
     return f"image of {result.size} pixels"
@@ -119,14 +119,14 @@ def threads_text(environment: Environment) -> str:
 
 
 def facts_lines(result: Benchmark) -> Iterator[tuple[str, str]]:
-    """What the numbers depend on: pairs of a word and a line."""
-    machine, one = result.machine, next(iter(result.measures), None)
+    """The facts that the numbers depend on: pairs of a label and a line."""
+    machine, first_measure = result.machine, next(iter(result.measures), None)
     if machine is not None:
         memory = f"{machine.memory_mib / 1024:.1f} GiB"
         yield "machine", f"{machine_text(result)}, {machine.cores} cores, {memory}, {machine.system}"
     yield "runs on", environment_text(result.environment)
-    if one is not None:
-        flops = one.flops
+    if first_measure is not None:
+        flops = first_measure.flops
         shares = ", ".join(
             f"{name} {count / flops.total:.0%}"
             for name, count in (
@@ -135,12 +135,12 @@ def facts_lines(result: Benchmark) -> Iterator[tuple[str, str]]:
                 ("convolution", flops.convolution),
             )
         )
-        yield "FLOPs", f"{_number(flops.total)} per {one.measure}: {shares}"
+        yield "FLOPs", f"{_number(flops.total)} per {first_measure.measure}: {shares}"
     yield "heat", heat_text(result)
 
 
 def heat_text(result: Benchmark) -> str:
-    """Temperatures and clock before and after, and what the machine held back."""
+    """Temperatures before and after, the clock, and the limits that the machine reports."""
     before, after = result.before, result.after
     parts = [
         f"{zone} {before.temperatures.get(zone, degrees):.0f} to {degrees:.0f} °C"
@@ -149,7 +149,7 @@ def heat_text(result: Benchmark) -> str:
     if after.clock_mhz is not None:
         parts.append(f"{after.clock_mhz} MHz")
     parts.append(_throttling_text(after))
-    return ", ".join(part for part in parts if part) or "this machine shows none"
+    return ", ".join(part for part in parts if part) or "this machine reports no temperatures"
 
 
 def _throttling_text(state: State) -> str:
@@ -186,7 +186,7 @@ def _bar(share: float, width: int = BAR) -> RenderableType:
 
 
 def short(value: float) -> str:
-    """Three digits, and no exponent."""
+    """A number with three digits and no exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from answers import Refusal, tell
+from answers import Refusal, send
 from setting import absent, require
 
 NEEDS = {
@@ -19,10 +19,10 @@ def main():
     task = request["task"]
     try:
         require(*NEEDS[task])
-        tell(stage="importing torch")
-        tell(result=run(task, request))
+        send(stage="importing torch")
+        send(result=run(task, request))
     except Refusal as refusal:
-        tell(error=refusal.fields)
+        send(error=refusal.fields)
         return 1
     return 0
 
@@ -38,12 +38,12 @@ def run(task, request):
         import vision_tasks
 
         return getattr(vision_tasks, task)(request)
-    except ModuleNotFoundError as fault:  # of what torch or mamba_ssm need themselves
+    except ModuleNotFoundError as fault:  # a dependency of torch or mamba_ssm
         raise absent(str(fault.name)) from None
     except (MemoryError, torch.cuda.OutOfMemoryError) as fault:
         raise out_of_memory(fault) from None
     except RuntimeError as fault:
-        if "can't allocate memory" not in str(fault):  # what torch says of the CPU's
+        if "can't allocate memory" not in str(fault):  # torch's error for memory of the CPU
             raise
         raise out_of_memory(fault) from None
 

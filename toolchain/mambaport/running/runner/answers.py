@@ -1,15 +1,15 @@
-"""How the runner answers: one JSON object a line, each behind a mark that nothing else prints."""
+"""The runner's output: one JSON object a line, each after a mark that nothing else prints."""
 
 import json
 
 MARK = "\x1emambaport "
 
 
-class Refusal(Exception):  # noqa: N818 - as mambaport's own errors, it says what to mend
+class Refusal(Exception):  # noqa: N818 - a message with a hint, as mambaport's own errors
     """A failure that the user can act on.
 
     Args:
-        kind: ``usage``, ``host`` (something is missing here) or ``run`` (a file is not what is needed)
+        kind: ``usage``, ``host`` (the environment lacks something) or ``run`` (a file does not fit)
         what: one sentence that says what went wrong
         found, expected, hint: as in mambaport's own errors
     """
@@ -19,7 +19,7 @@ class Refusal(Exception):  # noqa: N818 - as mambaport's own errors, it says wha
         self.fields = {"kind": kind, "what": what, "found": found, "expected": expected, "hint": hint}
 
 
-def tell(**fields):
-    """Writes one object: a ``stage``, the ``done`` of a ``total``, the ``error``, or the ``result``."""
-    # On a line of its own, whatever a library has left unfinished.
+def send(**fields):
+    """Writes one object: a ``stage`` (with ``done`` and ``total``), the ``error``, or the ``result``."""
+    # The newline first: a library may have left an unfinished line.
     print("\n" + MARK + json.dumps(fields), flush=True)

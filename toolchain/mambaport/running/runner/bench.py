@@ -1,4 +1,4 @@
-"""How fast a model is on this machine, with random weights: latency, throughput, memory, heat."""
+"""Measures a model with random weights on this machine: latency, throughput, memory, heat."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import flops
 import torch
-from answers import tell
+from answers import send
 from device import peak_bytes, reset_peak, state, temperatures
 from models import LANGUAGE, VISION
 from setting import facts, fallback, prepare
@@ -16,9 +16,9 @@ MOST_RUNS = 500
 
 
 def bench(request):
-    """Every measure of a model, on its default path and, if asked, with pure PyTorch forced."""
+    """Every measure of a model, on its default path and, if requested, with pure PyTorch forced."""
     device = prepare(request["threads"], request["device"])
-    tell(stage=f"making {request['model']}")
+    send(stage=f"making {request['model']}")
     shape = shape_of(request)
     work = vision_work if request["model"] in VISION else language_work
     with torch.inference_mode():
@@ -59,14 +59,14 @@ def bench(request):
 
 
 def shape_of(request):
-    """The model's shape, with another image size or depth where one is asked for."""
+    """The model's shape, with the image size and depth of the request where it has them."""
     shape = {**VISION, **LANGUAGE}[request["model"]]
     shape = replace(shape, depth=request["depth"] or shape.depth)
     return replace(shape, size=request["size"]) if request["size"] and request["model"] in VISION else shape
 
 
 def vision_work(shape, request, device):
-    """The model, and what is measured: name -> (function, unit, units a call, operations)."""
+    """The model, and its measures: name -> (function, unit, units per call, operations)."""
     import vim
 
     model = vim.build(shape, device=device)
@@ -75,7 +75,7 @@ def vision_work(shape, request, device):
 
 
 def language_work(shape, request, device):
-    """As :func:`vision_work`."""
+    """The same as :func:`vision_work`, for a language model."""
     import language
 
     model, length = language.build(shape, device), request["prompt"]
@@ -95,7 +95,7 @@ def forced(function):
 
 
 def synchronized(function, device):
-    """The GPU works on after a call has returned; a time must include that."""
+    """``function`` and a wait for the GPU, which still works when a call returns."""
 
     def run():
         out = function()
@@ -107,7 +107,7 @@ def synchronized(function, device):
 
 
 def peak_of(run, device):
-    """The memory that one call needs, with the model and torch themselves; it is also the warm-up."""
+    """The peak memory of one call, in bytes, including the model and torch. The call is also the warm-up."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         run()
@@ -120,38 +120,38 @@ def peak_of(run, device):
 
 
 def in_turns(variants, seconds, name, hottest):
-    """Seconds of each call. Variants take turns, so that what else the machine does meets both alike."""
+    """Seconds of each call. Variants take turns, so that other programs disturb both equally."""
     times = {variant: [] for variant in variants}
     spent, started = dict.fromkeys(variants, 0.0), time.perf_counter()
-    told = started
+    last_report = started
     while True:
-        waiting = [
+        unfinished = [
             variant
-            for variant, own in times.items()
-            if len(own) < LEAST_RUNS or (spent[variant] < seconds and len(own) < MOST_RUNS)
+            for variant, durations in times.items()
+            if len(durations) < LEAST_RUNS or (spent[variant] < seconds and len(durations) < MOST_RUNS)
         ]
-        if not waiting:
+        if not unfinished:
             return times
-        for variant in waiting:
+        for variant in unfinished:
             before = time.perf_counter()
             variants[variant]()
             times[variant].append(time.perf_counter() - before)
             spent[variant] += times[variant][-1]
-        if time.perf_counter() - told > 0.5:
-            told = time.perf_counter()
+        if time.perf_counter() - last_report > 0.5:
+            last_report = time.perf_counter()
             warmest(temperatures(), hottest)
             done = min(sum(spent.values()), seconds * len(variants))
-            tell(stage=name, done=round(done, 1), total=round(seconds * len(variants), 1))
+            send(stage=name, done=round(done, 1), total=round(seconds * len(variants), 1))
 
 
 def warmest(degrees, hottest):
-    """Raises each zone in ``hottest`` to what it has now."""
+    """Raises each zone in ``hottest`` to the zone's present temperature, if that is higher."""
     for zone, value in degrees.items():
         hottest[zone] = max(value, hottest.get(zone, value))
 
 
 def summary(seconds, count):
-    """Percentiles in milliseconds, and units a second at the median."""
+    """Percentiles in milliseconds, and units per second at the median."""
     quantiles = statistics.quantiles(seconds, n=20, method="inclusive")
     middle = statistics.median(seconds)
     return {

@@ -1,4 +1,4 @@
-"""Weights from a file: a released checkpoint, a plain state dict, or safetensors. Nothing in it is run."""
+"""Weights from a file: a released checkpoint, a state dict, or safetensors. No code of the file is run."""
 
 import argparse
 import pickle
@@ -19,7 +19,7 @@ def read_state(path):
     """The tensors of a checkpoint, by name.
 
     Raises:
-        Refusal: there is no such file, it is damaged, or loading it would run code.
+        Refusal: the file does not exist, is damaged, or would run code when loaded.
     """
     try:
         with Path(path).open("rb") as stream:
@@ -38,9 +38,9 @@ def read_state(path):
     if not isinstance(state, dict):
         raise _damaged(path, f"a {type(state).__name__}")
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others or not state:
-        raise _damaged(path, f"no tensor under {others[0]!r}" if others else "an empty dictionary")
+    not_tensors = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if not_tensors or not state:
+        raise _damaged(path, f"no tensor under {not_tensors[0]!r}" if not_tensors else "an empty dictionary")
     return state
 
 
@@ -60,11 +60,11 @@ def _safetensors(path):
 
 
 def _pickled(path):
-    """torch.load that makes tensors and plain data only."""
+    """torch.load, restricted to tensors and plain data."""
     try:
-        # The released checkpoints hold their training's arguments in a Namespace, which only keeps values.
+        # Released checkpoints hold the arguments of their training in a Namespace, which is plain data.
         torch.serialization.add_safe_globals([argparse.Namespace])
-        # Mapped, what a training has left beside the weights is never read.
+        # With mmap, an optimizer's state beside the weights is never read from the disk.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as fault:
         names = re.findall(r"GLOBAL ([\w.]+)", str(fault))
@@ -73,11 +73,11 @@ def _pickled(path):
         raise Refusal(
             "run",
             f"{path} was refused: loading it would run code",
-            found=f"it asks for {names[0]}",
+            found=f"a pickle that imports {names[0]}",
             expected="a pickle of tensors and plain data",
             hint=TRUST,
         ) from None
-    except Exception as fault:  # a damaged archive ends in errors of every kind
+    except Exception as fault:  # damaged archives cause errors of many kinds
         raise _damaged(path, f"{type(fault).__name__}: {fault}".splitlines()[0]) from None
 
 
@@ -87,15 +87,15 @@ def _damaged(path, found):
         f"{path} is not a checkpoint, or not a whole one",
         found=found,
         expected='a state dict, a dictionary with one under "model", or a safetensors file',
-        hint="compare its size with the source's, and fetch it again",
+        hint="compare the file's size with that of its source, and fetch the file again",
     )
 
 
 def fit(name, shape, state, path, size=None):
-    """The model's shape with what may follow the checkpoint: classes, and image size where none is asked for.
+    """The model's shape, with the checkpoint's number of classes and, without ``size``, its image size.
 
     Raises:
-        Refusal: the weights belong to another model; says to which.
+        Refusal: the weights belong to another model; the refusal names that model.
     """
     from vim import VisionMamba
 
@@ -103,18 +103,18 @@ def fit(name, shape, state, path, size=None):
     owner = owner_of(found)
     if found is not None:
         shape = replace(shape, classes=found.get("classes", shape.classes))
-        # A finer stride and a larger image look alike; a released model is the likelier.
+        # A finer stride and a larger image give the same grid; prefer the shape of a released model.
         if found["grid"] and size is None and owner not in VISION:
             shape = replace(shape, size=(found["grid"] - 1) * shape.stride + shape.patch)
     with torch.device("meta"):
         wanted = {key: value.shape for key, value in VisionMamba(shape).state_dict().items()}
-    given = {key: value.shape for key, value in state.items()}
-    if given == wanted:
+    present = {key: value.shape for key, value in state.items()}
+    if present == wanted:
         return shape
     raise Refusal(
         "run",
         f"This checkpoint is not one of {name}: {path}",
-        found=_difference(given, wanted) if owner is None or _alike(found, shape) else owner,
+        found=_difference(present, wanted) if owner is None or _alike(found, shape) else owner,
         expected=f"{name}: width {shape.width}, {shape.depth} blocks, {len(wanted)} tensors",
         hint=f"--model {owner}"
         if owner in VISION and owner != name
@@ -124,7 +124,7 @@ def fit(name, shape, state, path, size=None):
 
 
 def shape_of(state):
-    """What the tensors themselves say of a Vision Mamba's shape; None where they are of something else."""
+    """The shape that the tensors of a Vision Mamba have; None for tensors of another kind of model."""
     places, patches = state.get("pos_embed"), state.get("patch_embed.proj.weight")
     if places is None or patches is None or "layers.0.mixer.A_b_log" not in state or places.dim() != 3:
         return None
@@ -142,7 +142,7 @@ def shape_of(state):
 
 
 def owner_of(found):
-    """The model that such a checkpoint belongs to: its name, or a description where none is known."""
+    """The name of the model with the shape ``found``; a description where no known model has that shape."""
     if found is None:
         return None
     for name, shape in VISION.items():
@@ -153,18 +153,20 @@ def owner_of(found):
 
 
 def _alike(found, shape):
-    """Whether the tensors are of this shape, but for the classes."""
+    """Whether the tensors have this shape; the number of classes may differ."""
     keys = ("width", "depth", "grid", "rope", "token")
-    theirs = (shape.width, shape.depth, shape.grid, shape.rope, shape.pool != "mean")
-    return tuple(found[key] for key in keys) == theirs
+    expected = (shape.width, shape.depth, shape.grid, shape.rope, shape.pool != "mean")
+    return tuple(found[key] for key in keys) == expected
 
 
-def _difference(given, wanted):
-    """A few names, to show whose weights these are."""
-    if "backbone.embedding.weight" in given:
+def _difference(present, wanted):
+    """A few differing tensors as text, which show what model the weights are from."""
+    if "backbone.embedding.weight" in present:
         return "a Mamba language model"
-    missing = [key for key in wanted if key not in given]
-    extra = [key for key in given if key not in wanted]
-    other = [f"{key} {tuple(given[key])}" for key in wanted if key in given and given[key] != wanted[key]]
+    missing = [key for key in wanted if key not in present]
+    extra = [key for key in present if key not in wanted]
+    other = [
+        f"{key} {tuple(present[key])}" for key in wanted if key in present and present[key] != wanted[key]
+    ]
     parts = (("missing", missing), ("unknown", extra), ("of another shape", other))
     return "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for what, keys in parts if keys)

@@ -1,16 +1,16 @@
-"""What the machine tells of itself while it works: memory, temperatures, clock, throttling. Linux only."""
+"""Readings of the machine: memory, temperatures, clock, throttling. Linux only."""
 
 import os
 import subprocess
 from pathlib import Path
 
-# The bits of a Raspberry Pi's get_throttled: now, and (16 higher) since it was started.
+# The bits of a Raspberry Pi's get_throttled: now; 16 bits higher: since boot.
 THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 FIRMWARE = "devices/platform/soc/soc:firmware/get_throttled"
 
 
 def processor():
-    """The processor's name for itself, where it has one."""
+    """The processor's name in /proc/cpuinfo; None where there is no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -21,21 +21,21 @@ def processor():
 
 
 def temperatures(sys_folder="/sys"):
-    """Degrees Celsius of every thermal zone that gives one, by the zone's type."""
+    """Type of each readable thermal zone -> its temperature in degrees Celsius."""
     found = {}
     for zone in sorted(Path(sys_folder, "class", "thermal").glob("thermal_zone*")):
         try:
             name = (zone / "type").read_text().strip()
             degrees = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):  # a zone that is switched off gives an error
+        except (OSError, ValueError):  # reading a disabled zone is an error
             continue
-        if -40 < degrees < 200:  # Jetson's unused zones say -256
+        if -40 < degrees < 200:  # unused zones of a Jetson report -256
             found[name if name not in found else f"{name} ({zone.name[12:]})"] = degrees
     return found
 
 
 def clock_mhz(sys_folder="/sys"):
-    """MHz of the first processor at this moment; None where the system does not say."""
+    """The present clock of the first processor in MHz; None where the system does not report it."""
     path = Path(sys_folder, "devices", "system", "cpu", "cpu0", "cpufreq", "scaling_cur_freq")
     try:
         return int(path.read_text()) // 1000
@@ -44,7 +44,7 @@ def clock_mhz(sys_folder="/sys"):
 
 
 def throttling(sys_folder="/sys"):
-    """What a Raspberry Pi has held back, in words, now and since it was started; None on other machines."""
+    """The limits that a Raspberry Pi's firmware reports, now and since boot; None on other machines."""
     try:
         flags = int(Path(sys_folder, FIRMWARE).read_text(), 16)
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ def _vcgencmd():
 
 
 def reset_peak():
-    """Lets :func:`peak_bytes` count anew from here; False where the kernel does not."""
+    """Resets the count of :func:`peak_bytes`; False where the kernel does not allow that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -77,7 +77,7 @@ def reset_peak():
 
 
 def peak_bytes():
-    """The most memory that this process has had at once."""
+    """The peak memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -85,7 +85,7 @@ def peak_bytes():
 
 
 def state():
-    """All of it at this moment."""
+    """All present readings, as plain data."""
     return {
         "temperatures": temperatures(),
         "clock_mhz": clock_mhz(),

@@ -1,7 +1,8 @@
 """Floating-point operations of one forward pass, from a model's shape. docs/flops.md derives each formula.
 
-A multiplication, an addition, a division, an exponential and a logarithm count as one each, so a
-multiply-add as two, as torch.utils.flop_counter counts. Norms and residual sums are left out, as it does.
+A multiplication, an addition, a division, an exponential and a logarithm count as one each, and a
+multiply-add counts as two, as in torch.utils.flop_counter. Norms and residual sums are left out, as in
+torch's counter.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def scan(channels: int, states: int) -> int:
 
 
 def scan_2(heads: int, head: int, states: int) -> int:
-    """One step of Mamba-2's, whose decay is one number for a head; with bias, softplus, D and the gate."""
+    """One step of Mamba-2's scan, with one decay for each head; with bias, softplus, D and the gate."""
     return heads * (head * (5 * states + 6) + 5)
 
 
@@ -30,24 +31,24 @@ def convolution(channels: int) -> int:
 
 
 def vision(shape: Vision) -> dict[str, int]:
-    """One image."""
+    """The operations of one image."""
     rows = shape.grid**2 + (shape.position is not None)
     inner, states, rank = EXPAND * shape.width, STATES["Mamba1"], -(-shape.width // 16)
     direction = 2 * inner * (rank + 2 * states) + 2 * rank * inner
-    answers = 2 * inner * shape.width
-    block = rows * (2 * shape.width * 2 * inner + 2 * direction + answers)
-    # The last block answers for the class token's row alone.
-    unasked = 0 if shape.position is None else (rows - 1) * answers
+    output_projection = 2 * inner * shape.width
+    block = rows * (2 * shape.width * 2 * inner + 2 * direction + output_projection)
+    # The last block projects the class token's row alone.
+    skipped = 0 if shape.position is None else (rows - 1) * output_projection
     patches = 2 * shape.grid**2 * 3 * shape.patch**2 * shape.width
     return _shares(
-        patches + shape.depth * block - unasked + 2 * shape.width * shape.classes,
+        patches + shape.depth * block - skipped + 2 * shape.width * shape.classes,
         shape.depth * rows * 2 * convolution(inner),
         shape.depth * rows * 2 * scan(inner, states),
     )
 
 
 def language(shape: Language, tokens: int) -> dict[str, int]:
-    """So many tokens at once, with logits for the last one."""
+    """``tokens`` tokens at once, with logits for the last token."""
     inner, states = EXPAND * shape.width, STATES[shape.layer]
     rows = -(-shape.vocabulary // shape.pad_to) * shape.pad_to
     if shape.layer == "Mamba1":

@@ -1,4 +1,4 @@
-"""From an image file to what the model sees, as the original's evaluation does it.
+"""From an image file to the model's input, with the steps of the original's evaluation.
 
 The short side is scaled to size / 0.875 (256 for 224) by bicubic interpolation, the middle is cut out, and
 values of 0 to 1 are normalized by ImageNet's mean and standard deviation.
@@ -19,11 +19,11 @@ def read(path, size, upright=True):
     """An image as (3, size, size), normalized.
 
     Args:
-        upright: turned as its camera says, and what is transparent laid on white. Without it, as the
-            original reads images: neither.
+        upright: whether to rotate the image as its camera recorded, and to draw transparent images on
+            white. The original does neither.
 
     Raises:
-        Refusal: it is no image, not a whole one, or a huge one.
+        Refusal: the file is no image, is damaged, or is too large.
     """
     from PIL import Image, ImageOps
 
@@ -43,7 +43,7 @@ def read(path, size, upright=True):
             f"{path} is not an image",
             found="no format that Pillow knows",
             expected="a JPEG, PNG, WebP, TIFF, BMP or PPM file",
-            hint="`file` says what it is; a HEIC photograph has to be converted first",
+            hint="`file` names the format; a HEIC photograph has to be converted first",
         ) from None
     except FileNotFoundError:
         raise Refusal("usage", f"There is no image {path}", hint="check the path") from None
@@ -60,7 +60,7 @@ def read(path, size, upright=True):
             f"{path} is not a whole image",
             found=str(fault),
             expected="a file that can be decoded to its end",
-            hint="copy or fetch it again",
+            hint="copy or fetch the file again",
         ) from None
 
 
@@ -75,12 +75,12 @@ def _huge(path, found):
         f"{path} is too large to decode safely",
         found=found,
         expected="fewer pixels than Pillow's limit of 89 million",
-        hint="scale it down first, for example: convert IN -resize 2048x2048 OUT",
+        hint="scale the image down first, for example: convert IN -resize 2048x2048 OUT",
     )
 
 
 def _visible(image):
-    """As a person sees it: on white where it is transparent, and 16-bit greys as 8-bit ones."""
+    """The image as a viewer shows it: transparent parts on white, 16-bit greys as 8-bit greys."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -98,7 +98,7 @@ def cut(image, path, size):
     short = int(size / CROP)
     least = min(image.size)
     width, height = (short if side == least else int(short * side / least) for side in image.size)
-    # A strip of few pixels would grow without bound.
+    # A narrow strip would become very long when scaled.
     _bounded(path, width, height, Image.MAX_IMAGE_PIXELS)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)

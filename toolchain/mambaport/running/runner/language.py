@@ -1,4 +1,4 @@
-"""Language models of the Mamba family with random weights, as the released 130M ones are shaped."""
+"""Language models of the Mamba family with random weights, in the shapes of the released 130M models."""
 
 import torch
 
@@ -20,12 +20,12 @@ def build(shape, device):
 
 
 def prefill(model, tokens):
-    """The function that reads ``tokens``, (1, length), at once."""
+    """A function that computes all of ``tokens``, (1, length), at once."""
     return lambda: model(tokens, num_last_tokens=1).logits
 
 
 def decode(model, tokens):
-    """The function that takes one more token after ``tokens``; it can be called again and again."""
+    """A function that computes one token after ``tokens``, (1, length). Every call does the same work."""
     from mamba_ssm.utils.generation import InferenceParams
 
     states = InferenceParams(max_seqlen=tokens.shape[1] + 1, max_batch_size=1)

@@ -1,4 +1,4 @@
-"""The models there are, and their shapes. Nothing here needs torch."""
+"""The known models and their shapes. This file does not need torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Vision:
     stride: int = 16
     classes: int = 1000
     pool: str = "middle"
-    """What knows the class: a token in the ``middle`` or at the ``head`` of the rows, or their ``mean``."""
+    """The classifier's input: a token at the ``middle`` or ``head`` of the rows, or the rows' ``mean``."""
     rope: bool = False
-    """Whether rows and residual are turned by their place before every block."""
+    """Whether rotary position embeddings are applied to rows and residual before every block."""
     divide: bool = True
-    """Whether the two directions are averaged, or summed."""
+    """Whether the two directions are averaged; False means summed."""
 
     @property
     def grid(self) -> int:
@@ -34,7 +34,7 @@ class Vision:
         return {"middle": self.grid**2 // 2, "head": 0}.get(self.pool)
 
     def takes(self, size: int) -> bool:
-        """Whether an image of ``size`` pixels is cut into patches with nothing left over."""
+        """Whether an image of ``size`` pixels divides into whole patches."""
         return size >= self.patch and (size - self.patch) % self.stride == 0
 
 
@@ -48,11 +48,11 @@ class Language:
     depth: int
     vocabulary: int
     pad_to: int
-    """The embedding has a multiple of this many rows."""
+    """The embedding's number of rows is a multiple of this."""
 
 
 VISION = {
-    # The original's `..._midclstok_div2`, its finer ones (the + rows of its table), and its first release.
+    # The original's `..._midclstok_div2`, its models of finer stride ("+" in its table), its first release.
     "vim-tiny": Vision(192),
     "vim-small": Vision(384),
     "vim-base": Vision(768),

@@ -1,4 +1,4 @@
-"""The environment that a task runs in: what is installed, threads, the device, and which path computes."""
+"""The environment of a task: installed packages, threads, the device, and whether kernels are used."""
 
 import importlib.util
 import os
@@ -21,15 +21,15 @@ HINTS = {
 
 
 def require(*modules):
-    """Refuses where a module is not installed.
+    """Checks that modules are installed.
 
     Raises:
-        Refusal: names it, and how to get it.
+        Refusal: a module is missing; the refusal says how to install it.
     """
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise absent(name)
-    # Looked for as a file: finding a module within the package would import all of it.
+    # Checked as a file: find_spec of a submodule would import the whole package.
     if "mamba_ssm" in modules and not (_folder("mamba_ssm") / "ops" / "bimamba.py").exists():
         raise Refusal(
             "host",
@@ -54,7 +54,7 @@ def absent(name):
 
 
 def prepare(threads, device):
-    """Sets torch's threads, and returns the device that is meant: the GPU where there is one.
+    """Sets torch's threads and returns the device: ``device``, or by default the GPU where torch has one.
 
     Raises:
         Refusal: there is no such device.
@@ -63,19 +63,19 @@ def prepare(threads, device):
 
     if threads is not None:
         torch.set_num_threads(threads)
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
+    gpu_available = torch.cuda.is_available()
+    if device == "cuda" and not gpu_available:
         raise Refusal(
             "host",
             "torch sees no GPU here",
             found=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
-            hint="--device cpu; or a torch that is built for this GPU",
+            hint="--device cpu, or install a torch that is built for this GPU",
         )
-    return device or ("cuda" if there else "cpu")
+    return device or ("cuda" if gpu_available else "cpu")
 
 
 def facts(device):
-    """What ran: the versions, threads and processor that a time depends on."""
+    """The versions, threads and processor that a time depends on."""
     import torch
     from device import processor
 
@@ -94,14 +94,14 @@ def facts(device):
 
 
 def forced():
-    """Whether pure PyTorch is asked for."""
+    """Whether a FORCE_FALLBACK variable is set."""
     words = ("TRUE", "1", "YES", "ON")
     return any(os.environ.get(name, "").strip().upper() in words for name in FALLBACK_VARIABLES)
 
 
 @contextmanager
 def fallback():
-    """Pure PyTorch within, whatever else could do the work."""
+    """Forces pure PyTorch while the block runs."""
     before = {name: os.environ.get(name) for name in FALLBACK_VARIABLES}
     os.environ.update(dict.fromkeys(FALLBACK_VARIABLES, "TRUE"))
     try:

@@ -1,8 +1,8 @@
-"""Vision Mamba for inference, on the installed mamba_ssm: an image's patches, scanned there and back.
+"""Vision Mamba for inference, on the installed mamba_ssm: scans an image's patches in both directions.
 
-Parameters are named as in the released checkpoints, and the numbers are those of the original in evaluation.
-What the original computes anew for each image though it depends on none, -exp(A_log), is computed once; the
-two directions are added in memory that is there; and the last block answers for the class token's row alone.
+Parameters have the names of the released checkpoints, and the results are those of the original in
+evaluation. Three things are faster: -exp(A_log), which depends on no image, is computed once; the two
+directions are added in place; and the last block computes the class token's row alone.
 """
 
 import torch
@@ -16,7 +16,7 @@ ALL = slice(None)
 
 
 class VisionMamba(nn.Module):
-    """A Vision Mamba of the second bidirectional kind, to infer with: no dropout, no training.
+    """A Vision Mamba with bidirectional mixers of type v2, for inference: no dropout, no training.
 
     image: (batch, 3, size, size), normalized; returns the logits, (batch, classes)
     """
@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
 
 
 class Rope(nn.Module):
-    """Turns each pair of features by an angle that grows with the patch's row (first half) or column.
+    """Rotates each pair of features by an angle that grows with the patch's row (first half) or column.
 
     The released checkpoints hold the tables, so they are buffers of the same names.
     """
@@ -84,7 +84,7 @@ class Rope(nn.Module):
         super().__init__()
         half = shape.width // 2
         frequencies = 10000.0 ** -(torch.arange(0, half, 2) / half)
-        # Another grid is laid over the span of the 14 patches that the model was first trained with.
+        # A grid of another size is scaled to the 14 patches of the first training.
         places = torch.arange(shape.grid) * (14 / shape.grid)
         angles = torch.outer(places, frequencies).repeat_interleave(2, dim=1)
         square = (shape.grid, shape.grid, half)
@@ -93,12 +93,12 @@ class Rope(nn.Module):
         self.register_buffer("freqs_sin", angles.flatten(0, 1).sin())
 
     def forward(self, rows):
-        # A class token is the first row, and stays as it is.
+        # The first row is the class token's, if there is one, and is not rotated.
         patches = rows[:, rows.shape[1] - len(self.freqs_cos) :]
         pairs = patches.unflatten(-1, (-1, 2))
         quarter_turn = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-        turned = patches * self.freqs_cos + quarter_turn * self.freqs_sin
-        return torch.cat([rows[:, : -len(self.freqs_cos)], turned], dim=1)
+        rotated = patches * self.freqs_cos + quarter_turn * self.freqs_sin
+        return torch.cat([rows[:, : -len(self.freqs_cos)], rotated], dim=1)
 
 
 class Block(nn.Module):
@@ -129,17 +129,19 @@ class BidirectionalMamba(Mamba):
         super().__init__(shape.width, bimamba_type="v2", if_divide_out=shape.divide, layer_idx=index)
 
     def prepare(self):
-        """Computes what depends on the weights alone."""
+        """Computes the values that depend on the weights alone."""
         self.A, self.A_b = (-torch.exp(log.float()) for log in (self.A_log, self.A_b_log))
 
     def forward(self, hidden, wanted=ALL):
-        """hidden: (batch, rows, width); wanted: which rows to return, as a slice."""
+        """hidden: (batch, rows, width); wanted: the rows to return, as a slice."""
         batch, rows, width = hidden.shape
         xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
         xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
-        there = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
-        back = self._scan(xz, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b, self.D_b, reverse=True)
-        out = there.add_(back)
+        forward = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
+        backward = self._scan(
+            xz, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b, self.D_b, reverse=True
+        )
+        out = forward.add_(backward)
         if self.if_divide_out:
             out = out.mul_(0.5)
         return F.linear(out[:, :, wanted].transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
@@ -160,7 +162,7 @@ class BidirectionalMamba(Mamba):
 
 
 def build(shape, state=None, seed=0, device="cpu"):
-    """A model ready for inference: with the weights of ``state``, strictly, or with random ones."""
+    """A model ready for inference, with the weights of ``state``, which must fit exactly, or random ones."""
     torch.manual_seed(seed)
     model = VisionMamba(shape)
     if state is not None:

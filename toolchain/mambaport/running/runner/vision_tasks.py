@@ -1,4 +1,4 @@
-"""Images to classes: ``infer`` for single ones, ``evaluate`` for a folder of classes."""
+"""Classes of images: ``infer`` for single images, ``evaluate`` for a folder of classes."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import images
 import torch
 import vim
-from answers import Refusal, tell
+from answers import Refusal, send
 from checkpoints import fit, read_state
 from device import peak_bytes
 from models import VISION
@@ -16,7 +16,7 @@ from setting import facts, prepare
 
 
 def load(request):
-    """The model that is asked for, its device, and the seconds that it took."""
+    """The model requested, its device, and the seconds that loading took."""
     started = time.perf_counter()
     device = prepare(request["threads"], request["device"])
     name, path = request["model"], request.get("checkpoint")
@@ -25,20 +25,20 @@ def load(request):
         if request[field]:
             shape = replace(shape, **{field: request[field]})
     if path is not None:
-        tell(stage=f"reading {Path(path).name}")
+        send(stage=f"reading {Path(path).name}")
         state = read_state(path)
         shape = fit(name, shape, state, path, request["size"])
-    tell(stage=f"making {name}")
+    send(stage=f"making {name}")
     model = vim.build(shape, state, device=device)
     return model, device, time.perf_counter() - started
 
 
 def infer(request):
-    """The classes of each image, the likeliest first."""
+    """The most probable classes of each image."""
     model, device, seconds = load(request)
     answers = []
     for done, path in enumerate(request["images"]):
-        tell(stage=Path(path).name, done=done, total=len(request["images"]))
+        send(stage=Path(path).name, done=done, total=len(request["images"]))
         started = time.perf_counter()
         image = images.read(path, model.shape.size)[None].to(device)
         ready = time.perf_counter()
@@ -49,7 +49,7 @@ def infer(request):
                 "run",
                 f"The model gave no numbers for {path}",
                 found="NaN",
-                hint="the checkpoint holds values that are none; take it from its source again",
+                hint="the checkpoint holds NaN or infinity; fetch it from its source again",
             )
         top = chances.topk(min(request["top"], len(chances)))
         classes = [
@@ -73,12 +73,12 @@ def infer(request):
 
 @torch.inference_mode()
 def logits(model, batch):
-    """(batch, classes) on the CPU: whoever has it has waited for it."""
+    """(batch, classes) on the CPU, which waits for the GPU."""
     return model(batch).float().cpu()
 
 
 def evaluate(request):
-    """How often a folder's images get the class that their folder stands for."""
+    """Counts how often the images of a folder get the class that the folder stands for."""
     model, device, _ = load(request)
     chosen = classes_of(request, model.shape.classes)
     files = [(path, index) for index, folder in chosen for path in image_files(folder)]
@@ -109,7 +109,7 @@ def evaluate(request):
             counts["top1"] += int(right[:, 0].sum())
             counts["top5"] += int(right.sum())
         seen = counts["images"] or 1
-        tell(
+        send(
             stage=f"top-1 {counts['top1'] / seen:.1%}  top-5 {counts['top5'] / seen:.1%}",
             done=min(first + request["batch"], len(files)),
             total=len(files),
@@ -119,7 +119,7 @@ def evaluate(request):
             "run",
             f"None of the images in {request['data']} could be read",
             unreadable[0]["what"],
-            hint="look at that file: `file` says what it is; --json names all that could not be read",
+            hint="`file` names the format of that file; --json lists every file that could not be read",
         )
     return {
         "model": request["model"],
@@ -137,13 +137,13 @@ def evaluate(request):
 
 
 def classes_of(request, count):
-    """Which class each folder stands for: pairs of a class's number and its folder.
+    """The class of each folder: pairs of the class's number and the folder.
 
-    ImageNet's names (n01440764) are numbered as among the thousand; names from a file of labels by their
-    place there; and any others, where there are as many as the model has classes, in sorted order.
+    ImageNet's names (n01440764) have their numbers among the thousand. Names in the labels have their place
+    in that list. Other names are numbered in sorted order, if there are as many as the model has classes.
 
     Raises:
-        Refusal: there are no folders, or none of these rules fits them.
+        Refusal: there are no folders, or no rule fits them.
     """
     data, labels, wnids = request["data"], request["labels"], request["wnids"]
     try:
@@ -178,7 +178,7 @@ def classes_of(request, count):
     if beyond:
         raise Refusal(
             "run",
-            f"The model has {count} classes, and {beyond[0]} is none of them",
+            f"The model has {count} classes, and the folder {beyond[0]} is not one of them",
             hint="--labels FILE names exactly the model's classes, or the checkpoint is of another model",
         )
     return [(places[name], str(Path(data, name))) for name in names]
