@@ -93,7 +93,7 @@ class BuildError(MambaportError):
 
 
 class AuditError(MambaportError):
-    """A wheel is not what its tag, its profile or its own records say."""
+    """A wheel does not match its tag, its profile or its records."""
 
     exit_code = 14
     kind = "audit"
@@ -114,7 +114,7 @@ class VerifyError(MambaportError):
 
 
 class RunError(MambaportError):
-    """A model cannot be run on what it was given: an image, a checkpoint, a folder of classes."""
+    """A model cannot be run with the given image, checkpoint or folder of classes."""
 
     exit_code = 17
     kind = "run"

@@ -238,7 +238,7 @@ def _compiler(variable: str, named: str, *names: str) -> Program | None:
     found = program(named)
     if found is None:
         raise HostError(
-            f"{variable} names no compiler that runs here",
+            f"{variable} names no compiler that runs on this machine",
             found=f"{variable}={named}",
             expected="one program, by name or path, without options",
             hint=f"correct {variable}, or unset it: then {', '.join(names)} are tried",

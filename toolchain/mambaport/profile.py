@@ -61,7 +61,7 @@ class CudaTarget(Model):
     """The GPU side of a target. Each ``host`` means what the machine that builds has."""
 
     version: CudaVersion
-    """Its CUDA. Wheels need the same major version, and no newer minor feature of it."""
+    """The target's CUDA version. Wheels need the same major version, and no feature of a newer minor."""
     sm: tuple[SmName, ...] = Field(min_length=1)
     """Its GPUs' architectures, ``87`` for Orin: one cubin each."""
     ptx: tuple[SmName, ...] = ()

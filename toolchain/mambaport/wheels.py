@@ -95,7 +95,7 @@ def read_wheel(path: Path) -> Wheel:
             f"{path.name} is not a wheel's name",
             found=str(fault),
             expected="name-version-python-abi-platform.whl",
-            hint="give the file its own name again: a wheel's name says what it is for",
+            hint="restore the file's original name: a wheel's name says what it is for",
         ) from None
     return Wheel(path, str(name), str(version), "-".join(path.stem.split("-")[-3:]))
 
@@ -135,7 +135,7 @@ def find(wheelhouse: Path, name: str, version: str) -> Wheel:
     raise InstallError(
         f"The wheelhouse has no {name} {version}",
         found=f"{others} in {wheelhouse}" if wheelhouse.is_dir() else f"no folder {wheelhouse}",
-        expected=f"{name}-{version} in {wheelhouse}, or in a folder of it",
+        expected=f"{name}-{version} in {wheelhouse}, or in a subfolder",
         hint="`mambaport build` with the same profile makes it, in wheelhouse/PROFILE; --wheelhouse names "
         "that folder or the one above it",
     )

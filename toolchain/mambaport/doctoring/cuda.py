@@ -23,7 +23,7 @@ _FULL_POWER = "sudo nvpmodel -m 0 && sudo jetson_clocks"
 
 
 def cuda_facts(host: Host) -> dict[str, str]:
-    """CUDA on this machine, for people; empty where there is none."""
+    """CUDA on this machine, for people; empty without CUDA."""
     machine = host.cuda
     found = {}
     if machine.jetson is not None:
@@ -54,7 +54,7 @@ def gpu_checks(goal: CudaGoal, host: Host, python: Path) -> list[Check]:
         checks.append(_kernels(torch, goal))
     for name, fault in facts["extensions"].items():
         checks.append(Check(name, "good", "loads") if fault is None else _explained(name, fault))
-    found = "there" if facts["triton"] else "not installed: norms and Mamba-2 run in PyTorch on the GPU"
+    found = "installed" if facts["triton"] else "not installed: norms and Mamba-2 run in PyTorch on the GPU"
     checks.append(Check("triton", "good" if facts["triton"] else "optional", found))
     return checks
 
@@ -70,7 +70,7 @@ def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
         return Check(name, "good", f"CUDA {goal.version} is assembled in the store when a build needs it")
     rejected = "; ".join(host.cuda.looked)
     hint = "sudo apt-get install nvidia-jetpack" if host.cuda.jetson else f"install CUDA {goal.major}"
-    found = f"CUDA {goal.major} is needed, there is {others}" if others else rejected or "no nvcc"
+    found = f"CUDA {goal.major} is needed, this machine has {others}" if others else rejected or "no nvcc"
     return Check(name, "missing", found, f"{hint}; or name it with --cuda-home DIR")
 
 
@@ -108,7 +108,9 @@ def _power() -> Check:
     mode = next((line.split(":", 1)[1].strip() for line in output.splitlines() if "Power Mode" in line), "")
     if mode.upper().startswith("MAXN"):
         return Check("power mode", "good", mode)
-    return Check("power mode", "optional", mode or "not said", f"for full speed: {_FULL_POWER}")
+    return Check(
+        "power mode", "optional", mode or "not reported by nvpmodel", f"for full speed: {_FULL_POWER}"
+    )
 
 
 def _torch(torch: dict[str, Any], goal: CudaGoal, host: Host) -> Check:
@@ -138,7 +140,7 @@ def _kernels(torch: dict[str, Any], goal: CudaGoal) -> Check:
         return _explained(name, torch["kernel_fault"])
     if goal.sm and torch["sm"] not in goal.sm:
         wanted = ", ".join(f"sm_{sm}" for sm in goal.sm)
-        hint = "build with `-p cuda`, which takes this machine's own GPU"
+        hint = "build with `-p cuda`, which builds for this machine's GPU"
         return Check(name, "missing", f"the profile is for {wanted}, this GPU is sm_{torch['sm']}", hint)
     return Check(name, "good", f"torch runs one, of {' '.join(torch['architectures'])}")
 

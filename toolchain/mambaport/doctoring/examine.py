@@ -44,7 +44,9 @@ def facts(host: Host, store: Store) -> dict[str, str]:
         if host.gcc_aarch64
         else "none (zig is fetched when needed)",
         "emulator": host.qemu_aarch64.version if host.qemu_aarch64 else "none",
-        "network isolation": "builds run without network" if host.network_isolation else "not allowed here",
+        "network isolation": "builds run without network"
+        if host.network_isolation
+        else "not allowed by the kernel",
         "store": f"{store.root} ({free / 1e9:.0f} GB free)",
     }
 

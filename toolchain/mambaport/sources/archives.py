@@ -130,7 +130,7 @@ def refused(archive: Path, found: str, expected: str) -> FetchError:
         f"{archive.name} is refused",
         found=found,
         expected=expected,
-        hint="nothing was unpacked; get the archive from its publisher, and tell them if that one is refused",
+        hint="nothing was unpacked; get the archive from its publisher; if that is refused too, tell them",
     )
 
 

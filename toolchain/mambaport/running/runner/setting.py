@@ -67,7 +67,7 @@ def prepare(threads, device):
     if device == "cuda" and not gpu_available:
         raise Refusal(
             "host",
-            "torch sees no GPU here",
+            "torch finds no GPU",
             found=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
             hint="--device cpu, or install a torch that is built for this GPU",
         )

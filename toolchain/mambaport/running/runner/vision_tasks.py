@@ -179,7 +179,7 @@ def classes_of(request, count):
         raise Refusal(
             "run",
             f"The model has {count} classes, and the folder {beyond[0]} is not one of them",
-            hint="--labels FILE names exactly the model's classes, or the checkpoint is of another model",
+            hint="--labels FILE names exactly the model's classes, or choose the --model of the checkpoint",
         )
     return [(places[name], str(Path(data, name))) for name in names]
 
