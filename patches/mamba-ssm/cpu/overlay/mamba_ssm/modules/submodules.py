@@ -1,8 +1,8 @@
-"""The submodules of a mixer: which may be computed from their weights, and the mixers where one must be called.
+"""Decides which submodules of a mixer may be computed from their weights, and computes mixers that must call them.
 
-A kernel reads the weight of a linear layer or a convolution without calling the layer. That gives what a call gives
-for torch's own layers alone, as they were made: no other forward, no hook, no weight that is a tensor subclass,
-is made anew for each call (pruning, weight norm, parametrisation), or is quantised.
+A kernel reads the weight of a linear layer or a convolution without calling the layer. The result equals that of a call
+only for unchanged layers of torch: no replaced forward, no hook, and no weight that is a tensor subclass, is computed
+for each call (pruning, weight norm, parametrisation), or is quantised.
 """
 
 import torch
@@ -26,9 +26,9 @@ _FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, RMSNorm)}
 
 
 def are_plain(*modules):
-    """Whether a call of each of these is no more than torch's function of its weight and bias.
+    """Whether a call of each module only computes torch's function of the module's weight and bias.
 
-    modules: linear layers, convolutions, gated norms; None for one that is absent
+    modules: linear layers, convolutions, gated norms; None for an absent module
     """
     if _has_any_global_hook() or nn.Module.__call__ is not _CALL:
         return False
@@ -48,16 +48,16 @@ def are_plain(*modules):
 
 
 def may_fuse(x, *modules):
-    """Whether one function may take the weights of these modules: on a GPU always, as upstream does."""
+    """Whether one fused function may read the weights of the modules: always on a GPU, as upstream does."""
     return x.is_cuda or are_plain(*modules)
 
 
 def may_fuse_mamba(mixer, x):
-    """may_fuse of all the layers of a Mamba; an empty sequence, which einops refuses, is left to `forward`."""
+    """may_fuse for all layers of a Mamba. False for an empty sequence, which einops refuses: `forward` computes it."""
     if x.shape[1] == 0 and not x.is_cuda:
         return False
     layers = [mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj]
-    if getattr(mixer, "bimamba_type", "none") in ("v2", "v3"):  # of the vision patch set
+    if getattr(mixer, "bimamba_type", "none") in ("v2", "v3"):  # defined by the vision patch set
         names = [name for name in mixer._modules if name.endswith(("_b", "_s"))]
         layers += [getattr(mixer, name) for name in names]
     return may_fuse(x, *layers)
@@ -70,7 +70,7 @@ def _has_hooks(module):
 
 
 def _kernel_may_take(x):
-    """Whether x is a single row, for a kernel in place of torch's linear, which neither autocast nor a mode changes."""
+    """Whether a kernel may replace torch's linear: x is a single row, without autocast or torch function mode."""
     return (
         x.numel() == x.shape[-1]
         and dispatch.use_cpu_kernel(x)
@@ -80,7 +80,7 @@ def _kernel_may_take(x):
 
 
 def linear(layer, x):
-    """layer(x), for a single row by the compiled kernel, which reads the weights faster."""
+    """layer(x). The compiled kernel, which reads the weights faster, computes a single row."""
     if _kernel_may_take(x) and are_plain(layer):
         weight, bias = layer._parameters["weight"], layer._parameters["bias"]
         if x.dtype == weight.dtype and dispatch.selective_scan_cpu.supports_linear(x, weight, bias):
@@ -89,7 +89,7 @@ def linear(layer, x):
 
 
 def one_call_step(mixer, hidden_states, conv_state, ssm_state):
-    """One token through a Mamba by one kernel, its states moved on in place; None where no kernel does that."""
+    """One token through a Mamba in one kernel, with the states updated in place; None where no kernel supports it."""
     if not _kernel_may_take(hidden_states):
         return None
     layers = (mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
@@ -116,7 +116,7 @@ def one_call_step(mixer, hidden_states, conv_state, ssm_state):
     )
     kernels, dtype = dispatch.selective_scan_cpu, hidden_states.dtype
     if not dtype == tensors[3].dtype == tensors[7].dtype == tensors[8].dtype == tensors[12].dtype:
-        return None  # torch's linear refuses this
+        return None  # torch's linear refuses mixed dtypes
     return kernels.mamba_step(*tensors) if kernels.supports_mamba_step(*tensors) else None
 
 
@@ -124,9 +124,9 @@ def forward(mixer, hidden_states, conv_state=None, ssm_state=None):
     """Mamba's forward where a submodule must be called.
 
     hidden_states: (batch, seqlen, d_model)
-    conv_state: (batch, d_inner, d_conv), ssm_state: (batch, d_inner, d_state); written to where given
+    conv_state: (batch, d_inner, d_conv), ssm_state: (batch, d_inner, d_state); both are updated where given
 
-    out: (batch, seqlen, d_model)
+    Returns out: (batch, seqlen, d_model)
     """
     x, z = mixer.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
     if conv_state is not None:
@@ -149,7 +149,7 @@ def forward(mixer, hidden_states, conv_state=None, ssm_state=None):
 
 
 def step(mixer, hidden_states, conv_state, ssm_state):
-    """Mamba's step where a submodule must be called; hidden_states: (batch, 1, d_model), as the result is."""
+    """Mamba's step where a submodule must be called. hidden_states and the result: (batch, 1, d_model)."""
     x, z = mixer.in_proj(hidden_states.squeeze(1)).chunk(2, dim=-1)
     u = convolve_step(mixer.conv1d, x, conv_state, mixer.activation)
     projected = mixer.x_proj(u)
@@ -165,7 +165,7 @@ def step(mixer, hidden_states, conv_state, ssm_state):
 
 
 def scan_inputs(x, conv, x_proj, dt_proj, d_state, activation="silu", reverse=False):
-    """u, delta, B, C and delta's bias, as the scan takes them, of x: (batch, dim, seqlen)."""
+    """u, delta, B, C and delta's bias in the form of the scan's arguments, from x: (batch, dim, seqlen)."""
     u = convolve(conv, x, activation, reverse=reverse)
     projected = x_proj(u.transpose(1, 2))
     dt, B, C = projected.split([projected.shape[-1] - 2 * d_state, d_state, d_state], dim=-1)
@@ -174,7 +174,7 @@ def scan_inputs(x, conv, x_proj, dt_proj, d_state, activation="silu", reverse=Fa
 
 
 def _delta(dt_proj, dt):
-    """dt_proj(dt) in two parts: its bias is left to the scan, which adds it in float32; None where it is added."""
+    """dt_proj(dt) without its bias, and the bias, which the scan adds in float32; or dt_proj(dt), and None."""
     if are_plain(dt_proj):
         bias = dt_proj.bias
         return F.linear(dt, dt_proj.weight), None if bias is None else bias.float()
@@ -182,7 +182,7 @@ def _delta(dt_proj, dt):
 
 
 def convolve(conv, x, activation=None, seq_idx=None, reverse=False):
-    """The causal convolution of x, (batch, dim, seqlen), by a layer that pads by its width - 1."""
+    """The causal convolution of x, (batch, dim, seqlen), by a layer whose padding is its width - 1."""
     if are_plain(conv) or (seq_idx is not None and _is_of_its_weight(conv)):
         return unfused.causal_conv1d(x, conv.weight.squeeze(1), conv.bias, seq_idx, activation, reverse)
     if seq_idx is not None:
@@ -196,27 +196,27 @@ def convolve(conv, x, activation=None, seq_idx=None, reverse=False):
 
 
 def convolve_step(conv, x, conv_state, activation=None):
-    """The convolution of the next input x, (batch, dim); conv_state, (batch, dim, width), is moved on in place."""
+    """The convolution of the next input x, (batch, dim); conv_state, (batch, dim, width), is updated in place."""
     if causal_conv1d_update is not None and are_plain(conv):
         return causal_conv1d_update(x, conv_state, conv.weight.squeeze(1), conv.bias, activation)
     conv_state.copy_(torch.cat([conv_state[..., 1:], x.unsqueeze(-1).to(conv_state.dtype)], dim=-1))
-    out = conv(conv_state.to(x.dtype))[..., conv_state.shape[-1] - 1]  # the one output that sees all of it
+    out = conv(conv_state.to(x.dtype))[..., conv_state.shape[-1] - 1]  # depends on all of conv_state
     return out if activation is None else F.silu(out)
 
 
 def _is_of_its_weight(conv):
-    """Whether a call is torch's convolution with the layer's weight, be it made anew at each reading."""
+    """Whether a call is torch's convolution with layer.weight; the weight may be computed at each access."""
     known = isinstance(conv, nn.Conv1d) and getattr(conv.forward, "__func__", None) is _FORWARDS[nn.Conv1d]
     return known and not _has_hooks(conv) and type(conv.weight) in _PLAIN
 
 
 def dtype_of(layer, otherwise):
-    """The dtype of a layer's weight; that of a tensor where the layer keeps integers, or no tensor."""
+    """The dtype of a layer's weight; the dtype of `otherwise` where the layer has an integer weight or no weight."""
     weight = getattr(layer, "weight", None)
     return (weight if isinstance(weight, torch.Tensor) and weight.is_floating_point() else otherwise).dtype
 
 
 def device_of(layer):
-    """The device of a layer's weight; the CPU where the layer keeps no tensor, as torch's quantised ones there."""
+    """The device of a layer's weight; the CPU where the layer has no weight tensor, as torch's quantised layers."""
     weight = getattr(layer, "weight", None)
     return weight.device if isinstance(weight, torch.Tensor) else torch.device("cpu")
