@@ -15,6 +15,9 @@ from ninja import ninja_syntax
 from mambaport_build.config import BuildConfig
 from mambaport_build.units import Link, Unit
 
+LARGE_MIB = 1024
+"""From this size on, the memory bounds how many compilations run at once."""
+
 
 def run_ninja(units: Sequence[Unit], links: Sequence[Link], folder: Path, config: BuildConfig) -> None:
     """Makes every link of `links`. What is up to date is left as it is; a build that was stopped goes on.
@@ -39,11 +42,11 @@ def write_ninja(
     folder: Path,
     config: BuildConfig,
 ) -> None:
-    """One pool per size of compilation, as deep as the memory allows; files start in the order of `units`."""
+    """Large compilations share a pool that is as deep as the memory allows; files start in the order of `units`."""
     writer.variable("ninja_required_version", "1.10")
     writer.variable("builddir", folder.as_posix())
-    for size in sorted({unit.memory_mib for unit in units}):
-        writer.pool(f"memory_{size}", max(1, config.memory_mib // size))
+    largest = max((unit.memory_mib for unit in units), default=0)
+    writer.pool("large", max(1, config.memory_mib // max(1, largest)))
     writer.rule(
         "compile",
         "$words -MD -MF $out.d -c $in -o $out",
@@ -57,7 +60,10 @@ def write_ninja(
             unit.object.as_posix(),
             "compile",
             unit.source.as_posix(),
-            variables={"words": _quoted(unit.command), "pool": f"memory_{unit.memory_mib}"},
+            variables={
+                "words": _quoted(unit.command),
+                **({"pool": "large"} if unit.memory_mib >= LARGE_MIB else {}),
+            },
         )
     for link in links:
         link.output.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 from helpers import HOST, SOURCE, diff, use_patches, write_package, write_set, write_tree
 
 import mambaport
-from mambaport import pins, plan
+from mambaport import boards, pins, plan
 from mambaport.errors import HostError, PatchError, UsageError
 from mambaport.host import Host, Program
 from mambaport.plan import PackagePlan, Plan, make_plan
@@ -76,11 +76,25 @@ def test_what_the_machine_merely_is_does_not_change_the_key() -> None:
     assert package(host=replace(X86, glibc="2.41", cc=None)).key == package().key  # zig brings its own
 
 
-def test_a_reason_written_anew_does_not_change_the_key(root: Path) -> None:
+def test_a_reason_written_anew_changes_the_key_since_the_provenance_holds_it(root: Path) -> None:
     before = package().key
     path = root / "low/patchset.toml"
     path.write_text(path.read_text().replace("A reason", "The same reason"))
-    assert package().key == before
+    assert package().key != before
+
+
+def test_the_options_of_the_cpu_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = package().key
+    known = boards.cpus()
+    changed = tuple(cpu.model_copy(update={"zig": f"{cpu.zig}-other"}) for cpu in known)
+    monkeypatch.setattr(boards, "cpus", lambda: changed)
+    assert package().key != before
+
+
+def test_wheels_without_kernels_have_a_folder_of_their_own() -> None:
+    with_kernels = make_plan(profile(), X86, environ={})
+    without = make_plan(profile(), X86, environ={"DEMO_FORCE_FALLBACK": "TRUE"})
+    assert without.folder == f"{with_kernels.folder}-fallback"
 
 
 def test_each_input_changes_the_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

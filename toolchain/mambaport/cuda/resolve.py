@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ class CudaTools:
         return {
             "version": self.toolkit.version,
             "nvcc": self.toolkit.release,
-            "toolkit": self.toolkit.origin,
+            "toolkit": _kind(self.toolkit.origin),
         }
 
 
@@ -113,11 +114,16 @@ class CudaPlan:
             "torch_minor": self.goal.torch,
             "torch_cuda": self.torch.cuda,
             "torch_sha256": self.torch.sha256,
-            "headers": self.torch.origin,
+            "headers": _kind(self.torch.origin),
             "note": self.torch.note,
             "cxx11_abi": self.torch.cxx11_abi,
             "stubs": list(self.libraries),
         }
+
+
+def _kind(origin: str) -> str:
+    """An origin without the folder in it: a published wheel names no folder of the machine that built it."""
+    return re.sub(r":? /.*", "", origin)
 
 
 def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mambaport.boards import boards, minor_key
 from mambaport.cuda.machine import Toolkit, read_toolkit
-from mambaport.digests import data_sha256
+from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import HostError, UsageError
 from mambaport.goal import CudaGoal
 from mambaport.host import Host
@@ -34,8 +35,15 @@ class ChosenToolkit:
     def identity(self) -> str:
         """The facts that decide the compiled bytes."""
         if isinstance(self.source, Path):
-            return self.release
+            return f"{self.release} {_programs_sha256(self.source)[:16]}"
         return f"{self.release} {data_sha256([part.content_sha256 for part in self.source.headers])[:16]}"
+
+
+@cache
+def _programs_sha256(home: Path) -> str:
+    """The digest of the compiler's programs: two toolkits of one release may differ."""
+    programs = (home / "bin/nvcc", home / "bin/cudafe++", home / "bin/ptxas", home / "nvvm/bin/cicc")
+    return data_sha256([file_sha256(path) for path in programs if path.is_file()])
 
 
 def choose_toolkit(cuda: CudaGoal, host: Host, named: Path | None, *, native: bool) -> ChosenToolkit:
