@@ -8,7 +8,7 @@ for each call (pruning, weight norm, parametrisation), or is quantised.
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from mamba_ssm.ops import dispatch, unfused
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -22,6 +22,13 @@ except ImportError:
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 _CALL = nn.Module.__call__
+# torch's own dictionaries of hooks that run for every module; torch 2.4 has them too.
+_GLOBAL_HOOKS = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
+)
 _FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, RMSNorm)}
 
 
@@ -30,7 +37,7 @@ def are_plain(*modules):
 
     modules: linear layers, convolutions, gated norms; None for an absent module
     """
-    if _has_any_global_hook() or nn.Module.__call__ is not _CALL:
+    if any(_GLOBAL_HOOKS) or nn.Module.__call__ is not _CALL:
         return False
     for module in modules:
         if module is None:
