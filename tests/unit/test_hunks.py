@@ -131,3 +131,36 @@ def test_drift_is_shown_as_expected_and_found_lines(tmp_path: Path) -> None:
 
 def test_a_file_shorter_than_the_hunk_is_drift(tmp_path: Path) -> None:
     assert set(states(LINES[:3], read(tmp_path, LINES, CHANGED))) == {"drifted"}
+
+
+REPEATED = [f"same {n}" for n in range(7)]
+TWO_HUNKS = ["first", *(f"a {n}" for n in range(9)), *REPEATED]
+TWO_HUNKS_AFTER = ["1st", *TWO_HUNKS[1:13], "changed", *TWO_HUNKS[14:]]
+
+
+def test_after_a_moved_hunk_the_lines_at_the_hunks_own_line_are_not_taken_for_those_that_moved(
+    tmp_path: Path,
+) -> None:
+    """Ten lines above: the second hunk's lines now stand ten lines lower, and a copy stands at its line."""
+    file = read(tmp_path, TWO_HUNKS, TWO_HUNKS_AFTER)
+    lines = [*(f"new {n}" for n in range(5)), *TWO_HUNKS[:5], *REPEATED, *TWO_HUNKS[5:10], *REPEATED, ""]
+    own = file.hunks[1].start - 1
+    assert lines[own : own + 7] == REPEATED
+    places, result = place_all(lines, file)
+    assert [place.state for place in places] == ["moved", "drifted"]
+    assert "changed" not in result
+
+
+def test_after_a_moved_hunk_lines_with_one_place_are_found_at_any_line(tmp_path: Path) -> None:
+    file = read(tmp_path, TWO_HUNKS, TWO_HUNKS_AFTER)
+    lines = ["new", *TWO_HUNKS[:5], *TWO_HUNKS[6:], ""]  # a line more above, a line less between
+    places, result = place_all(lines, file)
+    assert [(place.state, place.line) for place in places] == [("moved", 2), ("exact", 11)]
+    assert result == ["new", *TWO_HUNKS_AFTER[:5], *TWO_HUNKS_AFTER[6:], ""]
+
+
+def test_a_hunk_at_its_line_above_the_hunk_before_is_drift(tmp_path: Path) -> None:
+    file = read(tmp_path, TWO_HUNKS, TWO_HUNKS_AFTER)
+    lines = [*(f"new {n}" for n in range(10)), *REPEATED, *TWO_HUNKS[:10], ""]
+    assert lines[file.hunks[1].start - 1 :][:7] == REPEATED
+    assert states(lines[:-1], file) == ["moved", "drifted"]

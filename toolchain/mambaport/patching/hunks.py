@@ -22,23 +22,37 @@ class Place:
     """Where it stands in the file as it is, from 1: the hunk's own place unless it moved."""
 
 
-def locate(lines: Sequence[str], hunk: Hunk, shift: int = 0) -> Place:
-    """Finds a hunk in ``lines``. ``shift`` is what earlier hunks of the file added."""
-    at = hunk.start - 1 + shift
-    if _matches(lines, hunk.before, at):
-        # A hunk at a file's end only appends, so it would match again after itself.
-        appends = hunk.after[: len(hunk.before)] == hunk.before
-        again = appends and _matches(lines, hunk.after, at)
-        return Place(hunk, "applied" if again else "exact", at + 1)
-    if _matches(lines, hunk.after, at):
+def locate(
+    lines: Sequence[str], hunk: Hunk, shift: int = 0, displacement: int | None = None, floor: int = 0
+) -> Place:
+    """Finds a hunk in ``lines``.
+
+    Args:
+        shift: the number of lines that earlier hunks of the file added.
+        displacement: the distance of the hunk before from its own line; None when no hunk before has moved.
+            After a moved hunk, the hunk's lines must have one place in the file.
+        floor: the first index of ``lines`` below the hunk before; the hunk never stands above.
+    """
+    own = hunk.start - 1 + shift
+    expected = own + (displacement or 0)
+    only = _only_place(lines, hunk.before)
+    drifted = Place(hunk, "drifted", max(expected, floor) + 1)
+    if _matches(lines, hunk.before, expected) and (displacement is None or only == expected):
+        at = expected
+    elif _matches(lines, hunk.after, expected):
+        return Place(hunk, "applied", expected + 1) if expected >= floor else drifted
+    elif only is not None:
+        at = only
+    else:
+        applied = _only_place(lines, hunk.after)
+        return drifted if applied is None or applied < floor else Place(hunk, "applied", applied + 1)
+    if at < floor:  # above the hunk before: another order
+        return drifted
+    # A hunk at a file's end only appends, so it would match again after itself.
+    appends = hunk.after[: len(hunk.before)] == hunk.before
+    if appends and _matches(lines, hunk.after, at):
         return Place(hunk, "applied", at + 1)
-    moved = _only_place(lines, hunk.before)
-    if moved is not None:
-        return Place(hunk, "moved", moved + 1)
-    applied = _only_place(lines, hunk.after)
-    if applied is not None:
-        return Place(hunk, "applied", applied + 1)
-    return Place(hunk, "drifted", at + 1)
+    return Place(hunk, "exact" if at == own else "moved", at + 1)
 
 
 def place_all(lines: Sequence[str], diff: FileDiff) -> tuple[list[Place], list[str]]:
@@ -46,19 +60,21 @@ def place_all(lines: Sequence[str], diff: FileDiff) -> tuple[list[Place], list[s
     result = list(lines)
     places: list[Place] = []
     shift = grown = floor = 0
+    displacement: int | None = None
     for hunk in diff.hunks:
-        place = locate(result, hunk, shift)
-        if place.state == "moved" and place.line - 1 < floor:  # above an earlier hunk: another order
-            place = Place(hunk, "drifted", hunk.start + shift)
+        place = locate(result, hunk, shift, displacement, floor)
         places.append(replace(place, line=place.line - grown))
-        if place.state in ("exact", "moved"):
-            at = place.line - 1
+        if place.state == "drifted":
+            continue
+        at, growth = place.line - 1, len(hunk.after) - len(hunk.before)
+        distance = place.line - hunk.start - shift
+        if distance or displacement is not None:
+            displacement = distance
+        if place.state != "applied":
             result[at : at + len(hunk.before)] = hunk.after
-            floor = at + len(hunk.after)
-            shift += len(hunk.after) - len(hunk.before)
-            grown += len(hunk.after) - len(hunk.before)
-        elif place.state == "applied":
-            shift += len(hunk.after) - len(hunk.before)
+            grown += growth
+        shift += growth
+        floor = at + len(hunk.after)
     return places, result
 
 
