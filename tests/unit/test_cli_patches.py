@@ -122,3 +122,14 @@ def test_a_choice_of_another_form_exits_2(run: Run, demo: Demo, word: str) -> No
 def test_a_package_named_twice_exits_2(run: Run, demo: Demo) -> None:
     words = ("fetch", "-p", demo.profile, "--with", "demo==1.0", "--with", "Demo==2.0", "--json")
     assert run(*words).json["error"]["found"] == "demo a second time"
+
+
+def test_new_leaves_nothing_when_the_lock_cannot_be_made(run: Run, newer: Demo) -> None:
+    members = [member("demo-1.11/setup.py", AFTER.encode(), mtime=1700000007)]  # the fix is upstream
+    write_sdist(newer.mirror / "demo-1.11.tar.gz", members)
+    for _ in range(2):
+        ran = run("patches", "new", "1.11", "--mirror", newer.mirror, "--json")
+        assert ran.code == 11
+        assert "is already applied" in ran.json["error"]["what"]
+        assert not (newer.root / "releases/1.11").exists()
+    assert (newer.root / "releases").is_dir()

@@ -138,7 +138,8 @@ def check(session: Session, package: str | None, against: str | None) -> None:
 def new(session: Session, version: str, package: str | None) -> None:
     """Begin a release: write its pins, and check each patch against it.
 
-    Writes patches/<package>/releases/<version>/: source.toml, and the lock when every patch fits.
+    Writes patches/<package>/releases/<version>/: source.toml, and the lock when every patch fits. Writes
+    nothing when the lock cannot be made.
 
     \b
     Examples:
@@ -152,11 +153,15 @@ def new(session: Session, version: str, package: str | None) -> None:
         tree = _unpacked(sdist, scratch)
         states = check_against(tree, all_sets(name, sdist.version), sdist.version)
         written = [lay_ground(name, sdist.version, sdist.path, sdist.sha256, sdist.epoch, tree.name)]
-        if all(state.fits for state in states):
-            source, pristine = read_source(name, sdist.version), scratch / "pristine"
-            assemble(source, [sdist.path], pristine)
-            refresh_lock(pristine, name, sdist.version)
-            written.append(release_folder(name, sdist.version) / "lock.json")
+        try:
+            if all(state.fits for state in states):
+                source, pristine = read_source(name, sdist.version), scratch / "pristine"
+                assemble(source, [sdist.path], pristine)
+                refresh_lock(pristine, name, sdist.version)
+                written.append(release_folder(name, sdist.version) / "lock.json")
+        except BaseException:
+            shutil.rmtree(release_folder(name, sdist.version))  # made by lay_ground: nothing else is inside
+            raise
     data = {
         "package": name,
         "version": sdist.version,
