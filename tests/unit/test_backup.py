@@ -111,6 +111,18 @@ def test_what_pip_renamed_while_it_worked_is_swept(site: Path) -> None:
     assert not (site / "~emo").exists()
 
 
+def test_folders_that_pip_renamed_for_other_packages_stay(site: Path) -> None:
+    others = {"~ther/x.py": "another pip's\n", "~demo/x.py": "the user's\n", "~/x.py": "a folder ~\n"}
+    others |= {"~ther-1.0.dist-info/RECORD": "", "~emos/x.py": "", "~emo2-1.0.dist-info/RECORD": ""}
+    backup = Backup(site)
+    backup.take({"demo": site / "demo-1.0.dist-info"})
+    write_tree(site, others)
+    half_removed = {"~-mo/x.py": "", "~emo/x.py": "", "~emo-2.0.dist-info/RECORD": "fresh/x.py,,\n"}
+    write_tree(site, {**half_removed, "~resh/x.py": "only in the new version\n"})
+    backup.restore(lambda _names: remove(site))
+    assert read_tree(site) == {**OLD, **others}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_environment_that_cannot_be_written_is_an_install_error(site: Path) -> None:
     site.chmod(0o555)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import rewrite_wheel, write_tree, write_wheel
+from helpers import read_tree, rewrite_wheel, write_tree, write_wheel
 
 from mambaport.errors import InstallError, UsageError
 from mambaport.installing import install_wheels
 from mambaport.interpreter import Interpreter, read_interpreter
+from mambaport.locking import locked
 from mambaport.pip_settings import pip_environment, pip_settings
 from mambaport.profile import Profile, find_profile
 from mambaport.report import Report
@@ -222,3 +225,100 @@ def test_a_file_that_is_not_the_wheels_is_an_install_error_and_undone(
     assert "differs from the wheel's" in str(caught.value.found)
     assert not list(packages(python).glob("demo*"))
     shutil.rmtree(tmp_path / "venv")
+
+
+# What a failed installation leaves -----------------------------------------------------------------------
+
+
+def requiring(profile: Profile, *requires: str) -> Profile:
+    return profile.model_copy(update={"install": profile.install.model_copy(update={"requires": requires})})
+
+
+def fails() -> None:
+    raise InstallError("no", hint="mend the proof")
+
+
+def failing(python: Path, items: list[Wheel], profile: Profile, index: Path) -> InstallError:
+    """The error of an installation whose proof fails, with requirements from the folder ``index``."""
+    target = read_interpreter(python, ["demo", "light", "heavy"])
+    options = ["--no-index", "--find-links", str(index)]
+    with pytest.raises(InstallError) as caught:
+        install_wheels(target, items, profile, fails, Report(quiet=True), options)
+    return caught.value
+
+
+def requirement(index: Path, name: str, version: str, files: dict[str, bytes], needs: str = "") -> None:
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += f"Requires-Dist: {needs}\n" if needs else ""
+    write_wheel(index, files, name=name, version=version, tag="py3-none-any", metadata=metadata)
+
+
+def test_a_failed_installation_removes_the_requirements_that_were_not_installed_before(
+    home: Path, tmp_path: Path, profile: Profile
+) -> None:
+    python = venv(tmp_path / "venv")
+    write_tree(packages(python), TORCH)
+    requirement(tmp_path / "index", "light", "1.0", {"light.py": b""})
+    before = read_tree(packages(python))
+    error = failing(python, wheels(tmp_path), requiring(profile, "light>=1"), tmp_path / "index")
+    assert read_tree(packages(python)) == before
+    assert error.hint == (
+        "mend the proof; the environment is as it was before (the new packages were removed again)"
+    )
+
+
+def test_a_failed_installation_names_every_package_that_stays_changed(
+    home: Path, tmp_path: Path, profile: Profile
+) -> None:
+    python = venv(tmp_path / "venv")
+    write_tree(packages(python), TORCH)
+    index = tmp_path / "index"
+    requirement(index, "light", "1.0", {"light.py": b""})
+    install(python, [read_wheel(next(index.glob("light-1.0*")))], profile)
+    requirement(index, "light", "2.0", {"light.py": b"2"}, needs="heavy")
+    requirement(index, "heavy", "3.0", {"heavy.py": b""})
+    error = failing(python, wheels(tmp_path), requiring(profile, "light>=2"), index)
+    assert "differs from before: heavy 3.0, light 2.0 (before: 1.0) stay" in str(error.hint)
+    assert "as it was before" not in str(error.hint)
+
+
+def test_requirements_that_change_torch_are_an_install_error(
+    home: Path, tmp_path: Path, profile: Profile
+) -> None:
+    python = venv(tmp_path / "venv")
+    write_tree(packages(python), TORCH)
+    requirement(tmp_path / "index", "light", "1.0", {"torch/__init__.py": b"another = 1\n"})
+    error = failing(python, wheels(tmp_path), requiring(profile, "light>=1"), tmp_path / "index")
+    assert "torch changed" in error.what
+    assert not list(packages(python).glob("demo*"))
+
+
+def test_a_second_installation_at_the_same_time_is_refused_and_changes_nothing(
+    home: Path, tmp_path: Path, profile: Profile
+) -> None:
+    python = venv(tmp_path / "venv")
+    write_tree(packages(python), TORCH)
+    second: list[InstallError] = []
+
+    def prove() -> None:
+        before = read_tree(packages(python))
+        with pytest.raises(InstallError) as caught:
+            install(python, wheels(tmp_path / "newer", b"newer = 1\n", "2.0+cpu.1"), profile)
+        second.append(caught.value)
+        assert read_tree(packages(python)) == before
+
+    after = install(python, wheels(tmp_path), profile, prove)
+    assert after.packages["demo"].version == "1.0+cpu.1"
+    assert "Another installation" in second[0].what
+    again = install(python, wheels(tmp_path, b"newer = 1\n", "2.0+cpu.1"), profile)
+    assert again.packages["demo"].version == "2.0+cpu.1"
+    assert sorted(path.name for path in packages(python).parent.iterdir()) == ["site-packages"]
+
+
+def test_a_file_system_without_locks_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_handle: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path, InstallError("refused")):
+        assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,13 +71,14 @@ class Backup:
         infos = [
             info for name in files for info in self.purelib.glob(f"{name.replace('-', '_')}-*.dist-info")
         ]
+        stashes = self._stashes(files, infos)
         for info in infos:
             record = info / "RECORD"
             if not (record.is_file() and record.stat().st_size):  # interrupted: pip cannot uninstall it
                 shutil.rmtree(info, ignore_errors=True)
         remove(list(files))
         # Folders that pip renamed during its work, and the rest of an interrupted installation.
-        for leftover in (*self.purelib.glob("~*"), *infos):
+        for leftover in (*stashes, *self._stashes(files, infos), *infos):
             shutil.rmtree(leftover, ignore_errors=True)
         for names in files.values():
             for name in names:
@@ -91,19 +93,45 @@ class Backup:
         self.journal.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _stashes(self, files: dict[str, list[str]], infos: list[Path]) -> list[Path]:
+        """The folders of these distributions, and of no other, that pip renamed to uninstall them.
+
+        Args:
+            files: name of a distribution -> its files before the installation, relative to site-packages.
+            infos: the distributions' present .dist-info folders.
+        """
+        renamed = list(self.purelib.glob("~*"))
+        prefixes = "|".join(_stash_pattern(name.replace("-", "_")) for name in files)
+        metadata = [path for path in renamed if re.fullmatch(rf"(?:{prefixes})-.*\.dist-info", path.name)]
+        names = {Path(name).parts[0] for kept in files.values() for name in kept}
+        for record in (info / "RECORD" for info in (*infos, *metadata)):
+            names |= {Path(name).parts[0] for name in _recorded(record)}
+        folders = "|".join(_stash_pattern(name) for name in names)
+        return [*metadata, *(path for path in renamed if re.fullmatch(folders, path.name))]
+
     def _copy(self, info: Path) -> list[str]:
         names = []
-        record = info / "RECORD"
-        text = record.read_text(encoding="utf-8") if record.is_file() else ""
-        for row in csv.reader(text.splitlines()):
-            name = row[0] if row else ""
-            source = self.purelib / name
-            if not name or Path(name).is_absolute() or not source.is_file():
+        for name in _recorded(info / "RECORD"):
+            source, target = self.purelib / name, self.folder / "files" / name
+            if not source.is_file():
                 continue
-            target = self.folder / "files" / name
-            if ".." in Path(name).parts:
-                continue  # scripts in bin/: mambaport's packages have none
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
             names.append(name)
         return names
+
+
+def _recorded(record: Path) -> list[str]:
+    """The files that a RECORD names inside site-packages. No wheel of mambaport has scripts in bin/."""
+    text = record.read_text(encoding="utf-8") if record.is_file() else ""
+    names = [row[0] for row in csv.reader(text.splitlines()) if row and row[0]]
+    return [name for name in names if (parts := Path(name).parts) and not {"/", ".."} & set(parts)]
+
+
+def _stash_pattern(name: str) -> str:
+    """A regular expression for the names that pip gives a folder before pip deletes the folder.
+
+    "~" is in place of the first character; where that name is taken, further characters are replaced.
+    """
+    ends = [f"{'[-~.=%0-9]' * (count - 1)}{re.escape(name[count:])}" for count in range(1, len(name))]
+    return f"~(?:{'|'.join(ends)})" if ends else "(?!)"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mambaport.errors import InstallError, MambaportError
 from mambaport.installing.backup import Backup
@@ -16,9 +17,11 @@ from mambaport.installing.pip_calls import (
     install_requirements,
     installed_in,
     uninstall,
+    versions_in,
 )
 from mambaport.installing.target import missing_requirements
 from mambaport.interpreter import Interpreter, read_interpreter
+from mambaport.locking import locked
 from mambaport.profile import Profile
 from mambaport.report import Report
 from mambaport.wheels import Wheel
@@ -35,7 +38,8 @@ def install_wheels(
 ) -> None:
     """Installs ``wheels`` and the missing light dependencies, then proves the wheels.
 
-    When anything fails, or ``prove`` raises, the earlier packages are restored.
+    When anything fails, or ``prove`` raises, the earlier packages are restored, and the dependencies that the
+    environment did not have are removed. The error names every other difference.
 
     Args:
         options: pip's options that say where dependencies come from.
@@ -43,8 +47,29 @@ def install_wheels(
 
     Raises:
         InstallError: pip failed, torch changed, or the installed files differ from the wheels'; the
-            environment is restored.
+            environment is restored. Or another installation into the environment runs.
     """
+    refusal = InstallError(
+        f"Another installation into {target.place} runs",
+        found=f"another process has locked {target.site}",
+        expected="one installation at a time",
+        hint="run this again when the other installation has finished",
+    )
+    target.site.mkdir(parents=True, exist_ok=True)
+    with locked(target.site, refusal):
+        _install(target, wheels, profile, prove, report, options, settings or {})
+
+
+def _install(
+    target: Interpreter,
+    wheels: list[Wheel],
+    profile: Profile,
+    prove: Callable[[], None],
+    report: Report,
+    options: Sequence[str],
+    settings: Mapping[str, str],
+) -> None:
+    """:func:`install_wheels`, in an environment that no other installation changes."""
     names = [wheel.name for wheel in wheels]
     queried = [*names, *(Requirement(text).name for text in profile.install.requires)]
     python = Path(target.executable)
@@ -57,32 +82,67 @@ def install_wheels(
         )
         target = read_interpreter(python, queried)
     missing = missing_requirements(target, profile.install.requires)
-    if missing:
-        install_requirements(target, missing, options, settings or {})
-        check_requirements(target, missing_requirements(read_interpreter(python, queried), missing))
-        report.line("install", f"dependencies: {', '.join(missing)}")
-    installed = installed_in(target.site, names)
-    backup.take({name: installed[name].path if name in installed else None for name in names})
+    before = versions_in(target.site)
+    torch_before = _torch_stamp(target)
     try:
-        torch_before = _torch_stamp(target)
+        if missing:
+            install_requirements(target, missing, options, settings)
+            _check_torch(target, torch_before)
+            check_requirements(target, missing_requirements(read_interpreter(python, queried), missing))
+            report.line("install", f"dependencies: {', '.join(missing)}")
+        installed = installed_in(target.site, names)
+        backup.take({name: installed[name].path if name in installed else None for name in names})
         install_files(target, wheels)
-        if _torch_stamp(target) != torch_before:
-            raise InstallError(
-                "torch changed during the installation", hint="this is a bug; torch's files differ"
-            )
+        _check_torch(target, torch_before)
         check_files(read_interpreter(python, names), wheels)
         for wheel in wheels:
             report.line("install", f"{wheel.path.name}", f"into {target.place}")
         prove()
     except BaseException as fault:
-        backup.restore(lambda old: _remove(target, old))
-        restored = [f"{name} {package.version}" for name, package in installed.items()]
-        state = f"{' and '.join(restored)} put back" if restored else "the new packages were removed again"
+        restored = backup.restore(lambda old: _remove(target, old)) if backup.pending else []
+        requirements = [str(canonicalize_name(Requirement(text).name)) for text in missing]
+        _remove(target, [name for name in requirements if name not in before])
+        state = _state(before, versions_in(target.site), restored)
         report.line("restore", state)
         if isinstance(fault, MambaportError):
-            fault.hint = f"{fault.hint or 'see above'}; the environment is as it was before ({state})"
+            fault.hint = f"{fault.hint or 'see above'}; {state}"
         raise
     backup.drop()
+
+
+def _state(before: Mapping[str, str], after: Mapping[str, str], names: Sequence[str]) -> str:
+    """How an environment differs from the environment before, in words.
+
+    Args:
+        before, after: name of each distribution -> version.
+        names: the distributions that were replaced and restored; none when the wheels were not yet installed.
+    """
+    restored = [f"{name} {before[name]}" for name in names if name in before]
+    packages = f"{' and '.join(restored)} put back" if restored else "the new packages were removed again"
+    packages = packages if names else "the wheels were not yet installed"
+    stay = [
+        f"{name} {version}" + (f" (before: {before[name]})" if name in before else "")
+        for name, version in after.items()
+        if before.get(name) != version
+    ]
+    lost = [f"{name} {version}" for name, version in before.items() if name not in after]
+    if not stay and not lost:
+        return f"the environment is as it was before ({packages})"
+    changes = [
+        *([f"{', '.join(stay)} stay"] if stay else []),
+        *([f"without {', '.join(lost)}"] if lost else []),
+    ]
+    return f"{packages}; the environment differs from before: {'; '.join(changes)}"
+
+
+def _check_torch(target: Interpreter, before: list[tuple[str, int, int]]) -> None:
+    if _torch_stamp(target) != before:
+        raise InstallError(
+            "torch changed during the installation",
+            found=f"other files in {target.torch.folder if target.torch else target.site}",
+            expected=f"torch {target.torch.version if target.torch else ''}, unchanged",
+            hint="this is a bug; install torch again",
+        )
 
 
 def _remove(target: Interpreter, names: list[str]) -> None:

@@ -75,6 +75,15 @@ def installed_in(site: Path, names: Sequence[str]) -> dict[str, Installed]:
     return found
 
 
+def versions_in(site: Path) -> dict[str, str]:
+    """The version of every distribution in one folder of packages, by normalised name."""
+    found = {}
+    for item in metadata.distributions(path=[str(site)]):
+        if name := item.metadata["Name"]:
+            found[str(canonicalize_name(name))] = str(item.version)
+    return dict(sorted(found.items()))
+
+
 def uninstall(target: Interpreter, names: Sequence[str]) -> None:
     """Removes distributions.
 

@@ -8,13 +8,12 @@ digests say so.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkstemp
@@ -22,6 +21,7 @@ from typing import Literal
 
 from mambaport.digests import file_sha256
 from mambaport.errors import PatchError
+from mambaport.locking import locked
 from mambaport.patching.apply import apply_sets
 from mambaport.patching.diff import read_patch
 from mambaport.patching.hunks import place_all, reverse
@@ -247,17 +247,8 @@ def _place(target: Path, staged: Path | None) -> None:
         staged.replace(target)
 
 
-@contextmanager
-def _alone(adoption: Adoption) -> Iterator[None]:
-    """Locks the checkout's folder, without a file in it."""
-    handle = os.open(adoption.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PatchError(
-            f"Another mambaport works on {adoption.root}", hint="run this again when it has finished"
-        ) from None
-    else:
-        yield
-    finally:
-        os.close(handle)
+def _alone(adoption: Adoption) -> AbstractContextManager[None]:
+    refusal = PatchError(
+        f"Another mambaport works on {adoption.root}", hint="run this again when it has finished"
+    )
+    return locked(adoption.root, refusal)
