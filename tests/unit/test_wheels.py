@@ -74,3 +74,31 @@ def test_a_wheelhouse_is_the_folder_of_a_profile_or_the_one_above(tmp_path: Path
     with pytest.raises(InstallError) as caught:
         wheels.find(tmp_path / "missing", "demo", "1.0")
     assert "no folder" in str(caught.value.found)
+
+
+def test_a_wheel_is_put_through_no_link_and_a_failure_leaves_no_part(tmp_path: Path) -> None:
+    built = write_wheel(tmp_path / "built", {"demo.py": b"x"})
+    house, victim = tmp_path / "house", tmp_path / "victim"
+    house.mkdir()
+    victim.write_bytes(b"the user's\n")
+    (house / f".{built.name}.part").symlink_to(victim)
+    put = wheels.put(built, house)
+    assert victim.read_bytes() == b"the user's\n"
+    assert not put.is_symlink()
+    assert put.stat().st_mode & 0o777 == 0o644
+    put.unlink()
+    put.mkdir()  # no file can take a folder's place
+    before = sorted(house.iterdir())
+    with pytest.raises(IsADirectoryError):
+        wheels.put(built, house)
+    assert sorted(house.iterdir()) == before
+
+
+def test_a_wheel_is_put_beside_another_process_that_puts_the_same(tmp_path: Path) -> None:
+    built = write_wheel(tmp_path / "built", {"demo.py": b"x"})
+    house = tmp_path / "house"
+    house.mkdir()
+    part = house / f".{built.name}.part"
+    part.write_bytes(b"half of another process")
+    assert wheels.put(built, house).read_bytes() == built.read_bytes()
+    assert part.read_bytes() == b"half of another process"

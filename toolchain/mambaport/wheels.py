@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import lzma
+import os
 import shutil
 import struct
 import zipfile
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -106,9 +108,16 @@ def put(wheel: Path, wheelhouse: Path) -> Path:
     target = wheelhouse / wheel.name
     new = read_wheel(wheel)
     if not (target.is_file() and file_sha256(target) == new.sha256):
-        partial = target.with_name(f".{target.name}.part")
-        shutil.copyfile(wheel, partial)
-        partial.replace(target)
+        handle, name = mkstemp(prefix=f".{target.name}.", suffix=".part", dir=wheelhouse)
+        partial = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as copy, wheel.open("rb") as source:
+                shutil.copyfileobj(source, copy)
+            partial.chmod(0o644)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     return target
 
 
