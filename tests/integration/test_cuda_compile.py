@@ -251,7 +251,7 @@ def test_by_hand_there_is_one_list_and_nvcc_knows_it(
         (
             "mamba-ssm",
             "selective_scan_cuda_core/__init__.py",
-            "selective_scan_cuda",
+            "scan",
             "csrc/selective_scan/selective_scan.cpp",
             {"fwd": "selective_scan_fwd", "bwd": "selective_scan_bwd"},
         ),
