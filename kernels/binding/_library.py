@@ -61,6 +61,34 @@ def is_plain_call(*tensors: torch.Tensor | None) -> bool:
     return True
 
 
+def indices(name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """`as_int32` for the argument of an operator; the numbers of a traced tensor are checked in the operator.
+
+    Raises:
+        IndexError: a number that int32 does not hold.
+    """
+    if tensor is not None and tensor.dtype is torch.int64 and not is_plain_call(tensor):
+        return tensor
+    return as_int32(name, tensor)
+
+
+def as_int32(name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """A tensor of integers as int32, its elements next to each other.
+
+    Raises:
+        IndexError: a number that int32 does not hold.
+    """
+    if tensor is None:
+        return None
+    if tensor.dtype is torch.int64 and tensor.numel():
+        # For the few indices of one decoding step, a list is the fastest way.
+        few = tensor.dim() == 1 and tensor.numel() <= 32
+        for number in tensor.tolist() if few else map(int, tensor.aminmax()):
+            if not -(1 << 31) <= number < 1 << 31:
+                raise IndexError(f"{name} holds {number}, and the kernel takes 32-bit integers, -2**31 to 2**31 - 1")
+    return tensor.to(torch.int32).contiguous()
+
+
 def wants_grad(*tensors: torch.Tensor | None) -> bool:
     """Whether autograd would follow a call with these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -94,25 +122,49 @@ def view(tensor: torch.Tensor | None, *axes: int) -> View:
     return (start, DTYPES[tensor.dtype]) + strides + (0, 0, 0, 0)[len(strides) :]
 
 
-def check_state(name: str, state: torch.Tensor, x: torch.Tensor) -> None:
-    """Raises RuntimeError where a kernel, which moves `state` on in place, would overwrite what it has yet to read."""
-    if not state.is_contiguous() and has_overlap(state):
-        raise RuntimeError(
-            f"{name} is to be written to, and some of its elements share memory, as after expand(); clone() it first"
-        )
-    if 0 <= x.data_ptr() - state.data_ptr() < state.nbytes:
-        raise RuntimeError(f"{name} is to be written to, and x is a view of the same memory; clone() one of them")
+def apart(name: str, state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """x, or a copy of x where a kernel, which writes to `state`, could overwrite elements of x before it reads them.
+
+    Two tensors whose address ranges do not meet share no memory. Where the ranges meet, x is copied without a search
+    for a shared element: x holds one step, and a copy is cheaper than the search.
+
+    Raises:
+        RuntimeError: two elements of `state` share memory.
+    """
+    if state.is_contiguous():
+        extent = state.nbytes
+    else:
+        reach = _reach(state)
+        if reach is None:
+            raise RuntimeError(
+                f"{name} is to be written to, and some of its elements share memory, as after expand(); "
+                "clone() it first"
+            )
+        extent = (reach + 1) * state.element_size()
+    distance = x.data_ptr() - state.data_ptr()
+    if distance < 0:  # x starts first
+        if x.is_contiguous():
+            extent = x.nbytes
+        else:
+            steps = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+            extent = (steps + 1) * x.element_size()
+    return x.clone() if abs(distance) < extent else x
 
 
 def has_overlap(tensor: torch.Tensor) -> bool:
     """Whether two elements of a tensor may share memory, for all that its strides say."""
+    return _reach(tensor) is None
+
+
+def _reach(tensor: torch.Tensor) -> int | None:
+    """The elements of memory from the first element of a tensor to its last; None where two may share memory."""
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
             if stride <= reach:
-                return True
+                return None
             reach += stride * (size - 1)
-    return False
+    return reach
 
 
 def written(*tensors: torch.Tensor) -> None:
@@ -178,16 +230,18 @@ def register(
 
     Raises, when called:
         TypeError: a dtype that no kernel has.
+        IndexError: an integer that int32 does not hold.
         RuntimeError: a tensor on the CPU beside one without numbers.
     """
     qualified = f"{ops.ns}::{name}"
-    if _parameters(fake) != _parameters(kernel):
+    names = _parameters(kernel)
+    if _parameters(fake) != names:
         raise TypeError(f"{qualified}: the parameters of {fake.__name__} are not those of {kernel.__name__}")
     ops.define(schema(name, kernel, writes))
 
     def run(*args: Any) -> Any:
         try:
-            return kernel(*map(_as_int32, args))
+            return kernel(*map(_integers_as_int32, names, args))
         except KeyError as error:
             if not isinstance(error.args[0], torch.dtype):
                 raise
@@ -213,7 +267,7 @@ def register(
         ops.impl(name, resolve, "Negative")
 
 
-def _as_int32(arg: Any) -> Any:
+def _integers_as_int32(name: str, arg: Any) -> Any:
     if isinstance(arg, torch.Tensor) and not arg.is_floating_point() and not arg.is_complex():
-        return arg.to(torch.int32).contiguous()
+        return as_int32(name, arg)
     return arg

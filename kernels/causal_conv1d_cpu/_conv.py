@@ -79,11 +79,13 @@ def causal_conv1d(
 
     Raises:
         NotImplementedError: another activation.
+        IndexError: seq_idx holds a number that int32 does not hold.
         ValueError: shapes that do not fit each other.
     """
     silu = _wants_silu(activation)
-    args = (x, weight, bias, _int32(seq_idx), initial_states, bool(return_final_states), silu, bool(reverse))
-    if _library.is_plain_call(x, weight, bias, args[3], initial_states):
+    seq_idx = _library.indices("seq_idx", seq_idx)
+    args = (x, weight, bias, seq_idx, initial_states, bool(return_final_states), silu, bool(reverse))
+    if _library.is_plain_call(x, weight, bias, seq_idx, initial_states):
         out, final_states = _forward(*args)
     else:
         out, final_states = torch.ops.causal_conv1d_cpu.conv(*args)
@@ -115,11 +117,13 @@ def causal_conv1d_update(
 
     Raises:
         NotImplementedError: another activation.
-        IndexError: an entry past the end of conv_state.
-        RuntimeError: conv_state has elements that share memory, or shares it with x.
+        IndexError: an entry past the end of conv_state, or a number of cache_seqlens that int32 does not hold.
+        RuntimeError: conv_state has elements that share memory.
         ValueError: shapes that do not fit each other.
     """
-    args = (x, conv_state, weight, bias, _int32(cache_seqlens), _int32(conv_state_indices), _wants_silu(activation))
+    cache_seqlens = _library.indices("cache_seqlens", cache_seqlens)
+    conv_state_indices = _library.indices("conv_state_indices", conv_state_indices)
+    args = (x, conv_state, weight, bias, cache_seqlens, conv_state_indices, _wants_silu(activation))
     if _library.is_plain_call(*args[:6]):
         return _update(*args)
     return torch.ops.causal_conv1d_cpu.update(*args)
@@ -209,7 +213,7 @@ def _update(
         raise ValueError(f"conv_state has shape {tuple(conv_state.shape)}, which does not fit x {tuple(rows.shape)}")
     if conv_state_indices is not None and batch and int(conv_state_indices.max()) >= entries:
         raise IndexError(f"conv_state_indices names entry {int(conv_state_indices.max())} of {entries}")
-    _library.check_state("conv_state", conv_state, x)
+    rows = _library.apart("conv_state", conv_state, rows)
     out = torch.empty_like(rows)
     _lib.causal_conv1d_update(
         batch=batch, dim=dim, seqlen=seqlen, width=width, silu=silu, threads=torch.get_num_threads(),
@@ -231,10 +235,6 @@ def _in_time(tensor: Tensor | None, reverse: bool) -> View:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else _library.address(tensor)
-
-
-def _int32(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.to(torch.int32).contiguous()
 
 
 def _wants_silu(activation: str | None) -> bool:

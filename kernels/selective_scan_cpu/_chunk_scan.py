@@ -68,9 +68,10 @@ def chunk_scan(
         (batch, heads, head_dim, dstate) in float32.
 
     Raises:
+        IndexError: seq_idx holds a number that int32 does not hold.
         ValueError: shapes that do not fit each other.
     """
-    indices = None if seq_idx is None else seq_idx.to(torch.int32).contiguous()
+    indices = _library.indices("seq_idx", seq_idx)
     low, high = (float(limit) for limit in dt_limit)
     args = (x, dt, A, B, C, D, z, dt_bias, initial_states, indices, bool(dt_softplus), low, high, return_final_states)
     if _library.is_plain_call(*args[:10]):

@@ -57,7 +57,7 @@ def mamba_step(
         (..., d_model) in x's dtype.
 
     Raises:
-        RuntimeError: a state has elements that share memory, or shares it with x.
+        RuntimeError: a state has elements that share memory.
         ValueError: shapes that do not fit each other.
     """
     args = (
@@ -104,8 +104,7 @@ def _step(
     ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    _library.check_state("conv_state", conv_state, x)
-    _library.check_state("ssm_state", ssm_state, x)
+    x = _library.apart("ssm_state", ssm_state, _library.apart("conv_state", conv_state, x))
     # The kernel reads rows whose elements are next to each other.
     x, in_bias, out_bias = x.contiguous(), _dense(in_bias), _dense(out_bias)
     in_weight, x_weight, dt_weight, out_weight = [

@@ -66,10 +66,10 @@ def selective_state_update(
 
     Raises:
         IndexError: an entry that state does not have.
-        RuntimeError: state has elements that share memory, or shares it with x.
+        RuntimeError: state has elements that share memory.
         ValueError: shapes that do not fit each other.
     """
-    indices = None if state_batch_indices is None else state_batch_indices.to(torch.int32).contiguous()
+    indices = _library.indices("state_batch_indices", state_batch_indices)
     args = (state, x, dt, A, B, C, D, z, dt_bias, bool(dt_softplus), indices)
     if _library.is_plain_call(state, x, dt, A, B, C, D, z, dt_bias, indices):
         return _update(*args)
@@ -94,7 +94,7 @@ def _update(
     groups = B.shape[1] if x.dim() == 3 else 1
     batch, dstate = x.shape[0], state.shape[-1]
     _check(state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices, groups)
-    _library.check_state("state", state, x)
+    x = _library.apart("state", state, x)
     out = torch.empty_like(x)
     # Without an axis of heads there is one head, and its axis does not move.
     row, parameter, states, rates = (

@@ -111,6 +111,77 @@ def test_update_of_chosen_entries():
         update(x[..., 0], state, weight, conv_state_indices=torch.tensor([0, 1, 7]))
 
 
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("conv_state_indices", [2**32, 1]),
+        ("conv_state_indices", [0, -(2**32)]),
+        ("cache_seqlens", [2**31, 1]),
+    ],
+)
+def test_an_index_that_int32_does_not_hold_is_refused(name, numbers, direct):
+    x, weight, _ = make(2, 8, 1, 4)
+    state = torch.randn(3, 8, 4) if name == "conv_state_indices" else torch.randn(2, 8, 4)
+    before, indices = state.clone(), {name: torch.tensor(numbers)}
+    with pytest.raises(IndexError, match=f"{name} holds"):
+        if direct:
+            update(x, state, weight, **indices)
+        else:
+            torch.ops.causal_conv1d_cpu.update(
+                x, state, weight, None, indices.get("cache_seqlens"), indices.get("conv_state_indices"), False
+            )
+    assert torch.equal(state, before)
+
+
+def test_a_label_that_int32_does_not_hold_is_refused():
+    x, weight, bias = make(1, 8, 3, 4)
+    with pytest.raises(IndexError, match="seq_idx holds 4294967296"):
+        causal_conv1d(x, weight, bias, torch.tensor([[0, 0, 2**32]]))
+    weight.requires_grad_()
+    with pytest.raises(IndexError, match="seq_idx holds 4294967296"):
+        causal_conv1d(x, weight, bias, torch.tensor([[0, 0, 2**32]]))
+
+
+def in_one_pool(layout):
+    """(x, state) of shapes (2, 8) and (2, 8, 3), views of one tensor."""
+    pool = torch.randn(2 * 8 * 5)
+    if layout == "slices side by side":
+        return pool[:80].view(2, 8, 5)[:, :, 3], pool[:80].view(2, 8, 5)[:, :, :3]
+    if layout == "x apart, after the state":
+        return pool[48:64].view(2, 8), pool[:48].view(2, 8, 3)
+    if layout == "x starts before the state":
+        return pool[:16].view(2, 8), pool[10:58].view(2, 8, 3)
+    if layout == "x starts before the state, strided":
+        return pool[:80].view(2, 8, 5)[:, :, 0], pool[2:50].view(2, 8, 3)
+    return pool[20:36].view(2, 8), pool[:48].view(2, 8, 3)
+
+
+LAYOUTS = [
+    "slices side by side",
+    "x apart, after the state",
+    "x starts before the state",
+    "x starts before the state, strided",
+    "x within the state",
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_update_where_x_and_the_state_are_views_of_one_tensor(layout):
+    x, state = in_one_pool(layout)
+    weight = torch.randn(8, 4)
+    apart = state.clone()
+    want = update(x.clone(), apart, weight)
+    assert torch.equal(update(x, state, weight), want)
+    assert torch.equal(state, apart)
+
+
+def test_a_state_whose_elements_share_memory_is_refused():
+    x, weight, _ = make(2, 8, 1, 4)
+    with pytest.raises(RuntimeError, match="share memory"):
+        update(x, torch.randn(1, 8, 3).expand(2, 8, 3), weight)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_infinity_travel(value):
     x, weight, bias = make(1, 20, 50, 4)

@@ -92,6 +92,18 @@ def test_operator():
     torch.library.opcheck(torch.ops.selective_scan_cpu.mamba_step.default, args)
 
 
+@pytest.mark.parametrize("which", ["conv_state", "ssm_state"])
+def test_x_may_be_a_view_of_a_state(which):
+    x, conv_state, ssm_state, weights = make(0, 8, 12, 4, 3, 4, True, torch.float32)
+    state = conv_state if which == "conv_state" else ssm_state
+    x = state.view(-1)[:8].view(x.shape)
+    apart = [x.clone(), conv_state.clone(), ssm_state.clone()]
+    want = kernels.mamba_step(*apart, *weights)
+    assert torch.equal(kernels.mamba_step(x, conv_state, ssm_state, *weights), want)
+    assert torch.equal(conv_state, apart[1])
+    assert torch.equal(ssm_state, apart[2])
+
+
 def test_what_it_refuses():
     x, conv_state, ssm_state, weights = make(0, 8, 12, 4, 3, 4, True, torch.float32)
     assert not kernels.supports_mamba_step(x.expand(2, 1, -1), conv_state, ssm_state, *weights)

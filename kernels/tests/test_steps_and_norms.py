@@ -65,6 +65,60 @@ def test_state_update(batch, heads, dim, dstate, tied, optional, dtype, seed):
     assert torch.equal(states[row], untouched)
 
 
+def step_arguments():
+    """x, then all arguments of selective_state_update that follow x."""
+    x, dt, B, C, A = randn(0, *[(2, 8)] * 2, *[(2, 3)] * 2, (8, 3))
+    return x, (dt.abs(), -A.abs(), B, C)
+
+
+@pytest.mark.parametrize("layout", ["slices", "before", "within"])
+def test_state_update_where_x_and_the_state_are_views_of_one_tensor(layout):
+    x, rest = step_arguments()
+    pool = torch.randn(80)
+    if layout == "slices":
+        x, state = pool.view(2, 8, 5)[:, :, 3], pool.view(2, 8, 5)[:, :, :3]
+    else:
+        start = 0 if layout == "before" else 30
+        x, state = pool[start : start + 16].view(2, 8), pool[10:58].view(2, 8, 3)
+    apart = state.clone()
+    want = kernels.selective_state_update(apart, x.clone(), *rest)
+    assert torch.equal(kernels.selective_state_update(state, x, *rest), want)
+    assert torch.equal(state, apart)
+
+
+@pytest.mark.parametrize("row", [2**32, -(2**32), 2**32 - 1])
+def test_an_index_that_int32_does_not_hold_is_refused(row):
+    x, rest = step_arguments()
+    state = torch.randn(3, 8, 3)
+    before = state.clone()
+    indices = torch.tensor([0, row])
+    with pytest.raises(IndexError, match=f"state_batch_indices holds {row}"):
+        kernels.selective_state_update(state, x, *rest, state_batch_indices=indices)
+    with pytest.raises(IndexError, match=f"state_batch_indices holds {row}"):
+        torch.ops.selective_scan_cpu.state_update(state, x, *rest, None, None, None, False, indices)
+    assert torch.equal(state, before)
+    x, dt, A, B = randn(0, (1, 2, 2, 3), (1, 2, 2), (2,), (1, 2, 1, 4))
+    with pytest.raises(IndexError, match=f"seq_idx holds {row}"):
+        kernels.chunk_scan(x, dt, A, B, B, seq_idx=torch.tensor([[0, row]]))
+
+
+def test_indices_of_int64_in_a_compiled_graph():
+    """The graph is one piece, and the numbers are checked when the graph runs."""
+    x, rest = step_arguments()
+    state = torch.randn(3, 8, 3)
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(state, indices):
+        return kernels.selective_state_update(state, x, *rest, state_batch_indices=indices)
+
+    apart = state.clone()
+    want = kernels.selective_state_update(apart, x, *rest, state_batch_indices=torch.tensor([2, 0]))
+    assert torch.equal(step(state, torch.tensor([2, 0])), want)
+    assert torch.equal(state, apart)
+    with pytest.raises(IndexError, match="state_batch_indices holds 4294967296"):
+        step(state, torch.tensor([0, 2**32]))
+
+
 @given(
     batch=st.integers(1, 2),
     seqlen=st.integers(1, 300),
