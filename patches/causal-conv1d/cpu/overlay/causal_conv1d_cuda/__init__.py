@@ -10,13 +10,19 @@ This module does not import causal_conv1d: another repository's copy of causal_c
 import functools
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 
 import torch
 
 try:
     import causal_conv1d_cpu
-except ImportError:
+except ModuleNotFoundError:  # a wheel without compiled kernels
+    causal_conv1d_cpu = None
+except ImportError as error:
+    warnings.warn(
+        f"causal_conv1d_cpu is installed but does not load; PyTorch computes in its place: {error}", stacklevel=2
+    )
     causal_conv1d_cpu = None
 
 __all__ = ["HAS_CUDA", "causal_conv1d_bwd", "causal_conv1d_fwd", "causal_conv1d_update"]
@@ -143,7 +149,8 @@ def _in_order(names, call):
 
 
 def _force_fallback():
-    return os.environ.get("CAUSAL_CONV1D_FORCE_FALLBACK", "").upper() in ("TRUE", "1", "YES", "ON")
+    word = os.environ.get("CAUSAL_CONV1D_FORCE_FALLBACK")
+    return word is not None and word.strip().upper() in ("TRUE", "1", "YES", "ON")
 
 
 def _use_cuda(x):

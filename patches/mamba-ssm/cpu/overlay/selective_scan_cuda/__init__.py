@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,7 +19,12 @@ import torch.nn.functional as F
 
 try:
     import selective_scan_cpu
-except ImportError:
+except ModuleNotFoundError:  # a wheel without compiled kernels
+    selective_scan_cpu = None
+except ImportError as error:
+    warnings.warn(
+        f"selective_scan_cpu is installed but does not load; PyTorch computes in its place: {error}", stacklevel=2
+    )
     selective_scan_cpu = None
 
 __all__ = ["HAS_CUDA", "bwd", "fwd"]
@@ -92,7 +98,8 @@ def bwd(u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, r
 
 
 def _force_fallback():
-    return os.environ.get("SELECTIVE_SCAN_FORCE_FALLBACK", "").upper() in ("TRUE", "1", "YES", "ON")
+    word = os.environ.get("SELECTIVE_SCAN_FORCE_FALLBACK")
+    return word is not None and word.strip().upper() in ("TRUE", "1", "YES", "ON")
 
 
 def _use_cuda(u):
