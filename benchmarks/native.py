@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.timing import Clocked
 
 HERE = Path(__file__).parent
-KERNEL_HEADERS = HERE.parent / "patches" / "shared" / "kernel-build" / "csrc" / "cpu"
+KERNEL_HEADERS = HERE.parent / "kernels" / "csrc" / "common"
 # llama.cpp's source travels in this package; nothing of it is kept here.
 LLAMA_SDIST = "llama-cpp-python==0.3.36"
 LLAMA_OPTIONS = (

@@ -6,7 +6,7 @@ machine.
 
 Environment of a build by hand:
     CC, CFLAGS, LDFLAGS   the C compiler, as one or several words (default ``cc``), and flags added after ours
-    CXX                   the C++ compiler, nvcc's host compiler too (default ``g++``)
+    CXX                   the C++ compiler, nvcc's host compiler too: a program without options (default ``g++``)
     CUDA_HOME             the toolkit's folder; otherwise nvcc on PATH, then /usr/local/cuda
     TORCH_CUDA_ARCH_LIST  architectures, as torch takes them: ``8.7``, ``8.7+PTX``, ``8.6;8.7``
     MAX_JOBS              files compiled at once (default: the number of cores)
@@ -44,7 +44,7 @@ class CudaConfig:
     version: str
     """The toolkit's version, such as ``12.6``."""
     cxx: str
-    """The host compiler: of C++ sources, behind nvcc, and for the link. One or several words."""
+    """The host compiler: of C++ sources, behind nvcc, and for the link: a program without options."""
     gencode: tuple[str, ...]
     """nvcc's ``-gencode`` options: one list for every file."""
     include_dirs: tuple[str, ...]
@@ -92,11 +92,15 @@ def read_config() -> BuildConfig | None:
 
 
 def machine_config() -> BuildConfig:
-    """The configuration of a build by hand, CUDA aside."""
+    """The configuration of a build by hand, CUDA aside.
+
+    Raises:
+        SystemExit: MAX_JOBS is no whole number.
+    """
     cores = len(os.sched_getaffinity(0))
     found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     return BuildConfig(
-        jobs=max(1, int(os.environ.get("MAX_JOBS") or cores)),
+        jobs=max(1, _whole_number("MAX_JOBS", cores)),
         memory_mib=int(found[1]) // 1024 if found else 1024 * cores,
     )
 
@@ -128,7 +132,7 @@ def machine_cuda(fallback_sm: Sequence[str]) -> CudaConfig:
         library_dirs=tuple(cpp_extension.library_paths("cuda")),
         libraries=CUDA_LIBRARIES,
         cxx11_abi=int(torch._C._GLIBCXX_USE_CXX11_ABI),
-        nvcc_threads=int(os.environ.get("NVCC_THREADS") or 1),
+        nvcc_threads=_whole_number("NVCC_THREADS", 1),
     )
 
 
@@ -158,6 +162,15 @@ def gencode_options(sm: Sequence[str], ptx: Sequence[str]) -> list[str]:
     """nvcc's options for one cubin per architecture of `sm` (``"87"``) and the PTX of each of `ptx`."""
     codes = [(number, f"sm_{number}") for number in sm] + [(number, f"compute_{number}") for number in ptx]
     return [f"-gencode=arch=compute_{number},code={code}" for number, code in codes]
+
+
+def _whole_number(variable: str, default: int) -> int:
+    """The number in an environment variable; `default` where the variable is empty or not set."""
+    text = os.environ.get(variable)
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise SystemExit(f"{variable}={text} is no whole number: give one, such as {variable}={default}") from None
 
 
 def _made(model: type[Any], data: Mapping[str, Any]) -> Any:

@@ -10,7 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ninja import ninja_syntax
+try:
+    from ninja import ninja_syntax
+except ModuleNotFoundError:
+    raise SystemExit("ninja was not found: `pip install ninja` brings it") from None
 
 from mambaport_build.config import BuildConfig
 from mambaport_build.units import Link, Unit

@@ -89,7 +89,11 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
 
 
 def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildConfig) -> tuple[list[Unit], Link]:
-    """The units of a library for torch with CUDA, and what they need beside them in `folder`."""
+    """The units of a library for torch with CUDA, and what they need beside them in `folder`.
+
+    Raises:
+        SystemExit: the C++ compiler is not one word.
+    """
     cuda = config.cuda
     assert cuda is not None
     objects = folder / library.name
@@ -106,11 +110,15 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
     ]
     outside = [word for path in headers for word in ("-isystem", path.as_posix())]
     cxx = shlex.split(cuda.cxx)
+    if len(cxx) != 1:  # nvcc's -ccbin takes one program
+        raise SystemExit(
+            f"CXX={cuda.cxx} has {len(cxx)} words: name one program without options, since nvcc takes no others"
+        )
     units = []
     for source in map(Path, library.sources):
         made = objects / f"{source.stem}.o"
         if source.suffix == ".cu":
-            nvcc = [(home / "bin" / "nvcc").as_posix(), "-ccbin", cxx[-1]]
+            nvcc = [(home / "bin" / "nvcc").as_posix(), "-ccbin", *cxx]
             flags = [*common, "-Xcompiler", "-fPIC,-fno-canonical-system-headers", *library.nvcc_flags]
             words = [*nvcc, *flags, *cuda.gencode, *_local_names(source, objects, cuda), *outside]
             units.append(
@@ -149,7 +157,7 @@ def _nvcc_command(
         return (*words, *threads)
     wrapper = made.with_name("nvcc_unit")
     if not wrapper.exists():
-        host = Path(shlex.split(config.cuda.cxx)[-1]).name
+        host = Path(config.cuda.cxx).name
         text = Path(__file__).with_name("nvcc_unit.py").read_text(encoding="utf-8")
         wrapper.write_text(text.replace('HOST_COMPILER = "g++"', f'HOST_COMPILER = "{host}"'), encoding="utf-8")
         wrapper.chmod(0o755)
@@ -205,6 +213,10 @@ def _target_flags(compiler: Sequence[str]) -> list[str]:
     except FileNotFoundError:
         raise SystemExit(
             f"the C compiler {compiler[0]!r} was not found: install one, or name one in CC"
+        ) from None
+    except OSError as fault:  # a folder, a file that is no program
+        raise SystemExit(
+            f"the C compiler {compiler[0]!r} does not run: {fault.strerror}; name a program in CC"
         ) from None
     # gcc would otherwise link in helpers that hold LSE atomics, which a Cortex-A72 does not have.
     return ["-mno-outline-atomics"] if answer.stdout.partition("-")[0] == "aarch64" else []

@@ -8,7 +8,7 @@ Usage, with a Python that has torch, pytest and hypothesis, and ninja's Python (
     python compilers.py gcc-11 clang  # these alone
 
 Compilers for aarch64 on another machine compile only. What was not found is named at the end. The exit status is 1
-after a failure, or where two compilers' results differ.
+after a failure, where two compilers' results differ, or where no compiler was found.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def main() -> int:
     if options.sanitize and not options.compilers:
         compilers = [name for name in compilers if name.startswith("gcc")][-1:] or ["cc"]
     digests: dict[str, str] = {}
-    good = True
+    good = bool(compilers)
+    if not compilers:
+        print("FAILED no compiler on PATH has a name such as gcc-12 or clang-19: install one, or name one", flush=True)
     for compiler in compilers:
         with tempfile.TemporaryDirectory(prefix="kernels-") as folder:
             if options.sanitize:

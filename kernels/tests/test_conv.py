@@ -124,13 +124,10 @@ def test_an_index_that_int32_does_not_hold_is_refused(name, numbers, direct):
     x, weight, _ = make(2, 8, 1, 4)
     state = torch.randn(3, 8, 4) if name == "conv_state_indices" else torch.randn(2, 8, 4)
     before, indices = state.clone(), {name: torch.tensor(numbers)}
+    operator = torch.ops.causal_conv1d_cpu.update
+    words = (x, state, weight, None, indices.get("cache_seqlens"), indices.get("conv_state_indices"), False)
     with pytest.raises(IndexError, match=f"{name} holds"):
-        if direct:
-            update(x, state, weight, **indices)
-        else:
-            torch.ops.causal_conv1d_cpu.update(
-                x, state, weight, None, indices.get("cache_seqlens"), indices.get("conv_state_indices"), False
-            )
+        update(x, state, weight, **indices) if direct else operator(*words)
     assert torch.equal(state, before)
 
 

@@ -20,7 +20,7 @@ def test_a_kernel_package_that_does_not_load_is_warned_of(fault, tmp_path):
     ran = python(f"import selective_scan_cuda, causal_conv1d_cuda; {code}", tmp_path)
     assert ran.stdout == "None None\n", ran.stderr
     for name in NAMES:
-        warning = f"{name}_cpu is installed but does not load; PyTorch computes in its place: of different builds"
+        warning = f"{name}_cpu is installed but does not load; PyTorch computes in its place: of different"
         assert (warning in ran.stderr) == fault.startswith("ImportError")
 
 
@@ -38,4 +38,6 @@ def python(code, first):
     """A new Python, whose first folder of modules is `first`."""
     folders = [str(first), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )

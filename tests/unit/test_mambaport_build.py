@@ -347,3 +347,72 @@ class TestConfiguration:
         done = project.run("build_ext", THING_BUILD_CUDA="TRUE", **variables)
         assert done.returncode != 0
         assert "torch cannot be imported" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("compiler", "expected"),
+        [("/etc", "the C compiler '/etc' does not run"), ("no-such-cc", "'no-such-cc' was not found")],
+    )
+    def test_a_c_compiler_that_does_not_run_is_named(
+        self, project: Project, compiler: str, expected: str
+    ) -> None:
+        done = project.run("build_ext", CC=compiler)
+        assert done.returncode != 0
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_cxx_of_several_words_is_refused(self, project: Project) -> None:
+        project.config["cuda"]["cxx"] = "g++ -m64"
+        done = project.run("build_ext")
+        assert done.returncode != 0
+        assert "CXX=g++ -m64 has 2 words" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(("variable", "default"), [("MAX_JOBS", 4), ("NVCC_THREADS", 1)])
+    def test_a_number_that_is_none_is_named(self, variable: str, default: int) -> None:
+        call = f"_whole_number({variable!r}, {default})"
+        code = f"from mambaport_build.config import _whole_number; print({call})"
+        assert self.kernels("-c", code, **{variable: ""}).stdout.strip() == str(default)
+        assert self.kernels("-c", code, **{variable: "3"}).stdout.strip() == "3"
+        done = self.kernels("-c", code, **{variable: "all"})
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.strip() == (
+            f"{variable}=all is no whole number: give one, such as {variable}={default}"
+        )
+
+    def test_max_jobs_in_a_build_by_hand(self) -> None:
+        done = self.kernels("-m", "mambaport_build", MAX_JOBS="all")
+        assert done.returncode == 1
+        assert done.stderr.startswith("MAX_JOBS=all is no whole number")
+
+    def test_without_ninja_the_message_says_what_to_install(self) -> None:
+        done = self.kernels("-S", "-m", "mambaport_build")  # -S: no installed packages
+        assert (done.returncode, done.stderr.strip()) == (
+            1,
+            "ninja was not found: `pip install ninja` brings it",
+        )
+
+    @staticmethod
+    def kernels(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A program of Python in the folder ``kernels``."""
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=BUILD.parent,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+class TestCompilersScript:
+    def test_no_compiler_is_a_failure(self, tmp_path: Path) -> None:
+        script = BUILD.parent / "tests" / "compilers.py"
+        done = subprocess.run(
+            [sys.executable, script],
+            env={**os.environ, "PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "FAILED no compiler on PATH" in done.stdout
