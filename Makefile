@@ -43,7 +43,7 @@ $(TOOL)/.test: $(TOOL)/.tool
 
 $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 	@echo "setup    $(TORCH) into $(NUMERIC)/ (the README says how to get its small CPU build)"
-	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers pytest hypothesis
+	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers peft torchao pytest hypothesis
 	@touch $@
 
 setup: $(TOOL)/.tool ## install mambaport into .venv
@@ -63,7 +63,7 @@ test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## test the kernels with each 
 	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --test $(COMPILERS)
 
 test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests under ASan and UBSan, on each instruction set
-	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize $(COMPILERS)
+	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize --test $(COMPILERS)
 
 test: test-unit test-integration test-target test-numeric ## run all tests that this machine can run
 
