@@ -200,7 +200,11 @@ def test_a_profile_may_name_its_line_or_its_releases(lines: Path) -> None:
         (ReleaseChoice("gone"), "no release line gone", "old (demo 1.2, other 3.0); new"),
         (ReleaseChoice(None, {"demo": "7.0"}), "no pinned source for demo 7.0", "demo 1.2, demo 1.10"),
         (ReleaseChoice(None, {"dema": "1.2"}), "has no package dema", "nearest: demo"),
-        (ReleaseChoice(None, {"other": "5.0"}), "The release of demo is not clear", "old (demo 1.2, other 3.0); new"),
+        (
+            ReleaseChoice(None, {"other": "5.0"}),
+            "The release of demo is not clear",
+            "old (demo 1.2, other 3.0); new",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused_with_what_is(

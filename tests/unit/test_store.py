@@ -217,3 +217,13 @@ def test_a_large_entry_is_flushed_without_flushing_other_filesystems(
     monkeypatch.setattr(os, "sync", everything)
     entry = Store(tmp_path).make("archives", "many", fill)
     assert len(list(entry.iterdir())) == 200
+
+
+def test_the_files_of_a_toolchain_have_one_time_of_change(store: Store) -> None:
+    def fill(folder: Path) -> None:
+        for number, name in enumerate(("one.h", "two.h")):
+            (folder / name).write_text("#pragma once\n")
+            os.utime(folder / name, (number, number))
+
+    entry = store.make("toolchains", "headers", fill)
+    assert len({path.stat().st_mtime_ns for path in entry.iterdir()}) == 1

@@ -25,6 +25,8 @@ from mambaport.errors import DISK_FULL, HostError
 KINDS = ("archives", "toolchains", "environments", "wheels", "compilations", "roots", "sites")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
 _FSYNC_EACH_UP_TO = 64
+FILE_TIME = 1_000_000_000
+"""The time of change of a toolchain's files, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Store:
                 entry = scratch / "entry"
                 entry.mkdir()
                 build(entry)
+                if kind == "toolchains":
+                    _same_times(entry)
                 _flush(entry)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 entry.rename(path)
@@ -165,6 +169,17 @@ def _disk_usage(root: Path) -> int:
         with contextlib.suppress(OSError):
             total += path.lstat().st_blocks * 512
     return total
+
+
+def _same_times(folder: Path) -> None:
+    """Gives every file one time of change.
+
+    gcc takes two headers with `#pragma once`, the same time and the same content for one file. With the times of
+    unpacking, chance would decide what the preprocessor puts out.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.utime(path, (FILE_TIME, FILE_TIME))
 
 
 def _flush(root: Path) -> None:
