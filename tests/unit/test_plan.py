@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +92,27 @@ def test_the_options_of_the_cpu_are_part_of_the_key(monkeypatch: pytest.MonkeyPa
     changed = tuple(cpu.model_copy(update={"zig": f"{cpu.zig}-other"}) for cpu in known)
     monkeypatch.setattr(boards, "cpus", lambda: changed)
     assert package().key != before
+
+
+@pytest.mark.parametrize("name", ["rpi", "jetson"])
+def test_a_key_is_the_same_in_every_process(name: str) -> None:
+    """Python orders sets by a number of the process."""
+    code = (
+        "from mambaport.host import read_host; from mambaport.plan import make_plan; "
+        "from mambaport.profile import find_profile; "
+        f"print([package.key for package in make_plan(find_profile({name!r}), read_host()).packages])"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(keys) == 1
 
 
 def test_wheels_without_kernels_have_a_folder_of_their_own() -> None:

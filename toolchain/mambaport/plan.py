@@ -313,7 +313,7 @@ def _plan_package(
         "profile": profile.name,
         "variant": variant,
         "goal": [goal.arch, goal.glibc, goal.cpu],
-        "cpu": find_cpu(goal.cpu, goal.arch).model_dump(mode="json"),
+        "cpu": find_cpu(goal.cpu, goal.arch).model_dump(exclude={"features"}),  # for the audit, and a set
         "local_version": label,
         "environment": environment,
         "toolchain": tool.identity(host),

@@ -174,7 +174,7 @@ def _disk_usage(root: Path) -> int:
 def _same_times(folder: Path) -> None:
     """Gives every file one time of change.
 
-    gcc takes two headers with `#pragma once`, the same time and the same content for one file. With the times of
+    gcc takes two headers with `#pragma once`, one time and one content for one file. With the times of
     unpacking, chance would decide what the preprocessor puts out.
     """
     for path in folder.rglob("*"):
