@@ -27,7 +27,7 @@ def found(store: Path, pattern: str) -> Callable[[], bool]:
 
 
 def compiling(store: Path) -> bool:
-    return any(" -c csrc/" in path.read_text(errors="replace") for path in store.glob("logs/*.log"))
+    return any("files to compile" in path.read_text(errors="replace") for path in store.glob("logs/*.log"))
 
 
 def whole(store: Path) -> None:
