@@ -75,9 +75,8 @@ def test_people_are_told_that_random_weights_mean_nothing(python: Path, photos: 
     image = photos / "n01440764" / "photo.jpg"
     words = [sys.executable, "-m", "mambaport", "infer", "--image", image, *SMALL, "--python", python]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout == ""
     assert "the weights are random" in done.stderr
-    assert done.stderr.count("%") == 5
+    assert done.stdout.count("%") == 5  # the result
 
 
 def test_a_checkpoint_says_which_model_it_belongs_to(python: Path, photos: Path, tmp_path: Path) -> None:
