@@ -64,7 +64,7 @@ def _install_mambaport(root: Path) -> None:
     wheels = root / "wheels"
     subprocess.run([*PIP, "wheel", "--no-deps", "--wheel-dir", wheels, PROJECT], check=True)
     (ours,) = wheels.glob("mambaport-*.whl")
-    _bring(root, root / "tool", ours)
+    _bring(root, root / "tool", f"{ours}[run]")
 
 
 def _bring(root: Path, environment: Path, package: str | Path) -> None:
@@ -83,7 +83,7 @@ def _fill_mirror(mirror: Path, fetcher: Fetcher) -> None:
     archives = [
         archive for name, version in known_versions() for archive in read_source(name, version).archive
     ]
-    for pin in [*archives, *pins.build_requirements().pin]:
+    for pin in [*archives, *pins.build_requirements().pin, *pins.build_tools().for_host("aarch64")]:
         shutil.copy(fetcher.fetch(pin), mirror)
 
 
