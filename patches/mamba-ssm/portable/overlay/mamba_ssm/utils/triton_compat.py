@@ -6,7 +6,7 @@ implementations. Only launching a kernel is an error, which gives the reason.
 
 import torch
 
-__all__ = ["HAS_TRITON", "tl", "triton"]
+__all__ = ["HAS_TRITON", "set_allocator", "tl", "triton"]
 
 
 class _Kernel:
@@ -50,10 +50,16 @@ class _Triton:
         return _Kernel if function is None else _Kernel(function)
 
     @staticmethod
-    def autotune(*args, **kwargs):
-        return lambda kernel: kernel
+    def autotune(configs, **options):
+        def tuned(kernel):
+            kernel.configs = configs  # some modules size their buffers by these
+            return kernel
 
-    heuristics = autotune
+        return tuned
+
+    @staticmethod
+    def heuristics(values):
+        return lambda kernel: kernel
 
     @staticmethod
     def cdiv(a, b):
@@ -87,3 +93,9 @@ def _load():
 
 
 HAS_TRITON, triton, tl = _load()
+
+
+def set_allocator(allocator):
+    """triton.set_allocator: for kernels with descriptors. Does nothing where the installed triton has none."""
+    if hasattr(triton, "set_allocator"):
+        triton.set_allocator(allocator)
