@@ -35,7 +35,7 @@ from helpers import (
     write_wheel,
 )
 
-from mambaport import __version__
+from mambaport import __version__, interruption
 from mambaport.cli import cli, main
 from mambaport.cuda.machine import read_cuda
 from mambaport.host import read_host
@@ -76,9 +76,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         assert isinstance(left.value.code, int)
         return Ran(left.value.code, captured.out, captured.err)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    hook = sys.unraisablehook
     yield call
-    signal.signal(signal.SIGTERM, before)
+    sys.unraisablehook = hook
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def leaves(command: click.Command, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:

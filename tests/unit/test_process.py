@@ -109,3 +109,65 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert gone(child)
+
+
+DAEMON = """
+import os, subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen(["sleep", "300"], start_new_session=True)  # leaves the group and the session
+Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid} ")
+if len(sys.argv) > 2:
+    time.sleep(300)
+"""
+ANY_PARENT = """
+import sys
+from mambaport import process
+process.run([sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_grandchildren_in_sessions_of_their_own_end_when_mambaport_is_killed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    script, file = tmp_path / "daemon.py", tmp_path / "pids"
+    script.write_text(DAEMON)
+    parent = subprocess.Popen([sys.executable, "-c", ANY_PARENT, script, file, "stay"])
+    while not (file.is_file() and file.read_text().count(" ") == 2):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.send_signal(number)
+    parent.wait()
+    assert all(gone(int(pid)) for pid in file.read_text().split())
+
+
+def test_what_a_program_leaves_running_ends_with_the_program(tmp_path: Path) -> None:
+    script, file = tmp_path / "daemon.py", tmp_path / "pids"
+    script.write_text(DAEMON)
+    started = time.monotonic()
+    assert process.run([sys.executable, script, file]).ok
+    assert time.monotonic() - started < 60
+    assert all(gone(int(pid)) for pid in file.read_text().split())
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.ISO-8859-1"])
+def test_no_locale_adds_a_variable(locale: str) -> None:
+    assert process.run(["/usr/bin/env"], env={"LC_ALL": locale}).output == f"LC_ALL={locale}\n"
+
+
+def test_a_program_for_another_machine_is_an_os_error(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF" + bytes(60))
+    program.chmod(0o755)
+    with pytest.raises(OSError, match="Exec format error"):
+        process.run([program])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGPIPE])
+def test_the_signal_that_ended_a_program_is_its_return_code(number: signal.Signals) -> None:
+    assert process.run(["sh", "-c", f"kill -{int(number)} $$"]).returncode == -number
+
+
+def test_signals_that_python_ignores_are_not_ignored_in_a_program() -> None:
+    status = process.run(["grep", "SigIgn", "/proc/self/status"]).output
+    assert int(status.split()[1], 16) == 0

@@ -111,7 +111,7 @@ def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
     """
     try:
         finished = process.run(
-            [python.absolute(), _INSPECT, *packages], env=python_environment(), cwd=Path("/"), tied=False
+            [python.absolute(), _INSPECT, *packages], env=python_environment(), cwd=Path("/")
         )
     except (FileNotFoundError, PermissionError) as fault:
         raise InstallError(

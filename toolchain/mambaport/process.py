@@ -1,26 +1,31 @@
-"""Running other programs: logged, each in its own process group, and ended when mambaport ends."""
+"""Running other programs: logged, each in its own session, and ended when mambaport ends.
+
+A program's keeper (``keeper.py``) is the process between mambaport and the program. The keeper ends all
+descendants of the program, also where mambaport is killed.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import io
 import os
 import shlex
-import shutil
 import signal
 import subprocess
-import time
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mambaport.redaction import redact
 
 TAIL_LINES = 30
 GRACE_SECONDS = 3.0
+"""How long a program may take to end after each signal."""
+KEEPER_SECONDS = 15.0
+_KEEPER = Path(__file__).with_name("keeper.py")
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,17 @@ def run(
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     keep_lines: int | None = None,
-    tied: bool = True,
 ) -> Finished:
     """Runs ``argv`` to its end and returns what it printed.
 
     ``env`` replaces the environment when given. With ``log``, the command and its output are appended to
-    that file. On ctrl-C the whole process group gets SIGINT, then SIGTERM, then SIGKILL. A ``tied`` program
-    is killed by the kernel when mambaport dies.
+    that file. On ctrl-C the program's process group gets SIGINT, then SIGTERM; then, and also when mambaport
+    itself is killed, the program and all its descendants are killed. Descendants that the program leaves
+    behind are killed too.
 
     Raises:
         FileNotFoundError: there is no such program.
-        OSError: (when not ``tied``) this machine cannot run the program.
+        OSError: this machine cannot run the program.
     """
     command = tuple(str(part) for part in argv)
     lines: deque[str] = deque(maxlen=keep_lines)
@@ -68,68 +73,80 @@ def run(
             sink = stack.enter_context(log.open("a", encoding="utf-8"))
             sink.write(redact(f"$ {shlex.join(command)}\n"))
             sink.flush()
-        child = subprocess.Popen(
-            _tie(command, env) if tied else command,
-            env=dict(env) if env is not None else None,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                lines.append(line)
-                if sink is not None:
-                    sink.write(redact(line))
-                    sink.flush()
-                if on_line is not None:
-                    on_line(line)
-            child.wait()
-        except BaseException:
-            _stop_group(child)
-            raise
-    return Finished(command, child.returncode, "".join(lines))
+        keeper = stack.enter_context(_kept(command, env, cwd, subprocess.PIPE))
+        assert keeper.stdout is not None
+        for line in io.TextIOWrapper(keeper.stdout, encoding="utf-8", errors="replace"):
+            lines.append(line)
+            if sink is not None:
+                sink.write(redact(line))
+                sink.flush()
+            if on_line is not None:
+                on_line(line)
+        keeper.wait()
+    return Finished(command, keeper.returncode, "".join(lines))
 
 
-def _tie(command: tuple[str, ...], env: Mapping[str, str] | None) -> tuple[str, ...]:
-    """The command behind util-linux's setpriv, which asks the kernel for a SIGKILL when mambaport dies.
+@contextlib.contextmanager
+def _kept(
+    command: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, stdout: int | IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs ``command`` under a keeper. When the block ends, the program and its descendants are ended.
 
-    A ``preexec_fn`` could do the same, but makes Python run its at-fork hooks, and a ctrl-C during such a
-    hook is lost.
+    Raises:
+        OSError: the program cannot be started.
     """
-    if shutil.which(command[0], path=(env or os.environ).get("PATH")) is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
-    setpriv = _setpriv()
-    return (setpriv, "--pdeathsig", "KILL", "--", *command) if setpriv else command
+    error, other_end = os.pipe()
+    try:
+        try:
+            keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_KEEPER), str(other_end), *command],
+                env=dict(env) if env is not None else None,
+                cwd=cwd,
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                pass_fds=[other_end],
+                start_new_session=True,
+            )
+        finally:
+            os.close(other_end)
+        try:
+            number = os.read(error, 16)
+            if number:
+                raise OSError(int(number), os.strerror(int(number)), command[0])
+            yield keeper
+        finally:
+            _end(keeper)
+    finally:
+        os.close(error)
 
 
-@cache
-def _setpriv() -> str | None:
-    return shutil.which("setpriv")
+def _end(keeper: subprocess.Popen[bytes]) -> None:
+    """Ends a program: by SIGINT, by SIGTERM, and at last by the keeper, who kills all descendants."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if keeper.poll() is None:
+                _signal_group(keeper, number)
+                _wait(keeper, GRACE_SECONDS)
+    finally:
+        for stream in (keeper.stdin, keeper.stdout):
+            if stream is not None:
+                stream.close()
+        if not _wait(keeper, KEEPER_SECONDS):
+            _signal_group(keeper, signal.SIGKILL)
+            keeper.wait()
 
 
-def _stop_group(
-    child: subprocess.Popen[Any],
-    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL),
-) -> None:
-    for number in signals:
-        _signal_group(child, number)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline:
-            if child.poll() is not None:
-                # The child's own children may ignore the signal: a shell starts background jobs that way.
-                _signal_group(child, signal.SIGKILL)
-                return
-            time.sleep(0.05)
+def _wait(keeper: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether the keeper ended within ``seconds``."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        keeper.wait(seconds)
+    return keeper.poll() is not None
 
 
-def _signal_group(child: subprocess.Popen[Any], number: signal.Signals) -> None:
+def _signal_group(keeper: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
+        os.killpg(keeper.pid, number)
 
 
 @contextlib.contextmanager
@@ -142,16 +159,5 @@ def background(
         FileNotFoundError: there is no such program.
     """
     command = tuple(str(part) for part in argv)
-    with log.open("ab") as sink:
-        child = subprocess.Popen(
-            _tie(command, env),
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield child
-    finally:
-        _stop_group(child, (signal.SIGTERM, signal.SIGKILL))
+    with log.open("ab") as sink, _kept(command, env, None, sink) as keeper:
+        yield keeper

@@ -43,9 +43,7 @@ class CompilerCache:
         """How many files were compiled, and how many were taken from the cache."""
         if self.server.poll() is not None:  # a client would start a server of its own
             return CacheUse(0, 0)
-        answer = process.run(
-            [self.program, "--show-stats", "--stats-format", "json"], env=self.environment, tied=False
-        )
+        answer = process.run([self.program, "--show-stats", "--stats-format", "json"], env=self.environment)
         try:
             stats = json.loads(answer.output)["stats"]
             counts = [sum(stats[key]["counts"].values()) for key in ("cache_misses", "cache_hits")]

@@ -8,12 +8,11 @@ import os
 import signal
 import sys
 import traceback
-from types import FrameType
 from typing import NoReturn, TextIO
 
 import click
 
-from mambaport import __version__
+from mambaport import __version__, interruption
 from mambaport.cli.adopt import adopt
 from mambaport.cli.audit import audit
 from mambaport.cli.bench import bench
@@ -83,33 +82,37 @@ for command in COMMANDS:
 
 def main() -> NoReturn:
     """The entry point: runs a command, and turns every failure into a message and an exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    interruption.start()
     arguments = sys.argv[1:]
     try:
-        cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(_print_error(Interrupted("Interrupted", hint=_RUN_AGAIN), arguments))
+        sys.exit(_run(arguments))
+    except KeyboardInterrupt:  # between the end of the work and the message
+        interruption.end()
+        sys.exit(Interrupted.exit_code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Runs a command, and prints its failure. Returns the exit code."""
+    try:
+        try:
+            cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
+        finally:
+            interruption.end()
     except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except click.ClickException as fault:
-        if "--json" not in arguments:
-            fault.show()
-            sys.exit(UsageError.exit_code)
-        sys.exit(_print_error(UsageError(fault.format_message()), arguments))
+        return leave.exit_code
     except BrokenPipeError:  # `mambaport show rpi | head`: the reader has closed the pipe
         _drop(sys.stdout)
-        sys.exit(PIPE_CLOSED)
-    except KeyboardInterrupt:
-        sys.exit(_print_error(Interrupted("Interrupted", hint=_RUN_AGAIN), arguments))
-    except MambaportError as error:
-        if "--debug" in arguments:
+        return PIPE_CLOSED
+    except (Exception, KeyboardInterrupt) as fault:
+        interruption.end()
+        if isinstance(fault, click.ClickException) and "--json" not in arguments:
+            fault.show()
+            return UsageError.exit_code
+        error = _error(fault)
+        if "--debug" in arguments and not isinstance(error, Interrupted):
             _trace()
-        sys.exit(_print_error(error, arguments))
-    except Exception as fault:
-        if "--debug" in arguments:
-            _trace()
-        sys.exit(_print_error(_unforeseen(fault), arguments))
-    sys.exit(_finish(arguments))
+        return _print_error(error, arguments)
+    return _finish(arguments)
 
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
@@ -146,7 +149,18 @@ def _drop(stream: TextIO) -> None:
 _RUN_AGAIN = "nothing half-done was kept; run the same command again to go on"
 
 
-def _unforeseen(fault: Exception) -> MambaportError:
+def _error(fault: BaseException) -> MambaportError:
+    """The error that a command's exception stands for."""
+    if isinstance(fault, MambaportError):
+        return fault
+    if isinstance(fault, (click.exceptions.Abort, KeyboardInterrupt)):
+        return Interrupted("Interrupted", hint=_RUN_AGAIN)
+    if isinstance(fault, click.ClickException):
+        return UsageError(fault.format_message())
+    return _unforeseen(fault)
+
+
+def _unforeseen(fault: BaseException) -> MambaportError:
     """The error for an exception that no stage has caught: a refusal of the system, or a bug."""
     if isinstance(fault, OSError) and fault.errno in DISK_FULL:
         return disk_full(str(fault.filename or "a file"))
@@ -166,10 +180,6 @@ def _unforeseen(fault: Exception) -> MambaportError:
 def _trace() -> None:
     """Prints the traceback of the current exception, with passwords hidden."""
     click.echo(redact(traceback.format_exc()), err=True)
-
-
-def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _print_error(error: MambaportError, arguments: list[str]) -> int:
