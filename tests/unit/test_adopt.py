@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -426,3 +428,36 @@ def test_the_real_sets_are_read_strictly_and_locked(monkeypatch: pytest.MonkeyPa
             names = {each.name for patch in item.patches for each in read_patch(item.folder / patch.file)}
             assert set(item.lock().files) == names
             assert set(item.touched()) == names | set(item.overlay_files())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mambaport import checkouts
+from mambaport.patching import adopt, survey
+
+module = sys.modules["mambaport.patching.adopt"]
+checkouts.patches_dir = lambda: Path(sys.argv[1])
+place, left = module._place, [int(sys.argv[3])]
+
+def kill(target, staged):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    place(target, staged)
+
+module._place = kill
+adopt(survey(Path(sys.argv[2]), checkouts.checkout_sets("demo")))
+"""
+
+
+@pytest.mark.parametrize("placed", [0, 1, 2])
+@pytest.mark.parametrize("undoing", [False, True])
+def test_killed_while_writing_the_next_run_leaves_no_temporary_file(
+    root: Path, tmp_path: Path, placed: int, undoing: bool
+) -> None:
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "patches"), str(root), str(placed)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    assert len(read_tree(root)) > len(FILES)
+    (undo if undoing else adopt)(survey(root, checkout_sets("demo")))
+    assert read_tree(root) == (FILES if undoing else RESULT)

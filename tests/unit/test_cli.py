@@ -76,7 +76,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         assert isinstance(left.value.code, int)
         return Ran(left.value.code, captured.out, captured.err)
 
-    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*interruption.SIGNALS, signal.SIGALRM)}
     hook = sys.unraisablehook
     yield call
     sys.unraisablehook = hook

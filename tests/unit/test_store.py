@@ -227,3 +227,16 @@ def test_the_files_of_a_toolchain_have_one_time_of_change(store: Store) -> None:
 
     entry = store.make("toolchains", "headers", fill)
     assert len({path.stat().st_mtime_ns for path in entry.iterdir()}) == 1
+
+
+def test_locks_are_removed_those_of_killed_processes_too(tmp_path: Path, store: Store) -> None:
+    victim = maker(store.root, slow=True)
+    wait_for(tmp_path / "built")
+    locks = store.root / "locks"
+    assert len(list(locks.iterdir())) == 1
+    store.make("wheels", "other-1.0", fill)
+    assert len(list(locks.iterdir())) == 1  # that of the running process
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    store.make("wheels", "third-1.0", fill)
+    assert list(locks.iterdir()) == []

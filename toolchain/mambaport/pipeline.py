@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -38,6 +37,7 @@ from mambaport.plan import PackagePlan, Plan, set_json
 from mambaport.releases import Source, combination, lock_for
 from mambaport.report import size_text
 from mambaport.sources import Workshop, assemble
+from mambaport.temporary import temporary_file
 from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter, summary
 from mambaport.verifying import require as require_verification
 from mambaport.verifying.emulation import unpack_wheels
@@ -194,9 +194,9 @@ class Pipeline:
         audit = self.audit(wheel)
         require_audit(audit)
         record = {**audit.to_json(), "rules": rules_sha256()}
-        scratch = entry / f".audit-{os.getpid()}.json"
-        scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        scratch.replace(entry / "audit.json")
+        with temporary_file(entry / "audit.json") as scratch:
+            scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            scratch.replace(entry / "audit.json")
         return record
 
     def _build(self, package: PackagePlan, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """The store: finished things only, each under the digest of what it was made from.
 
 An entry is built in a scratch folder, flushed to disk, and renamed into place, under a lock of its own. So
-a reader never sees half an entry, two builds at once make it once, and a kill leaves nothing but scratch,
-which the next run sweeps away: a scratch folder whose lock no process holds is abandoned.
+a reader never sees half an entry, two builds at once make it once, and a kill leaves nothing but scratch and
+locks, which the next run sweeps away: a scratch folder or a lock that no process holds is abandoned.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import contextlib
 import ctypes
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mambaport.errors import DISK_FULL, HostError
+from mambaport.locking import lock_file, remove_unlocked
+from mambaport.temporary import temporary_folder
 
 KINDS = ("archives", "toolchains", "environments", "wheels", "compilations", "roots", "sites")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
@@ -98,32 +96,16 @@ class Store:
     def lock(self, name: str) -> Iterator[None]:
         """A lock that one process holds at a time; the kernel releases the lock of a dead process."""
         folder = self._folder("locks")
-        lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            self.waiting(name)
-            lock.acquire()
-        try:
+        with lock_file(folder / f"{name}.lock", lambda: self.waiting(name)):
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for work in progress, on the store's disk; removed when the block ends."""
-        folder = self._folder("scratch")
-        self._sweep(folder)
-        path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-        guard = FileLock(path.with_suffix(".lock"))
-        guard.acquire()  # before the folder exists, so that no other process sweeps the folder
-        try:
-            path.mkdir()
+        for path in (self.root / "locks").glob("*.lock"):
+            remove_unlocked(path)
+        with temporary_folder(self._folder("scratch")) as path:
             yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            guard.release()
-            path.with_suffix(".lock").unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
         """Every entry of the store."""
@@ -148,19 +130,6 @@ class Store:
                 hint="point MAMBAPORT_CACHE at such a folder",
             ) from None
         return folder
-
-    def _sweep(self, folder: Path) -> None:
-        for path in folder.iterdir():
-            if not path.is_dir():
-                continue
-            guard = FileLock(path.with_suffix(".lock"))
-            try:
-                guard.acquire(blocking=False)
-            except (Timeout, OSError):
-                continue  # the process that owns the folder still runs
-            shutil.rmtree(path, ignore_errors=True)
-            guard.release()
-            path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _disk_usage(root: Path) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import lzma
-import os
 import shutil
 import struct
 import zipfile
@@ -14,13 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkstemp
 from typing import Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from mambaport.digests import file_sha256
 from mambaport.errors import InstallError, MambaportError, UsageError
+from mambaport.temporary import temporary_file
 
 # What Python raises for damaged archives and their members. RuntimeError is a compression that Python does
 # not know, or a member with a password; ValueError, struct.error and the others are invalid fields;
@@ -108,16 +107,10 @@ def put(wheel: Path, wheelhouse: Path) -> Path:
     target = wheelhouse / wheel.name
     new = read_wheel(wheel)
     if not (target.is_file() and file_sha256(target) == new.sha256):
-        handle, name = mkstemp(prefix=f".{target.name}.", suffix=".part", dir=wheelhouse)
-        partial = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as copy, wheel.open("rb") as source:
-                shutil.copyfileobj(source, copy)
+        with temporary_file(target) as partial:
+            shutil.copyfile(wheel, partial)
             partial.chmod(0o644)
             partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
     return target
 
 

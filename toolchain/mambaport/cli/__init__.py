@@ -31,6 +31,7 @@ from mambaport.cli.verify import verify
 from mambaport.errors import DISK_FULL, HostError, Interrupted, MambaportError, UsageError, disk_full
 from mambaport.redaction import redact, redact_all
 from mambaport.report import escape, open_console
+from mambaport.temporary import own_temporary_folder
 
 EXAMPLES = """\b
 Examples:
@@ -42,7 +43,7 @@ Examples:
 
 \b
 Exit codes: 0 done, 2 usage, 10 fetch, 11 patch, 12 machine or toolchain, 13 build,
-14 audit, 15 install, 16 verify, 17 run, 130 interrupted.
+14 audit, 15 install, 16 verify, 17 run, 130 interrupted (ctrl-C, SIGTERM, SIGHUP).
 """
 
 
@@ -95,7 +96,8 @@ def _run(arguments: list[str]) -> int:
     """Runs a command, and prints its failure. Returns the exit code."""
     try:
         try:
-            cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
+            with own_temporary_folder():
+                cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
         finally:
             interruption.end()
     except click.exceptions.Exit as leave:

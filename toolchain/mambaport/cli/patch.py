@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from mambaport.cli.options import (
 )
 from mambaport.errors import UsageError
 from mambaport.release_lines import ReleaseChoice
+from mambaport.temporary import temporary_folder
 
 
 @click.command()
@@ -38,12 +38,9 @@ def patch(
             )
     output.mkdir(parents=True, exist_ok=True)
     for package, target in targets:
-        partial = output / f".{package.name}.part"
-        try:
-            pipeline.patch(package, partial)
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with temporary_folder(output) as work:
+            pipeline.patch(package, work / package.name)
+            (work / package.name).rename(target)
     if session.emit({"trees": {package.name: str(target.resolve()) for package, target in targets}}):
         return
     session.report.success(", ".join(str(target) for _package, target in targets))

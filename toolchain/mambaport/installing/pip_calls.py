@@ -184,7 +184,7 @@ def _pip(
     environ = python_environment()
     if settings is None:  # pip must see the environment alone, not copies in PYTHONPATH
         environ.pop("PYTHONPATH", None)
-    environment = pip_environment(settings or {}, environ)
+    environment = {**pip_environment(settings or {}, environ), "TMPDIR": tempfile.gettempdir()}
     finished = process.run(command, env=environment, cwd=Path("/"))
     if finished.ok:
         return

@@ -12,20 +12,22 @@ import hashlib
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from mambaport.digests import file_sha256
 from mambaport.errors import PatchError
+from mambaport.interruption import postponed
 from mambaport.locking import locked
 from mambaport.patching.apply import apply_sets
 from mambaport.patching.diff import read_patch
 from mambaport.patching.hunks import place_all, reverse
 from mambaport.patchset import PatchSet, TouchedFile
+from mambaport.temporary import sweep, temporary_file
 
 FileState = Literal["before", "after", "changed", "crlf", "missing", "link"]
 """``crlf``: as before or after but for its line ends, which are CRLF."""
@@ -197,47 +199,49 @@ def _reverted(adoption: Adoption) -> dict[str, bytes]:
 
 
 def _write(adoption: Adoption, contents: Mapping[str, bytes | None]) -> list[str]:
-    """Gives each file its new content; None removes it. All of them, or none."""
-    staged: dict[str, Path] = {}
-    old: dict[str, bytes | None] = {}
-    try:
-        for name, content in contents.items():
-            if content is not None:
-                staged[name] = _stage(adoption.root / name, content)
+    """Gives each file its new content; None removes the file. All of them, or none."""
+    targets = {name: adoption.root / name for name in contents}
+    with ExitStack() as stack:
+        staged = {
+            name: _stage(stack, targets[name], content)
+            for name, content in contents.items()
+            if content is not None
+        }
+        before = {
+            name: _stage(stack, target, target.read_bytes())
+            for name, target in targets.items()
+            if target.exists()
+        }
         if survey(adoption.root, [adoption.set]).files != adoption.files:
             raise PatchError(
                 f"{adoption.root} was changed while mambaport worked on it",
                 hint="nothing was changed; run this again",
             )
-        for name in contents:
-            target = adoption.root / name
-            old[name] = target.read_bytes() if target.exists() else None
-            _place(target, staged.get(name))
-    except BaseException:
-        for name, content in old.items():
-            target = adoption.root / name
-            _place(target, None if content is None else _stage(target, content))
-        raise
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)
+        try:
+            for name, target in targets.items():
+                _place(target, staged.get(name))
+        except BaseException:
+            with postponed():
+                for name, target in targets.items():
+                    _place(target, before.get(name))
+            raise
     return list(contents)
 
 
-def _stage(target: Path, content: bytes) -> Path:
-    """``content`` on disk beside ``target``, with the target's mode and owner."""
+def _stage(stack: ExitStack, target: Path, content: bytes) -> Path:
+    """A temporary file beside ``target`` with ``content``, flushed, with the target's mode and owner."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    with os.fdopen(handle, "wb") as stream:
+    path = stack.enter_context(temporary_file(target))
+    with path.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     like = target.stat() if target.exists() else None
-    Path(name).chmod(like.st_mode & 0o777 if like else 0o644)
+    path.chmod(like.st_mode & 0o777 if like else 0o644)
     owner = like or target.parent.stat()
     with suppress(PermissionError):
-        os.chown(name, owner.st_uid, owner.st_gid)
-    return Path(name)
+        os.chown(path, owner.st_uid, owner.st_gid)
+    return path
 
 
 def _place(target: Path, staged: Path | None) -> None:
@@ -247,8 +251,13 @@ def _place(target: Path, staged: Path | None) -> None:
         staged.replace(target)
 
 
-def _alone(adoption: Adoption) -> AbstractContextManager[None]:
+@contextmanager
+def _alone(adoption: Adoption) -> Iterator[None]:
+    """Holds the checkout's lock, and removes what a killed mambaport left beside the files."""
     refusal = PatchError(
         f"Another mambaport works on {adoption.root}", hint="run this again when it has finished"
     )
-    return locked(adoption.root, refusal)
+    with locked(adoption.root, refusal):
+        for folder in {(adoption.root / name).parent for name in adoption.files}:
+            sweep(folder)
+        yield
