@@ -29,6 +29,8 @@ try:
 except ImportError:  # setuptools < 70.1
     from wheel.bdist_wheel import bdist_wheel as _bdist_wheel
 
+# The objects' folder. Its name stands in commands, and so in a compiler cache's keys: no Python and no platform in it.
+OBJECTS = "build/objects"
 NOT_PACKAGES = ("build", "csrc", "include", "tests", "dist", "docs", "benchmarks", "kernels", "mambaport_build")
 
 
@@ -90,6 +92,10 @@ class _Library(Extension):
 
 class build_ext(_build_ext):
     """Builds all libraries of the package in one run of ninja."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.build_temp = OBJECTS
 
     def build_extensions(self) -> None:
         config = read_config() or machine_config()

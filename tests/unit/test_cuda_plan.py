@@ -21,7 +21,8 @@ from mambaport.plan import Plan, make_plan
 from mambaport.profile import Profile, make_profile
 
 GXX = Program("/usr/bin/aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++ (Debian 12.2.0-14) 12.2.0")
-X86 = replace(HOST, gxx_aarch64=(GXX,))
+GCC = Program("/usr/bin/aarch64-linux-gnu-gcc", "aarch64-linux-gnu-gcc (Debian 12.2.0-14) 12.2.0")
+X86 = replace(HOST, gxx_aarch64=(GXX,), gccs_aarch64=(GCC,))
 CXX11 = "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 OLD_ABI = "_ZN3c106detail14torchCheckFailEPKcS2_jRKSs"
 CUDA6 = CudaGoal("12.6", ("87",), (), "l4t", "2.5")
@@ -109,6 +110,9 @@ def test_each_part_changes_the_key() -> None:
         "another g++": plan(board, replace(X86, gxx_aarch64=(replace(GXX, version="g++ (Debian) 11.1.0"),)))
         .packages[0]
         .key,
+        "another gcc": plan(board, replace(X86, gccs_aarch64=(replace(GCC, version="gcc (Debian) 11.1.0"),)))
+        .packages[0]
+        .key,
         "another GPU": plan(profile(sm=["87", "110"])).packages[0].key,
         "another variant": plan(variant="old").packages[0].key,
         "another torch": plan(variant="old", torch="2.6").packages[0].key,
@@ -143,6 +147,13 @@ def test_without_kernels_nothing_of_cuda_is_needed() -> None:
     made = make_plan(profile(), HOST, environ={"DEMO_FORCE_FALLBACK": "TRUE"})
     made.require(building=True)
     assert made.packages[0].version == "1.0+board.3.fallback"
+
+
+def test_a_cross_compiler_without_its_gcc_is_said_with_its_package() -> None:
+    made = plan(host=replace(X86, gccs_aarch64=()))
+    text = refused(HostError, lambda: made.require(building=True))
+    assert "no gcc beside /usr/bin/aarch64-linux-gnu-g++" in text
+    assert "apt-get install g++-aarch64-linux-gnu" in text
 
 
 def test_a_cross_compiler_that_nvcc_does_not_take_is_passed_over_or_said() -> None:
@@ -320,6 +331,7 @@ def test_this_machines_gpu_is_what_the_driver_names_or_the_variable_says(tmp_pat
         "13.0",
         "desktop",
     )
+    assert named.cuda.goal.ptx == ("90",)
     gpu = replace(host, cuda=replace(host.cuda, gpus=(Gpu("H100", "90"), Gpu("H100", "90"))))
     seen = make_plan(board, gpu, environ={}, cuda=options)
     assert seen.goal.cuda is not None
@@ -348,7 +360,14 @@ def test_another_machines_gpu_needs_neither_a_gpu_nor_a_torch_here(toolkit: str 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [("9.9", "unknown SM 99; nearest: 90"), ("7.0", "CUDA 13.0 does not compile for sm_70 (Volta")],
+    [
+        ("9.9", "unknown SM 99; nearest: 90"),
+        ("7.0", "CUDA 13.0 does not compile for sm_70 (Volta"),
+        ("8.7 Ampere", "Ampere"),
+        ("9.0a", "9.0a"),
+        ("9.0+ptx", "9.0+ptx"),
+        ("9.0+PTX+PTX", "9.0+PTX+PTX"),
+    ],
 )
 def test_a_gpu_that_cuda_does_not_compile_for_is_refused(asked: str, said: str) -> None:
     cxx = Program("/usr/bin/g++", "g++ (Debian 12.2.0-14) 12.2.0")
@@ -358,6 +377,13 @@ def test_a_gpu_that_cuda_does_not_compile_for_is_refused(asked: str, said: str) 
     options, environ = CudaOptions(torch="2.11"), {"TORCH_CUDA_ARCH_LIST": asked}
     text = refused(UsageError, lambda: make_plan(board, host, environ=environ, cuda=options))
     assert said in text
+    assert "TORCH_CUDA_ARCH_LIST" in text or said.startswith("CUDA")
+
+
+def test_the_variable_is_not_read_for_a_profile_that_names_its_gpus() -> None:
+    made = make_plan(profile(), X86, environ={"TORCH_CUDA_ARCH_LIST": "Ampere"})
+    assert made.goal.cuda is not None
+    assert (made.goal.cuda.sm, made.goal.cuda.ptx) == (("87",), ())
 
 
 def test_an_environment_of_this_machine_is_no_target_of_a_cross_build() -> None:

@@ -23,8 +23,8 @@ OLD = Program("/usr/bin/aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++ (Debian 4
 GXX = Program("/usr/bin/aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++ (Debian 12.2.0-14) 12.2.0")
 HOSTS = {
     "a plain laptop": HOST,
-    "with cross compilers": replace(HOST, gcc_aarch64=GCC, gxx_aarch64=(GXX,)),
-    "with an old g++": replace(HOST, gcc_aarch64=GCC, gxx_aarch64=(OLD,)),
+    "with cross compilers": replace(HOST, gcc_aarch64=GCC, gxx_aarch64=(GXX,), gccs_aarch64=(GCC,)),
+    "with an old g++": replace(HOST, gcc_aarch64=GCC, gxx_aarch64=(OLD,), gccs_aarch64=(GCC,)),
     "with little memory": replace(HOST, available_mib=300),
     "a riscv machine": replace(HOST, arch="riscv64"),
     "a 32-bit Pi": replace(HOST, arch="armv7l", bits=32),

@@ -21,6 +21,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from mambaport.building.compiler_cache import CacheUse, CompilerCache, compiler_cache
+from mambaport.errors import BuildError
 from mambaport.report import Report
 
 BUILD = Path(__file__).resolve().parents[2] / "kernels" / "mambaport_build"
@@ -196,6 +197,15 @@ class TestLibraries:
         assert done.returncode == 0, done.stdout + done.stderr
         assert [path.name for path in (project.tree / "dist").iterdir()] == ["thing-1-py3-none-any.whl"]
 
+    def test_the_build_folder_s_name_decides_no_byte_and_holds_no_python(self, tmp_path: Path) -> None:
+        one = Project(tmp_path / "one", tmp_path / "a")
+        one.build()
+        assert {path.name for path in (one.tree / "build").iterdir()} == {"objects"}
+        two = Project(tmp_path / "two", tmp_path / "b")
+        done = two.run("build_ext", "--build-lib", "out", "--build-temp", "build/temp.linux-any-cpython-399")
+        assert done.returncode == 0, done.stderr
+        assert one.libraries() == two.libraries()
+
     def test_the_same_in_another_folder_is_the_same_file(self, tmp_path: Path) -> None:
         one = Project(tmp_path / "one", tmp_path / "a")
         two = Project(tmp_path / "elsewhere" / "two", tmp_path / "b" / "c")
@@ -314,6 +324,41 @@ class TestCompilerCache:
         two.config["cuda"]["identity"] = "another"
         two.build()
         assert cache.use() == CacheUse(compiled=5, reused=3)
+
+    def test_a_path_too_long_for_a_socket_takes_a_private_folder(self, tmp_path: Path) -> None:
+        scratch = tmp_path / ("a" * 60) / ("b" * 60)
+        scratch.mkdir(parents=True)
+        project = Project(tmp_path / "one", tmp_path / "a")
+        with compiler_cache(
+            SCCACHE, tmp_path / "cache", scratch, os.environ["PATH"], {}, Report()
+        ) as running:
+            assert running is not None
+            folder = Path(running.environment["SCCACHE_SERVER_UDS"]).parent
+            assert (folder.parent, folder.stat().st_mode & 0o777) == (Path("/tmp"), 0o700)
+            self.behind(running, project).build()
+            assert running.use() == CacheUse(compiled=4, reused=0)
+        assert not folder.exists()
+
+    def test_a_server_that_dies_is_the_builds_failure_and_no_other_server_starts(
+        self, tmp_path: Path
+    ) -> None:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        project = Project(tmp_path / "one", tmp_path / "a")
+        with (
+            pytest.raises(BuildError, match="The compiler cache ended during the build") as fault,
+            compiler_cache(SCCACHE, tmp_path / "cache", scratch, os.environ["PATH"], {}, Report()) as running,
+        ):
+            assert running is not None
+            running.require()
+            running.server.kill()
+            running.server.wait()
+            done = self.behind(running, project).run("build_ext", "--build-lib", "out")
+            assert done.returncode != 0, "a client started a server, or compiled without one"
+            assert running.use() == CacheUse(0, 0)
+            raise BuildError("The build failed")
+        assert fault.value.found == "signal 9"
+        assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").rglob("?" * 64))
 
     def test_a_storage_that_is_not_there_is_said_and_the_build_goes_on(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

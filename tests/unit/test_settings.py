@@ -43,7 +43,7 @@ def test_each_variable_is_typed(tmp_path: Path) -> None:
     )
     assert found.cache == tmp_path / "b"
     assert (found.mirror, found.cc, found.cuda_home) == (Path("m"), "gcc-11", Path("/c"))
-    assert found.cuda_architectures == ("87", "90")
+    assert found.cuda_architectures == ("8.7", "9.0+PTX", "Ampere")
     assert found.fallbacks == {"A_FORCE_FALLBACK"}
 
 

@@ -91,6 +91,8 @@ class Host:
     """The words that, put before a command, cut it off from the network; None where the kernel forbids it."""
     gxx_aarch64: tuple[Program, ...] = ()
     """Debian's cross g++ for aarch64: the default version first, then the newest gcc major first."""
+    gccs_aarch64: tuple[Program, ...] = ()
+    """The cross gcc beside each of these g++."""
     cxx: Program | None = None
     cuda: CudaMachine = field(default_factory=CudaMachine)
     swap_mib: int = 0
@@ -100,6 +102,11 @@ class Host:
     """The active virtual environment."""
     bits: int = 64
     """Pointer size, 64 or 32, of the Python that runs mambaport."""
+
+    def gcc_of(self, gxx: Program) -> Program | None:
+        """The cross gcc of the same version as a cross g++, from the same folder."""
+        path = str(Path(gxx.path).with_name(Path(gxx.path).name.replace("g++", "gcc")))
+        return next((found for found in self.gccs_aarch64 if found.path == path), None)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "virtual_env": str(self.virtual_env) if self.virtual_env else None}
@@ -181,6 +188,12 @@ class ThisMachine(Host):
     @cached_property
     def gxx_aarch64(self) -> tuple[Program, ...]:
         names = (f"aarch64-linux-gnu-g++{major}" for major in ("", "-14", "-13", "-12", "-11"))
+        return tuple(found for name in names if (found := program(name)))
+
+    @cached_property
+    def gccs_aarch64(self) -> tuple[Program, ...]:
+        paths = (Path(found.path) for found in self.gxx_aarch64)
+        names = (str(path.with_name(path.name.replace("g++", "gcc"))) for path in paths)
         return tuple(found for name in names if (found := program(name)))
 
     @cached_property

@@ -6,7 +6,7 @@
 ``MAMBAPORT_MIRROR``      a folder of archives in place of the index
 ``CC``, ``CXX``           the compilers of native builds
 ``CUDA_HOME``             the CUDA toolkit (``CUDA_PATH`` where it is not set)
-``TORCH_CUDA_ARCH_LIST``  the GPU architectures where no GPU is found: ``8.7;9.0+PTX``
+``TORCH_CUDA_ARCH_LIST``  the GPUs that profile ``cuda`` builds for: ``8.7;9.0+PTX``; by default this machine's
 ``VIRTUAL_ENV``           the active environment
 ``*_FORCE_FALLBACK``      leaves a package's kernels out
 ``SCCACHE_*``, ``AWS_*``  the storage of the compiler cache; by default a folder of the store
@@ -39,7 +39,7 @@ class Settings:
     cxx: str
     cuda_home: Path | None
     cuda_architectures: tuple[str, ...]
-    """SM names: ``("87", "90")``."""
+    """The words of TORCH_CUDA_ARCH_LIST: ``("8.7", "9.0+PTX")``."""
     virtual_env: Path | None
     path: str
     """PATH, for the programs that a build runs."""
@@ -60,7 +60,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         cc=variables.get("CC", "").strip(),
         cxx=variables.get("CXX", "").strip(),
         cuda_home=_path(variables.get("CUDA_HOME") or variables.get("CUDA_PATH")),
-        cuda_architectures=_architectures(variables.get("TORCH_CUDA_ARCH_LIST", "")),
+        cuda_architectures=tuple(variables.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()),
         virtual_env=_path(variables.get("VIRTUAL_ENV")),
         path=variables.get("PATH", os.defpath),
         compiler_cache=tuple(
@@ -79,9 +79,3 @@ def is_true(text: str) -> bool:
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
-
-
-def _architectures(text: str) -> tuple[str, ...]:
-    words = text.replace(";", " ").split()
-    names = [word.removesuffix("+PTX").replace(".", "") for word in words]
-    return tuple(name for name in names if name.isdigit())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,46 @@ def _kind(origin: str) -> str:
 
 
 def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
-    """The profile's CUDA target, with each ``host`` replaced by this machine's facts where they are known."""
-    sm = settings.cuda_architectures or tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus))
+    """The profile's CUDA target, with each ``host`` replaced by this machine's facts where they are known.
+
+    Raises:
+        UsageError: the profile takes its GPUs from TORCH_CUDA_ARCH_LIST, and a word of the variable is no architecture.
+    """
+    sm, ptx = cuda.sm, cuda.ptx
+    if sm == ("host",):
+        named, more = architectures(settings.cuda_architectures)
+        sm = named or tuple(dict.fromkeys(gpu.sm for gpu in host.cuda.gpus))
+        ptx = tuple(dict.fromkeys((*ptx, *more)))
     toolkit = host.cuda.toolkits[0].version if host.cuda.toolkits else UNKNOWN
     return CudaGoal(
         version=toolkit if cuda.version == "host" else cuda.version,
-        sm=sm if cuda.sm == ("host",) else cuda.sm,
-        ptx=cuda.ptx,
+        sm=sm,
+        ptx=ptx,
         flavour=_flavour(host) if cuda.flavour == "host" else cuda.flavour,
         torch="" if cuda.torch == "host" else cuda.torch,
     )
+
+
+def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The SM names in words of TORCH_CUDA_ARCH_LIST (``8.7``, ``9.0+PTX``), and those whose PTX is wanted too.
+
+    Raises:
+        UsageError: a word is no architecture, such as torch's names of families.
+    """
+    sm, ptx = [], []
+    for word in words:
+        number, plus, _ = word.partition("+PTX")
+        if not re.fullmatch(r"\d+\.\d|\d{2,3}", number) or word != number + plus:
+            raise UsageError(
+                "TORCH_CUDA_ARCH_LIST has a word that is no GPU architecture",
+                found=word,
+                expected="numbers such as 8.7, with +PTX where the PTX is wanted too, divided by ; or spaces",
+                hint="give the number of the GPU: `nvidia-smi --query-gpu=name,compute_cap --format=csv` on its "
+                "machine prints the number; or unset the variable to build for this machine's GPUs",
+            )
+        sm.append(number.replace(".", ""))
+        ptx += sm[-1:] if plus else []
+    return tuple(dict.fromkeys(sm)), tuple(dict.fromkeys(ptx))
 
 
 def resolve_cuda(

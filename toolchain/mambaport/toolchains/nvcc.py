@@ -7,7 +7,6 @@ torch to compile for (:mod:`mambaport.cuda.resolve`).
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 
 from mambaport.goal import Goal
@@ -83,14 +82,18 @@ class NvccCross:
         cxx = self.cuda.cxx(host)
         if cxx is None:
             return f"no aarch64-linux-gnu-g++ on PATH; `{self.cuda.install(None)}` installs it"
-        return too_old(cxx)
+        cc = host.gcc_of(cxx)
+        if cc is None:
+            return f"no gcc beside {cxx.path}; `{self.cuda.install(None)}` installs it"
+        return too_old(cc) or too_old(cxx)
 
     def pins(self, host: Host) -> tuple[Pin, ...]:
         return ()
 
     def identity(self, host: Host) -> dict[str, str]:
         cxx = self.cuda.cxx(host)
-        return {"name": self.name, **({"cxx": cxx.identity} if cxx else {})}
+        programs = {"cc": host.gcc_of(cxx), "cxx": cxx} if cxx else {}
+        return {"name": self.name, **{key: found.identity for key, found in programs.items() if found}}
 
     def glibc(self, host: Host, goal: Goal) -> str:
         # Debian's cross glibc may be newer than the target's. The audit refuses symbols that are too new.
@@ -99,8 +102,9 @@ class NvccCross:
     def compiler(self, host: Host, goal: Goal, tools: Path | None, scratch: Path) -> Compiler:
         cxx = self.cuda.cxx(host)
         assert cxx is not None
-        gcc = Path(cxx.path).name.replace("g++", "gcc")
-        return Compiler(shlex.quote(shutil.which(gcc) or gcc), gcc_flags(goal, cxx), SEPARATE_CODE)
+        cc = host.gcc_of(cxx)
+        assert cc is not None
+        return Compiler(shlex.quote(cc.path), gcc_flags(goal, cc), SEPARATE_CODE)
 
 
 def _fits(program: Program, newest: int | None) -> bool:
