@@ -45,8 +45,10 @@ class CudaConfig:
     """The toolkit's version, such as ``12.6``."""
     cxx: str
     """The host compiler: of C++ sources, behind nvcc, and for the link: a program without options."""
-    gencode: tuple[str, ...]
-    """nvcc's ``-gencode`` options: one list for every file."""
+    sm: tuple[str, ...]
+    """Architectures, such as ``87``: each object has one cubin for each."""
+    ptx: tuple[str, ...]
+    """Architectures whose PTX is in each object too."""
     include_dirs: tuple[str, ...]
     """torch's headers."""
     library_dirs: tuple[str, ...]
@@ -57,6 +59,13 @@ class CudaConfig:
     identity: str = ""
     """What decides an object's bytes beside sources and flags: compilers, CUDA and torch headers."""
     cxx_standard: str = "c++17"
+
+    @property
+    def gencode(self) -> list[str]:
+        """nvcc's ``-gencode`` options: one list for every file."""
+        codes = [(number, f"sm_{number}") for number in self.sm]
+        codes += [(number, f"compute_{number}") for number in self.ptx]
+        return [f"-gencode=arch=compute_{number},code={code}" for number, code in codes]
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,13 @@ def machine_cuda(fallback_sm: Sequence[str]) -> CudaConfig:
             f"{nvcc} is CUDA {version}, and torch {torch.__version__} was built for CUDA {torch.version.cuda}: set "
             "CUDA_HOME to a toolkit of the same major version."
         )
+    sm, ptx = _architectures(nvcc, fallback_sm)
     return CudaConfig(
         home=home,
         version=version,
         cxx=os.environ.get("CXX") or "g++",
-        gencode=tuple(_gencode(nvcc, fallback_sm)),
+        sm=sm,
+        ptx=ptx,
         # "cuda" is a device to newer torch, and merely true to older.
         include_dirs=tuple(cpp_extension.include_paths("cuda")),
         library_dirs=tuple(cpp_extension.library_paths("cuda")),
@@ -158,12 +169,6 @@ def check_cuda_version(version: str) -> None:
         )
 
 
-def gencode_options(sm: Sequence[str], ptx: Sequence[str]) -> list[str]:
-    """nvcc's options for one cubin per architecture of `sm` (``"87"``) and the PTX of each of `ptx`."""
-    codes = [(number, f"sm_{number}") for number in sm] + [(number, f"compute_{number}") for number in ptx]
-    return [f"-gencode=arch=compute_{number},code={code}" for number, code in codes]
-
-
 def _whole_number(variable: str, default: int) -> int:
     """The number in an environment variable; `default` where the variable is empty or not set."""
     text = os.environ.get(variable)
@@ -180,17 +185,19 @@ def _made(model: type[Any], data: Mapping[str, Any]) -> Any:
     return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
-def _gencode(nvcc: str, fallback_sm: Sequence[str]) -> list[str]:
+def _architectures(nvcc: str, fallback_sm: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The architectures of cubins and of PTX: of TORCH_CUDA_ARCH_LIST, of this machine's GPUs, or `fallback_sm`."""
     import torch
     from torch.utils import cpp_extension
 
     if os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return list(cpp_extension._get_cuda_arch_flags())
+        flags = " ".join(cpp_extension._get_cuda_arch_flags())
+        return tuple(re.findall(r"code=sm_(\w+)", flags)), tuple(re.findall(r"code=compute_(\w+)", flags))
     if torch.cuda.is_available():
         found = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
-        return gencode_options([f"{major}{minor}" for major, minor in sorted(found)], [])
+        return tuple(f"{major}{minor}" for major, minor in sorted(found)), ()
     known = set(re.findall(r"sm_(\w+)", _output(nvcc, "--list-gpu-code")))
-    return gencode_options([number for number in fallback_sm if number in known], [])
+    return tuple(number for number in fallback_sm if number in known), ()
 
 
 def _home() -> str:

@@ -70,7 +70,7 @@ class Ground:
         words += [f"-U__CUDA_NO_{name}__" for name in ("BFLOAT16_OPERATORS", "BFLOAT16_CONVERSIONS")]
         headers = [*config["include_dirs"], home / "include", home / "include/cccl"]
         words += [word for folder in headers for word in ("-isystem", str(folder))]
-        words += config["gencode"]
+        words += [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in config["sm"]]
         done = subprocess.run(
             [*words, "-c", source, "-o", out],
             cwd=self.trees / package,
@@ -121,7 +121,7 @@ def test_the_parts_are_those_of_the_variant(cross: Ground) -> None:
     assert plan.variant is not None
     assert cuda is not None
     assert (cuda.tools.toolkit.version, cuda.torch.version) == CROSS[plan.variant]
-    assert cross.config["gencode"] == ["-gencode=arch=compute_87,code=sm_87"]
+    assert (cross.config["sm"], cross.config["ptx"]) == (["87"], [])
     assert cross.config["cxx11_abi"] == 1
     parts = cuda_parts(cross.pipeline.shop, cuda)
     exports = read_exports(parts.torch.exports)

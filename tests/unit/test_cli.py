@@ -250,6 +250,16 @@ def test_doctor_for_a_profile_gives_a_hint_for_all_that_is_missing(run: Run) -> 
     assert {"toolchain", "disk"} <= {check["name"] for check in ran.json["checks"]}
 
 
+def test_doctor_takes_a_release_line_and_names_those_that_exist(run: Run) -> None:
+    ran = run("doctor", "-p", "rpi", "--line", "9.9", "--json")
+    assert ran.code == 2
+    assert "9.9" in ran.json["error"]["what"]
+    assert "2.2.4" in str(ran.json["error"])
+    usual, named = (run("doctor", "-p", "rpi", *words, "--json") for words in ((), ("--line", "2.2.4")))
+    assert named.code == usual.code
+    assert named.json["checks"] == usual.json["checks"]
+
+
 def test_cache_info_and_clean_know_what_is_in_the_store(run: Run, tmp_path: Path) -> None:
     assert run("cache", "info", "--json").json["entries"] == []
     write_tree(tmp_path / "store/wheels/demo-1", {"x": "x"})
@@ -260,10 +270,14 @@ def test_cache_info_and_clean_know_what_is_in_the_store(run: Run, tmp_path: Path
         ("archives", "abc"),
     }
     assert data["size"] == sum(entry["size"] for entry in data["entries"]) > 0
+    write_tree(tmp_path / "store/logs", {"demo-1+cpu.1-abcdef01.log": "x"})
     assert run("cache", "clean", "--kind", "wheels", "--yes", "--json").json["removed"] == 1
+    assert (tmp_path / "store/logs").is_dir()
     assert [entry["kind"] for entry in run("cache", "info", "--json").json["entries"]] == ["archives"]
-    assert run("cache", "clean", "--yes").code == 0
+    assert "1 entry and 1 log removed" in run("cache", "clean", "--yes").err
     assert run("cache", "info", "--json").json["entries"] == []
+    left = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert left == ["archives", "scratch", "wheels"]
 
 
 def test_cache_clean_removes_nothing_unasked(

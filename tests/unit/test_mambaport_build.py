@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from mambaport.building.compiler_cache import CacheUse, CompilerCache, compiler_cache
+from mambaport.cuda.resolve import STUBS
 from mambaport.errors import BuildError
 from mambaport.report import Report
 
@@ -114,7 +116,8 @@ class Project:
                 "home": str(self.outside / "cuda"),
                 "version": "12.4",
                 "cxx": "g++",
-                "gencode": ["-gencode=arch=compute_87,code=sm_87"],
+                "sm": ["87"],
+                "ptx": ["87"],
                 "include_dirs": [str(self.outside / "include")],
                 "library_dirs": [str(self.outside / "stubs")],
                 "libraries": ["torch_cpu"],
@@ -159,6 +162,12 @@ class Project:
 def compiled(output: str) -> set[str]:
     """The sources whose compilation ninja shows."""
     return {Path(name).name for name in re.findall(r"compile (\S+)", output)}
+
+
+def reached(path: str) -> bool:
+    """Whether a process listens on a socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 @pytest.fixture
@@ -345,18 +354,24 @@ class TestCompilerCache:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         project = Project(tmp_path / "one", tmp_path / "a")
-        with (
-            pytest.raises(BuildError, match="The compiler cache ended during the build") as fault,
-            compiler_cache(SCCACHE, tmp_path / "cache", scratch, os.environ["PATH"], {}, Report()) as running,
-        ):
-            assert running is not None
-            running.require()
-            running.server.kill()
-            running.server.wait()
-            done = self.behind(running, project).run("build_ext", "--build-lib", "out")
-            assert done.returncode != 0, "a client started a server, or compiled without one"
-            assert running.use() == CacheUse(0, 0)
-            raise BuildError("The build failed")
+
+        def build() -> None:
+            with compiler_cache(
+                SCCACHE, tmp_path / "cache", scratch, os.environ["PATH"], {}, Report()
+            ) as running:
+                assert running is not None
+                running.require()
+                running.server.kill()  # and, with its keeper, the server
+                running.server.wait()
+                while reached(running.environment["SCCACHE_SERVER_UDS"]):
+                    time.sleep(0.01)
+                done = self.behind(running, project).run("build_ext", "--build-lib", "out")
+                assert done.returncode != 0, "a client started a server, or compiled without one"
+                assert running.use() == CacheUse(0, 0)
+                raise BuildError("The build failed")
+
+        with pytest.raises(BuildError, match="The compiler cache ended during the build") as fault:
+            build()
         assert fault.value.found == "signal 9"
         assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").rglob("?" * 64))
 
@@ -411,6 +426,17 @@ class TestConfiguration:
         assert done.returncode != 0
         assert "CXX=g++ -m64 has 2 words" in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_cubins_and_ptx_become_nvcc_s_options(self, project: Project) -> None:
+        project.build()
+        commands = (project.tree / "build" / "objects" / "build.ninja").read_text().replace("$\n", "")
+        assert "-gencode=arch=compute_87,code=sm_87 -gencode=arch=compute_87,code=compute_87" in " ".join(
+            commands.split()
+        )
+
+    def test_both_sides_link_the_same_libraries(self) -> None:
+        code = "from mambaport_build.config import CUDA_LIBRARIES; print(*CUDA_LIBRARIES)"
+        assert tuple(self.kernels("-c", code).stdout.split()) == STUBS
 
     @pytest.mark.parametrize(("variable", "default"), [("MAX_JOBS", 4), ("NVCC_THREADS", 1)])
     def test_a_number_that_is_none_is_named(self, variable: str, default: int) -> None:

@@ -155,6 +155,23 @@ def test_a_discarded_entry_is_gone_and_can_be_made_again(store: Store) -> None:
     assert leftovers(store) == []
 
 
+def test_clearing_spares_the_log_of_what_is_being_made(tmp_path: Path, store: Store) -> None:
+    store.make("wheels", "other-1.0", fill)
+    alive = maker(store.root, slow=True)
+    try:
+        wait_for(tmp_path / "built")
+        for name in (f"demo-1.0+cpu.1-{KEY[-8:]}.log", "other-1.0+cpu.1-12345678.log"):
+            (store.logs / name).write_text("x")
+        assert store.clear_logs() == 1
+        assert [path.name for path in store.logs.iterdir()] == [f"demo-1.0+cpu.1-{KEY[-8:]}.log"]
+        assert [path.name for path in (store.root / "locks").iterdir()] == [f"wheels-{KEY}.lock"]
+    finally:
+        alive.kill()
+        alive.communicate()
+    assert store.clear_logs() == 1
+    assert not (store.root / "logs").exists()
+
+
 def test_entries_are_listed_with_their_size_on_disk(store: Store) -> None:
     def large(folder: Path) -> None:
         (folder / "x").write_bytes(b"x" * 100_000)

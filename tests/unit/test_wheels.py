@@ -42,6 +42,23 @@ def test_a_wheel_is_put_into_the_wheelhouse_whole_and_once(tmp_path: Path) -> No
     assert [path.name for path in house.iterdir()] == [built.name]
 
 
+def test_a_wheel_replaces_those_of_its_version_and_architecture_under_another_tag(tmp_path: Path) -> None:
+    old = write_wheel(tmp_path, {}, tag="py3-none-manylinux_2_36_aarch64")
+    stay = [
+        write_wheel(tmp_path, {}, tag="py3-none-linux_x86_64"),
+        write_wheel(tmp_path, {}, version="1.0+cpu.2", tag="py3-none-manylinux_2_36_aarch64"),
+        write_wheel(tmp_path, {}, name="other", tag="py3-none-manylinux_2_36_aarch64"),
+    ]
+    new = write_wheel(tmp_path, {}, tag="py3-none-manylinux_2_17_aarch64")
+    (tmp_path / "notes.whl").write_text("not a wheel's name")
+    assert wheels.drop_replaced(wheels.read_wheel(new)) == [old.name]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        new.name,
+        "notes.whl",
+        *(path.name for path in stay),
+    }
+
+
 def test_the_wheel_of_exactly_one_version_is_found(tmp_path: Path) -> None:
     write_wheel(tmp_path, {}, version="1.0+cpu.1")
     newer = write_wheel(tmp_path, {}, version="1.0+cpu.2")

@@ -10,6 +10,7 @@ from typing import Any
 from mambaport import process
 from mambaport.errors import InstallError
 from mambaport.models import Model
+from mambaport.settings import process_environment
 
 _INSPECT = Path(__file__).with_name("inspect_interpreter.py")
 
@@ -95,7 +96,9 @@ def python_environment() -> dict[str, str]:
     absolute and empty ones are left out, so that the result does not depend on the working folder.
     """
     variables = {
-        key: value for key, value in os.environ.items() if not key.startswith("PYTHON") or key in _KEPT
+        key: value
+        for key, value in process_environment().items()
+        if not key.startswith("PYTHON") or key in _KEPT
     }
     if "PYTHONPATH" in variables:
         folders = [str(Path(part).absolute()) for part in variables["PYTHONPATH"].split(os.pathsep) if part]

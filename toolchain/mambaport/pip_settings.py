@@ -48,7 +48,7 @@ def pip_settings(python: str) -> Mapping[str, str]:
     Raises:
         UsageError: one of pip's configuration files cannot be read.
     """
-    answer = process.run([python, RUNNER, "config", "list"], env=dict(os.environ))
+    answer = process.run([python, RUNNER, "config", "list"])
     if not answer.ok:
         raise UsageError(
             "pip's configuration cannot be read",

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from mambaport.plan import PackagePlan, Plan, set_json
 from mambaport.releases import Source, combination, lock_for
 from mambaport.report import size_text
 from mambaport.sources import Workshop, assemble
+from mambaport.store import LOG_KEY
 from mambaport.temporary import temporary_file
 from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter, summary
 from mambaport.verifying import require as require_verification
@@ -146,11 +147,14 @@ class Pipeline:
         made = [self._make(package) for package in self.plan.packages]
         if wheelhouse is None:
             return made
-        put = [wheelfiles.put(item.wheel.path, wheelhouse) for item in made]
-        return [
-            Made(item.package, wheelfiles.read_wheel(path), item.audit, item.log, item.cached)
-            for item, path in zip(made, put, strict=True)
-        ]
+        return [self._put(item, wheelhouse) for item in made]
+
+    def _put(self, made: Made, wheelhouse: Path) -> Made:
+        """Puts a wheel into the wheelhouse, which then has one wheel of that version for the architecture."""
+        wheel = wheelfiles.read_wheel(wheelfiles.put(made.wheel.path, wheelhouse))
+        for name in wheelfiles.drop_replaced(wheel):
+            self.report.line("replace", name, f"by {wheel.tag}")
+        return replace(made, wheel=wheel)
 
     def _make(self, package: PackagePlan) -> Made:
         made = self._kept(package)
@@ -207,9 +211,7 @@ class Pipeline:
         pins = (*plan.build_requirements, *tool_pins)
         python = build_environment(self.shop, pins)
         tools = unpacked_toolchain(self.shop, plan.toolchain.pins(host))
-        logs = self.store.root / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"{package.name}-{package.version}-{package.key[:8]}.log"
+        log = self.store.logs / f"{package.name}-{package.version}-{package.key[:LOG_KEY]}.log"
         log.unlink(missing_ok=True)
         with self.store.scratch() as scratch:
             tree = scratch / "src"

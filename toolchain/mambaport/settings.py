@@ -1,4 +1,8 @@
-"""The environment variables that a user sets, read once per command. No other module reads them.
+"""The environment variables that a user sets. No other module of the package reads the environment.
+
+Programs that mambaport starts as the user would (pip, the interpreter of an environment) inherit all
+variables, and read those that are meant for them: PIP_*, PYTHONPATH. The files that run by themselves in
+another interpreter (the probe, the runner) read the variables that they need.
 
 ========================  ======================================================================
 ``MAMBAPORT_CACHE``       the store; by default the user's cache folder
@@ -6,7 +10,7 @@
 ``MAMBAPORT_MIRROR``      a folder of archives in place of the index
 ``CC``, ``CXX``           the compilers of native builds
 ``CUDA_HOME``             the CUDA toolkit (``CUDA_PATH`` where it is not set)
-``TORCH_CUDA_ARCH_LIST``  the GPUs that profile ``cuda`` builds for: ``8.7;9.0+PTX``; by default this machine's
+``TORCH_CUDA_ARCH_LIST``  the GPUs of profile ``cuda``: ``8.7;9.0+PTX``; by default this machine's
 ``VIRTUAL_ENV``           the active environment
 ``*_FORCE_FALLBACK``      leaves a package's kernels out
 ``SCCACHE_*``, ``AWS_*``  the storage of the compiler cache; by default a folder of the store
@@ -70,6 +74,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
             name for name, value in variables.items() if name.endswith("_FORCE_FALLBACK") and is_true(value)
         ),
     )
+
+
+def process_environment() -> dict[str, str]:
+    """All variables of this process, for a program that runs as the user would run it."""
+    return dict(os.environ)
 
 
 def is_true(text: str) -> bool:

@@ -23,6 +23,8 @@ from mambaport.temporary import temporary_folder
 KINDS = ("archives", "toolchains", "environments", "wheels", "compilations", "roots", "sites")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
 _FSYNC_EACH_UP_TO = 64
+LOG_KEY = 8
+"""Digits of an entry's key in the name of its log."""
 FILE_TIME = 1_000_000_000
 """The time of change of a toolchain's files, in seconds since 1970."""
 
@@ -106,6 +108,30 @@ class Store:
             remove_unlocked(path)
         with temporary_folder(self._folder("scratch")) as path:
             yield path
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the builds' logs: ``NAME-VERSION-KEY.log``, with the first digits of the key."""
+        return self._folder("logs")
+
+    def clear_logs(self) -> int:
+        """Removes the logs, but for those of entries that a process is making.
+
+        Returns:
+            the number of removed logs
+        """
+        logs = list(self.logs.glob("*.log"))
+        locks = self._folder("locks")
+        for path in locks.glob("*.lock"):
+            remove_unlocked(path)
+        held = [path.name for path in locks.iterdir()]
+        done = [path for path in logs if not any(path.stem[-LOG_KEY:] in name for name in held)]
+        for path in done:
+            path.unlink(missing_ok=True)
+        for folder in (self.logs, locks):
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        return len(done)
 
     def entries(self) -> list[Entry]:
         """Every entry of the store."""

@@ -56,6 +56,11 @@ class Wheel:
     """The wheel's one compatibility tag: ``py3-none-linux_aarch64``."""
 
     @property
+    def arch(self) -> str:
+        """The architecture of the tag, ``aarch64``; ``any`` for a wheel without compiled files."""
+        return next((arch for arch in ("aarch64", "x86_64") if self.tag.endswith(arch)), "any")
+
+    @property
     def sha256(self) -> str:
         return file_sha256(self.path)
 
@@ -112,6 +117,24 @@ def put(wheel: Path, wheelhouse: Path) -> Path:
             partial.chmod(0o644)
             partial.replace(target)
     return target
+
+
+def drop_replaced(wheel: Wheel) -> list[str]:
+    """Removes, from the folder of a wheel, the wheels that this wheel replaces: of the same package, version
+    and architecture under another tag, such as that of another glibc. pip would choose between them by tag.
+
+    Returns:
+        the names of the removed files
+    """
+    removed = []
+    for path in sorted(wheel.path.parent.glob("*.whl")):
+        with contextlib.suppress(UsageError):
+            other = read_wheel(path)
+            same = (other.name, other.version, other.arch) == (wheel.name, wheel.version, wheel.arch)
+            if same and path.name != wheel.path.name:
+                path.unlink(missing_ok=True)
+                removed.append(path.name)
+    return removed
 
 
 def wheels_in(wheelhouse: Path) -> list[Wheel]:

@@ -1,11 +1,11 @@
 """The compiler cache: an sccache server for one build, with a local folder or a shared storage.
 
-The server's socket is in the build's scratch folder, so that a build without network can use the server. Where
-that path is too long for a socket, the socket is in a private folder of /tmp. The server ends with the build.
-Clients cannot start another server: where the server dies, the build fails.
+The server's socket is in the build's scratch folder, so that a build without network can use the server.
+Where that path is too long for a socket, the socket is in a private folder of /tmp. The server ends with the
+build. Clients cannot start another server: where the server dies, the build fails.
 
-sccache's own variables choose the storage: SCCACHE_REDIS_ENDPOINT, SCCACHE_BUCKET, SCCACHE_WEBDAV_ENDPOINT and
-similar ones. Without such a variable, compiled objects are kept in the store.
+sccache's own variables choose the storage: SCCACHE_REDIS_ENDPOINT, SCCACHE_BUCKET, SCCACHE_WEBDAV_ENDPOINT
+and similar ones. Without such a variable, compiled objects are kept in the store.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class CompilerCache:
         self.program = program
         self.server = server
         self.log = scratch / "sccache.out"
-        # A client that finds no server starts one, which would outlive the build and keep objects elsewhere. With
-        # these two, such a server fails at once, and so does the client.
+        # A client that finds no server starts one, which would outlive the build and keep objects elsewhere.
+        # With these two, such a server fails at once, and so does the client.
         client = scratch / "sccache-client.toml"
         client.write_text("server_startup_timeout_ms = 1\n", encoding="utf-8")
         self.environment = {
@@ -67,8 +67,8 @@ class CompilerCache:
                 "The compiler cache ended during the build",
                 found=f"signal {-code}" if code < 0 else f"exit status {code}",
                 expected="sccache's server, for as long as the build runs",
-                hint="run the same command again: what was compiled is kept. If it ends again, the memory may be too "
-                "small (`dmesg`): compile fewer files at once with --jobs 1",
+                hint="run the same command again: what was compiled is kept. If the server ends again, the "
+                "memory may be too small (`dmesg`): compile fewer files at once with --jobs 1",
                 detail="\n".join(_lines(self.log)[-10:]) or None,
             )
 

@@ -45,10 +45,8 @@ def cuda_config(plan: CudaPlan, parts: CudaParts, scratch: Path) -> dict[str, An
         "home": str(parts.home),
         "version": plan.tools.toolkit.version,
         "cxx": plan.tools.cxx.path,
-        "gencode": [
-            *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in plan.goal.sm),
-            *(f"-gencode=arch=compute_{sm},code=compute_{sm}" for sm in plan.goal.ptx),
-        ],
+        "sm": list(plan.goal.sm),
+        "ptx": list(plan.goal.ptx),
         "include_dirs": [str(path) for path in parts.torch.include_dirs],
         "library_dirs": [str(_stubs(plan, scratch / "stubs"))],
         "libraries": [name.removeprefix("lib").partition(".so")[0] for name in plan.libraries],

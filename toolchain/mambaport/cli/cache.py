@@ -53,7 +53,7 @@ def info(session: Session) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_options
 def clean(session: Session, kind: tuple[str, ...], yes: bool) -> None:
-    """Remove entries. Everything in the store can be made or fetched again.
+    """Remove entries; without --kind, the builds' logs too. Everything can be made or fetched again.
 
     \b
     Examples:
@@ -70,6 +70,8 @@ def clean(session: Session, kind: tuple[str, ...], yes: bool) -> None:
             return
     for entry in chosen:
         store.discard(entry.kind, entry.key)
-    if session.emit({"removed": len(chosen), "size": size}):
+    logs = store.clear_logs() if not kind else 0
+    if session.emit({"removed": len(chosen), "size": size, "logs": logs}):
         return
-    session.report.success(f"{counted(len(chosen), 'entry', 'entries')} removed, {size_text(size)}")
+    also = f" and {counted(logs, 'log')}" if logs else ""
+    session.report.success(f"{counted(len(chosen), 'entry', 'entries')}{also} removed, {size_text(size)}")

@@ -15,6 +15,7 @@ from mambaport.cli.options import (
     default_python,
     output_options,
     python_option,
+    release_options,
     variant_option,
 )
 from mambaport.doctoring import Check, examine, facts
@@ -24,6 +25,7 @@ from mambaport.failures import explain as explanations
 from mambaport.host import read_host
 from mambaport.plan import choose_variant
 from mambaport.profile import find_profile
+from mambaport.release_lines import ReleaseChoice, choose_releases
 from mambaport.report import escape
 
 MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[bad]✗[/bad]"}
@@ -46,6 +48,7 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
     help="Look up an error text or a build log in the failure catalogue; - reads stdin.",
 )
 @python_option
+@release_options
 @output_options
 def doctor(
     session: Session,
@@ -53,6 +56,7 @@ def doctor(
     variant: str | None,
     explain: TextIO | None,
     python: Path | None,
+    releases: ReleaseChoice,
 ) -> None:
     """Describe this machine and what a profile lacks on it, with the commands that mend it.
 
@@ -71,8 +75,15 @@ def doctor(
     if profile_name:
         profile = find_profile(profile_name)
         variant = choose_variant(profile, host, variant)
+        choose_releases(profile.with_variant(variant), releases)
         checks = examine(
-            profile, host, store, default_python(python), variant=variant, named=python is not None
+            profile,
+            host,
+            store,
+            default_python(python),
+            variant=variant,
+            named=python is not None,
+            releases=releases,
         )
     missing = [check for check in checks if check.state == "missing"]
     data = {"host": host.to_json(), "checks": [check.to_json() for check in checks], "ok": not missing}

@@ -22,6 +22,7 @@ from mambaport.settings import Settings
 from mambaport.toolchains import CudaCompiler
 
 # Libraries of the target that an extension links to. The linker gets empty libraries in their place.
+# For builds by hand, kernels/mambaport_build/config.py has the same list; a test compares the two.
 STUBS = ("c10", "torch_cpu", "c10_cuda", "cudart")
 # The CUDA of a machine without a toolkit, until the torch to compile for says which CUDA it needs.
 UNKNOWN = "0.0"
@@ -130,7 +131,8 @@ def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
     """The profile's CUDA target, with each ``host`` replaced by this machine's facts where they are known.
 
     Raises:
-        UsageError: the profile takes its GPUs from TORCH_CUDA_ARCH_LIST, and a word of the variable is no architecture.
+        UsageError: the profile's GPUs are this machine's, and TORCH_CUDA_ARCH_LIST has a word that is no
+            architecture.
     """
     sm, ptx = cuda.sm, cuda.ptx
     if sm == ("host",):
@@ -148,7 +150,7 @@ def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
 
 
 def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The SM names in words of TORCH_CUDA_ARCH_LIST (``8.7``, ``9.0+PTX``), and those whose PTX is wanted too.
+    """The SM names in words of TORCH_CUDA_ARCH_LIST (``8.7``, ``9.0+PTX``), and those with ``+PTX``.
 
     Raises:
         UsageError: a word is no architecture, such as torch's names of families.
@@ -161,8 +163,8 @@ def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
                 "TORCH_CUDA_ARCH_LIST has a word that is no GPU architecture",
                 found=word,
                 expected="numbers such as 8.7, with +PTX where the PTX is wanted too, divided by ; or spaces",
-                hint="give the number of the GPU: `nvidia-smi --query-gpu=name,compute_cap --format=csv` on its "
-                "machine prints the number; or unset the variable to build for this machine's GPUs",
+                hint="give the number of the GPU: `nvidia-smi --query-gpu=name,compute_cap --format=csv` "
+                "prints the number; or unset the variable to build for this machine's GPUs",
             )
         sm.append(number.replace(".", ""))
         ptx += sm[-1:] if plus else []

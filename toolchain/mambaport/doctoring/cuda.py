@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def _power() -> Check:
     program = shutil.which("nvpmodel")
     if program is None:
         return Check("power mode", "optional", "no nvpmodel on PATH", "")
-    output = process.run([program, "-q"], env=dict(os.environ)).output
+    output = process.run([program, "-q"]).output
     mode = next((line.split(":", 1)[1].strip() for line in output.splitlines() if "Power Mode" in line), "")
     if mode.upper().startswith("MAXN"):
         return Check("power mode", "good", mode)

@@ -20,12 +20,12 @@ from mambaport.interpreter import read_interpreter
 from mambaport.pins.cuda import CudaRelease
 from mambaport.plan import make_plan, resolve_goal
 from mambaport.profile import Profile
+from mambaport.release_lines import ReleaseChoice
 from mambaport.report import counted
 from mambaport.store import Store
 from mambaport.toolchains import TOOLCHAINS, choose
 
 BUILD_BYTES = 1 << 30
-EMULATION_BYTES = 3 << 29
 
 
 def facts(host: Host, store: Store) -> dict[str, str]:
@@ -59,6 +59,7 @@ def examine(
     *,
     variant: str | None = None,
     named: bool = False,
+    releases: ReleaseChoice | None = None,
 ) -> list[Check]:
     """What a profile needs on this machine: to build, to install into ``python``, to prove the wheels.
 
@@ -69,6 +70,7 @@ def examine(
         variant: the variant that was chosen.
         named: whether the user named ``python``. Such an interpreter must run, even on a machine that only
             builds.
+        releases: the packages' releases to build; by default the profile's.
     """
     whole, profile = profile, profile.with_variant(variant)
     try:
@@ -90,14 +92,22 @@ def examine(
     if not native and profile.emulate:
         checks.append(_emulation(host))
     if not any(check.state == "missing" for check in checks):
-        checks.append(_build(whole, variant, host, store, python if native and goal.cuda else None))
+        options = CudaOptions(python=python if native and goal.cuda else None)
+        checks.append(_build(whole, variant, host, store, options, releases))
     return checks
 
 
-def _build(profile: Profile, variant: str | None, host: Host, store: Store, python: Path | None) -> Check:
+def _build(
+    profile: Profile,
+    variant: str | None,
+    host: Host,
+    store: Store,
+    cuda: CudaOptions,
+    releases: ReleaseChoice | None,
+) -> Check:
     """What a build checks before it begins."""
     try:
-        plan = make_plan(profile, host, variant=variant, cuda=CudaOptions(python=python))
+        plan = make_plan(profile, host, variant=variant, cuda=cuda, releases=releases)
         plan.require(building=True)
         source = plan.cuda.tools.toolkit.source if plan.cuda is not None and plan.compiles else None
         if isinstance(source, CudaRelease) and (lack := debian_lacks(store, source, host.arch)) is not None:

@@ -21,7 +21,6 @@ from mambaport.cuda.exports import defined_symbols
 from mambaport.errors import HostError
 
 REAL = "nvidia/cu13/lib"
-BASE = ("libc.so", "libm.so", "libstdc++", "libgcc_s", "libdl", "libpthread", "librt")
 SYSTEM = ("lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu")
 
 
