@@ -106,6 +106,11 @@ def python_environment() -> dict[str, str]:
     return variables
 
 
+def quiet_environment() -> dict[str, str]:
+    """The variables of :func:`python_environment`, for a program that writes no bytecode beside modules."""
+    return {**python_environment(), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
     """Runs an interpreter and reads its facts, and those of ``packages`` in its environment.
 
@@ -114,7 +119,7 @@ def read_interpreter(python: Path, packages: list[str]) -> Interpreter:
     """
     try:
         finished = process.run(
-            [python.absolute(), _INSPECT, *packages], env=python_environment(), cwd=Path("/")
+            [python.absolute(), _INSPECT, *packages], env=quiet_environment(), cwd=Path("/")
         )
     except (FileNotFoundError, PermissionError) as fault:
         raise InstallError(

@@ -1,27 +1,31 @@
-"""The backup of an environment's packages, kept until the new packages are proven.
+"""The backup of the files that an installation may change, kept until the new packages are proven.
 
 The backup lies beside site-packages, not inside, where Python and other tools would read it. A journal that
-exists means an unfinished installation; the next installation first restores the backup.
+exists means an unfinished installation; the next installation first restores the backup. The copies are hard
+links where the file system has them, and are moved back: restoring needs no space on the disk, changes no
+file that was not changed, and can itself be interrupted and repeated.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mambaport.errors import InstallError
+from mambaport.installing.footprint import WRITTEN_IN_PLACE, Footprint, compiled_files
 
 FOLDER = ".mambaport-backup"
+FORMAT = 2
 
 
 class Backup:
-    """Copies of the files of installed distributions.
+    """The files of an environment before an installation.
 
     Args:
         purelib: the environment's site-packages.
@@ -37,95 +41,172 @@ class Backup:
         """Whether an earlier installation was interrupted."""
         return self.journal.is_file()
 
-    def take(self, distributions: dict[str, Path | None]) -> None:
-        """Copies the files of each distribution: name -> its .dist-info folder, None when not installed.
+    def take(self, names: Sequence[str], found: Footprint) -> None:
+        """Keeps the files of ``found``. From the end of this call on, an interruption can be undone.
+
+        Args:
+            names: the distributions that will be installed, for messages.
 
         Raises:
             InstallError: the environment cannot be written to.
+            OSError: the disk is full. Nothing has been changed.
         """
+        kept = sorted(path for path in found.kept if path.is_symlink() or path.is_file())
         try:
             if not os.access(self.purelib, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.purelib))
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
-            kept = {}
-            for name, info in distributions.items():
-                kept[name] = self._copy(info) if info is not None else []
+            self.drop()
+            (self.folder / "files").mkdir(parents=True)
+            for number, path in enumerate(kept):
+                _save(path, self._saved(number))
+            journal = {
+                "format": FORMAT,
+                "names": list(names),
+                "kept": [self._name(path) for path in kept],
+                "new": sorted(self._name(path) for path in found.new),
+                "folders": {self._name(path): path.stat().st_mode & 0o7777 for path in sorted(found.folders)},
+                "renamed": [self._name(path) for path in _renamed(found.folders | {self.purelib})],
+            }
             partial = self.journal.with_suffix(".part")
-            partial.write_text(json.dumps({"files": kept}, indent=1), encoding="utf-8")
-            partial.replace(self.journal)  # from now on, an interrupted installation can be undone
+            with partial.open("w", encoding="ascii") as stream:
+                json.dump(journal, stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(self.journal)
         except PermissionError as fault:
+            self.drop()
             raise InstallError(
                 "The environment cannot be written to",
                 found=str(fault),
                 hint="use an environment of your own (python3 -m venv), or the user that owns this one",
             ) from None
+        except BaseException:
+            self.drop()
+            raise
 
-    def restore(self, remove: Callable[[list[str]], None]) -> list[str]:
-        """Restores the copied files, after ``remove`` has uninstalled the present distributions by name.
+    def restore(self) -> list[str]:
+        """Restores the environment.
 
         Returns:
-            The names of the distributions.
+            The names of the distributions that were to be installed.
+
+        Raises:
+            InstallError: the journal or a file is refused by the system; the backup stays.
         """
-        files: dict[str, list[str]] = json.loads(self.journal.read_text(encoding="utf-8"))["files"]
-        infos = [
-            info for name in files for info in self.purelib.glob(f"{name.replace('-', '_')}-*.dist-info")
-        ]
-        stashes = self._stashes(files, infos)
-        for info in infos:
-            record = info / "RECORD"
-            if not (record.is_file() and record.stat().st_size):  # interrupted: pip cannot uninstall it
-                shutil.rmtree(info, ignore_errors=True)
-        remove(list(files))
-        # Folders that pip renamed during its work, and the rest of an interrupted installation.
-        for leftover in (*stashes, *self._stashes(files, infos), *infos):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for names in files.values():
-            for name in names:
-                target = self.purelib / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(self.folder / "files" / name, target)
+        journal = self._read()
+        try:
+            self._remove_new(journal)
+            for name, mode in sorted(journal["folders"].items()):
+                folder = self._path(name)
+                if not folder.is_dir():
+                    _remove(folder)
+                    folder.mkdir(parents=True)
+                    folder.chmod(mode)
+            for number, name in enumerate(journal["kept"]):
+                _put_back(self._saved(number), self._path(name))
+        except OSError as fault:
+            raise InstallError(
+                "The environment could not be restored",
+                found=f"{fault.filename}: {fault.strerror}",
+                hint="correct that, then run the same command again, which restores the environment first; "
+                f"the files as they were are in {self.folder}",
+            ) from None
         self.drop()
-        return list(files)
+        return list(journal["names"])
 
     def drop(self) -> None:
-        """Deletes the backup: the new packages are proven."""
+        """Deletes the backup: the new packages are proven, or nothing was changed."""
         self.journal.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _stashes(self, files: dict[str, list[str]], infos: list[Path]) -> list[Path]:
-        """The folders of these distributions, and of no other, that pip renamed to uninstall them.
+    def _read(self) -> dict[str, Any]:
+        try:
+            journal: dict[str, Any] = json.loads(self.journal.read_text(encoding="ascii"))
+            if journal["format"] != FORMAT:
+                raise ValueError(f"format {journal['format']}")
+            shapes = {"names": list, "kept": list, "new": list, "folders": dict, "renamed": list}
+            if wrong := [key for key, kind in shapes.items() if not isinstance(journal[key], kind)]:
+                raise ValueError(f"{wrong[0]} is no {shapes[wrong[0]].__name__}")
+        except (ValueError, KeyError, TypeError, RecursionError) as fault:
+            raise InstallError(
+                "An earlier installation was interrupted, and its journal cannot be read",
+                found=f"{self.journal}: {fault}",
+                expected=f"a journal of format {FORMAT}",
+                hint=f"the files as they were are in {self.folder}; install the packages again with pip, "
+                "then remove that folder",
+            ) from None
+        return journal
 
-        Args:
-            files: name of a distribution -> its files before the installation, relative to site-packages.
-            infos: the distributions' present .dist-info folders.
-        """
-        renamed = list(self.purelib.glob("~*"))
-        prefixes = "|".join(_stash_pattern(name.replace("-", "_")) for name in files)
-        metadata = [path for path in renamed if re.fullmatch(rf"(?:{prefixes})-.*\.dist-info", path.name)]
-        names = {Path(name).parts[0] for kept in files.values() for name in kept}
-        for record in (info / "RECORD" for info in (*infos, *metadata)):
-            names |= {Path(name).parts[0] for name in _recorded(record)}
-        folders = "|".join(_stash_pattern(name) for name in names)
-        return [*metadata, *(path for path in renamed if re.fullmatch(folders, path.name))]
+    def _remove_new(self, journal: dict[str, Any]) -> None:
+        """Removes what the installation has added: files, bytecode, and folders that pip renamed."""
+        before = {self._path(name) for name in (*journal["kept"], *journal["folders"], *journal["renamed"])}
+        folders = {self._path(name) for name in journal["folders"]}
+        for path in _renamed(folders | {self.purelib}):
+            siblings = [folder.name for folder in folders if folder.parent == path.parent]
+            if path not in before and any(re.fullmatch(_stash_pattern(name), path.name) for name in siblings):
+                _remove(path)
+        for name in (*journal["new"], *journal["kept"]):
+            for cached in compiled_files(self._path(name)):
+                if cached not in before:
+                    _remove(cached)
+                    if cached.parent not in before and not any(cached.parent.iterdir()):
+                        cached.parent.rmdir()
+        for name in journal["new"]:
+            _remove(self._path(name))
 
-    def _copy(self, info: Path) -> list[str]:
-        names = []
-        for name in _recorded(info / "RECORD"):
-            source, target = self.purelib / name, self.folder / "files" / name
-            if not source.is_file():
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-            names.append(name)
-        return names
+    def _saved(self, number: int) -> Path:
+        return self.folder / "files" / str(number)
+
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self.purelib)
+
+    def _path(self, name: str) -> Path:
+        return Path(os.path.normpath(self.purelib / name))
 
 
-def _recorded(record: Path) -> list[str]:
-    """The files that a RECORD names inside site-packages. No wheel of mambaport has scripts in bin/."""
-    text = record.read_text(encoding="utf-8") if record.is_file() else ""
-    names = [row[0] for row in csv.reader(text.splitlines()) if row and row[0]]
-    return [name for name in names if (parts := Path(name).parts) and not {"/", ".."} & set(parts)]
+def _renamed(folders: set[Path]) -> list[Path]:
+    """The entries whose names begin as those that pip gives folders before pip deletes them."""
+    return sorted(path for folder in folders if folder.is_dir() for path in folder.glob("~*"))
+
+
+def _save(path: Path, saved: Path) -> None:
+    """Keeps a file or a link: by a hard link, or by a copy with mode, times and owner."""
+    if path.is_symlink():
+        saved.symlink_to(path.readlink())
+        return
+    if path.name not in WRITTEN_IN_PLACE:
+        try:
+            saved.hardlink_to(path)
+        except OSError:  # no hard links here, or none to files of others
+            saved.unlink(missing_ok=True)
+        else:
+            return
+    shutil.copy2(path, saved)
+    stat = path.stat()
+    if stat.st_uid != os.geteuid() or stat.st_gid != os.getegid():
+        os.chown(saved, stat.st_uid, stat.st_gid)
+
+
+def _put_back(saved: Path, path: Path) -> None:
+    """Moves a kept file to its place. One that is not there was moved by an interrupted restoration."""
+    if not os.path.lexists(saved):
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    try:
+        saved.replace(path)
+    except OSError as fault:
+        if fault.errno != errno.EXDEV:
+            raise
+        _remove(path)
+        shutil.move(saved, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _stash_pattern(name: str) -> str:

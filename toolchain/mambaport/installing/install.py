@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from mambaport.errors import InstallError, MambaportError
 from mambaport.installing.backup import Backup
+from mambaport.installing.footprint import footprint
 from mambaport.installing.pip_calls import (
     check_files,
     check_requirements,
     install_files,
-    install_requirements,
-    installed_in,
-    uninstall,
+    requirement_wheels,
     versions_in,
 )
 from mambaport.installing.target import missing_requirements
 from mambaport.interpreter import Interpreter, read_interpreter
+from mambaport.interruption import postponed
 from mambaport.locking import locked
 from mambaport.profile import Profile
 from mambaport.report import Report
-from mambaport.wheels import Wheel
+from mambaport.wheels import Wheel, reading
 
 
 def install_wheels(
@@ -38,8 +38,8 @@ def install_wheels(
 ) -> None:
     """Installs ``wheels`` and the missing light dependencies, then proves the wheels.
 
-    When anything fails, or ``prove`` raises, the earlier packages are restored, and the dependencies that the
-    environment did not have are removed. The error names every other difference.
+    When anything fails, or ``prove`` raises, every file of the environment is restored: the earlier packages,
+    their programs in ``bin``, the dependencies. The error names every difference that stays.
 
     Args:
         options: pip's options that say where dependencies come from.
@@ -75,39 +75,52 @@ def _install(
     python = Path(target.executable)
     backup = Backup(target.site)
     if backup.pending:
-        names_restored = backup.restore(lambda old: _remove(target, old))
+        with postponed():
+            names_restored = backup.restore()
         report.line(
             "restore",
             f"an earlier installation was interrupted; {', '.join(names_restored)} are back as they were",
         )
         target = read_interpreter(python, queried)
+    backup.drop()
     missing = missing_requirements(target, profile.install.requires)
     before = versions_in(target.site)
     torch_before = _torch_stamp(target)
     try:
+        with TemporaryDirectory(prefix="requirements-") as folder:
+            more = requirement_wheels(target, missing, options, settings, Path(folder)) if missing else []
+            files = [*more, *(wheel.path for wheel in wheels)]
+            with reading(_unreadable):
+                found = footprint(target.site, files)
+            backup.take(names, found)
+            install_files(target, files)
+        _check_torch(target, torch_before)
         if missing:
-            install_requirements(target, missing, options, settings)
-            _check_torch(target, torch_before)
             check_requirements(target, missing_requirements(read_interpreter(python, queried), missing))
             report.line("install", f"dependencies: {', '.join(missing)}")
-        installed = installed_in(target.site, names)
-        backup.take({name: installed[name].path if name in installed else None for name in names})
-        install_files(target, wheels)
-        _check_torch(target, torch_before)
         check_files(read_interpreter(python, names), wheels)
         for wheel in wheels:
             report.line("install", f"{wheel.path.name}", f"into {target.place}")
         prove()
+        with postponed():
+            backup.drop()
     except BaseException as fault:
-        restored = backup.restore(lambda old: _remove(target, old)) if backup.pending else []
-        requirements = [str(canonicalize_name(Requirement(text).name)) for text in missing]
-        _remove(target, [name for name in requirements if name not in before])
+        with postponed():
+            restored = backup.restore() if backup.pending else []
         state = _state(before, versions_in(target.site), restored)
         report.line("restore", state)
         if isinstance(fault, MambaportError):
             fault.hint = f"{fault.hint or 'see above'}; {state}"
         raise
-    backup.drop()
+
+
+def _unreadable(fault: Exception) -> InstallError:
+    return InstallError(
+        "A wheel cannot be read",
+        found=f"{type(fault).__name__}: {fault}",
+        expected="whole wheels, of the requirements too",
+        hint="run this again; where that fails, install the requirements by hand first",
+    )
 
 
 def _state(before: Mapping[str, str], after: Mapping[str, str], names: Sequence[str]) -> str:
@@ -143,12 +156,6 @@ def _check_torch(target: Interpreter, before: list[tuple[str, int, int]]) -> Non
             expected=f"torch {target.torch.version if target.torch else ''}, unchanged",
             hint="this is a bug; install torch again",
         )
-
-
-def _remove(target: Interpreter, names: list[str]) -> None:
-    """Uninstalls distributions from the environment's own folder of packages, and from no other folder."""
-    if installed := list(installed_in(target.site, names)):
-        uninstall(target, installed)
 
 
 def _torch_stamp(target: Interpreter) -> list[tuple[str, int, int]]:

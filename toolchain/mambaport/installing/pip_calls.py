@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import json
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from packaging.version import Version
 
 from mambaport import process
 from mambaport.errors import InstallError, disk_full
-from mambaport.interpreter import Interpreter, python_environment
+from mambaport.interpreter import Interpreter, quiet_environment
 from mambaport.pip_settings import RUNNER, pip_environment
 from mambaport.wheels import Wheel
 
 
-def install_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
+def install_files(target: Interpreter, wheels: Sequence[Path]) -> None:
     """Installs exactly these wheels, replacing installed versions, without an index.
 
     Raises:
@@ -30,49 +30,49 @@ def install_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
         HostError: the disk is full.
     """
     words = ["--no-deps", "--no-index", "--force-reinstall", "--no-compile"]
-    paths = [str(wheel.path.absolute()) for wheel in wheels]
+    paths = [str(path.absolute()) for path in wheels]
     _pip(target, ["install", *_scheme(target), *words, *paths], "installing the wheels")
 
 
-def install_requirements(
-    target: Interpreter, requirements: Sequence[str], options: Sequence[str], settings: Mapping[str, str]
-) -> None:
-    """Installs requirements without changing the installed torch.
+def requirement_wheels(
+    target: Interpreter,
+    requirements: Sequence[str],
+    options: Sequence[str],
+    settings: Mapping[str, str],
+    folder: Path,
+) -> list[Path]:
+    """Makes the wheels in ``folder`` that satisfy requirements without another torch. The environment is read
+    only.
 
     Args:
         options: pip's options that say where packages come from.
         settings: pip's settings that say where packages come from; they may hold a password.
 
     Raises:
-        InstallError: pip failed.
+        InstallError: pip failed, or wants another torch.
         HostError: the disk is full.
     """
     assert target.torch is not None
-    with tempfile.TemporaryDirectory(prefix="mambaport-") as folder:
-        constraints = Path(folder, "constraints.txt")
-        constraints.write_text(f"torch=={target.torch.version}\n", encoding="utf-8")
-        words = ["install", *_scheme(target), *options, "--constraint", str(constraints), *requirements]
-        _pip(target, words, "installing " + ", ".join(requirements), settings)
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A distribution in one folder of packages."""
-
-    version: str
-    path: Path
-    """The .dist-info folder."""
-
-
-def installed_in(site: Path, names: Sequence[str]) -> dict[str, Installed]:
-    """The distributions in one folder of packages, even those that Python finds in an earlier folder too."""
-    found = {}
-    for item in metadata.distributions(path=[str(site)]):
-        name = canonicalize_name(item.metadata["Name"] or "")
-        path = getattr(item, "_path", None)
-        if name in names and path is not None:
-            found[str(name)] = Installed(item.version, Path(path))
-    return found
+    constraints, report, wheels = (folder / name for name in ("constraints.txt", "report.json", "wheels"))
+    constraints.write_text(f"torch=={target.torch.version}\n", encoding="utf-8")
+    words = ["--dry-run", "--report", str(report), "--constraint", str(constraints)]
+    doing = "choosing versions of " + ", ".join(requirements)
+    _pip(target, ["install", *_scheme(target), *options, *words, *requirements], doing, settings)
+    rows = json.loads(report.read_text(encoding="utf-8"))["install"]
+    chosen = {str(canonicalize_name(row["metadata"]["name"])): row["metadata"]["version"] for row in rows}
+    if "torch" in chosen:
+        raise InstallError(
+            "The requirements need another torch",
+            found=f"pip would install torch {chosen['torch']}",
+            expected=f"torch {target.torch.version}, unchanged",
+            hint=f"install them by hand: {', '.join(requirements)}",
+        )
+    if not chosen:
+        return []
+    pinned = [f"{name}=={version}" for name, version in chosen.items()]
+    words = ["wheel", *options, "--no-deps", "--wheel-dir", str(wheels), *pinned]
+    _pip(target, words, "fetching " + ", ".join(pinned), settings)
+    return sorted(wheels.glob("*.whl"))
 
 
 def versions_in(site: Path) -> dict[str, str]:
@@ -82,15 +82,6 @@ def versions_in(site: Path) -> dict[str, str]:
         if name := item.metadata["Name"]:
             found[str(canonicalize_name(name))] = str(item.version)
     return dict(sorted(found.items()))
-
-
-def uninstall(target: Interpreter, names: Sequence[str]) -> None:
-    """Removes distributions.
-
-    Raises:
-        InstallError: pip failed.
-    """
-    _pip(target, ["uninstall", "--yes", *names], "removing " + ", ".join(names))
 
 
 def check_requirements(target: Interpreter, requirements: Sequence[str]) -> None:
@@ -181,7 +172,7 @@ def _pip(
         InstallError: pip failed; the error has what pip printed.
     """
     command = [target.executable, str(RUNNER), "--disable-pip-version-check", *arguments]
-    environ = python_environment()
+    environ = quiet_environment()
     if settings is None:  # pip must see the environment alone, not copies in PYTHONPATH
         environ.pop("PYTHONPATH", None)
     environment = {**pip_environment(settings or {}, environ), "TMPDIR": tempfile.gettempdir()}

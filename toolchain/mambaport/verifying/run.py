@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambaport import process
-from mambaport.interpreter import python_environment
+from mambaport.interpreter import quiet_environment
 from mambaport.report import Report
 from mambaport.verifying.emulation import EmulatedRoot
 from mambaport.verifying.results import Verification, parse
@@ -22,7 +22,7 @@ def probe_interpreter(python: Path, report: Report, compiled: Sequence[str] = ()
     """
     with report.working("verify", str(python)) as latest:
         finished = process.run(
-            [python, PROBE, *compiled], env=python_environment(), on_line=latest, cwd=Path("/")
+            [python, PROBE, *compiled], env=quiet_environment(), on_line=latest, cwd=Path("/")
         )
     return parse(finished)
 
