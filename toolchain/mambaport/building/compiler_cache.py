@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mambaport import process
 from mambaport.errors import BuildError
 from mambaport.report import Report
+from mambaport.temporary import temporary_folder
 
 START_SECONDS = 20.0
 LONGEST_SOCKET = 100
@@ -139,8 +139,8 @@ def _socket_folder(scratch: Path) -> Iterator[Path]:
     if len(os.fsencode(scratch / "sccache.sock")) <= LONGEST_SOCKET:
         yield scratch
         return
-    with TemporaryDirectory(prefix="mambaport-", dir="/tmp") as folder:  # made anew, with mode 0700
-        yield Path(folder)
+    with temporary_folder(Path("/tmp")) as folder:  # made anew, with mode 0700
+        yield folder
 
 
 def _lines(path: Path) -> list[str]:
