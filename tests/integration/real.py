@@ -120,10 +120,10 @@ def digests(answer: Any) -> dict[str, str]:
 def store_beside(shared: Path, folder: Path, *kinds: str) -> Path:
     """A store that shares finished things of some kinds with another, and nothing else."""
     store = folder / "store-of-its-own"
-    store.mkdir(parents=True)
-    for kind in kinds:
-        (shared / kind).mkdir(parents=True, exist_ok=True)
-        (store / kind).symlink_to(shared / kind)
+    (store / "seals").mkdir(parents=True)
+    for name in (*kinds, *(f"seals/{kind}" for kind in kinds)):
+        (shared / name).mkdir(parents=True, exist_ok=True)
+        (store / name).symlink_to(shared / name)
     return store
 
 

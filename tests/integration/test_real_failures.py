@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -94,6 +95,42 @@ def test_killed_while_the_toolchain_is_unpacked_a_rerun_unpacks_it_whole(
     (ours,), (theirs,) = store.glob("toolchains/ziglang-*"), (shared / "toolchains").glob("ziglang-*")
     count = [sum(1 for _ in folder.rglob("*")) for folder in (ours, theirs)]
     assert count[0] == count[1]
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for the name of the compiler cache's socket."""
+    with TemporaryDirectory(prefix="mp-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as stream:
+        stream.write(text)
+
+
+def test_a_changed_store_does_not_reach_the_next_wheel(
+    board: Path, board_wheels: Any, mirror: Path, tmp_path: Path, short_folder: Path
+) -> None:
+    """A line appended to the stored setuptools could put a file into every wheel."""
+    store = short_folder / "store"
+    words = ("build", "-p", board, "--mirror", mirror, "-o", tmp_path / "house")
+    assert digests(mambaport(store, *words).good()) == digests(board_wheels)
+    shutil.rmtree(store / "wheels")
+    (backend,) = store.glob("environments/*/lib/python3*/site-packages/setuptools/build_meta.py")
+    marker = tmp_path / "reached"
+    append(backend, f"\nopen({str(marker)!r}, 'w').close()\n")
+    objects = [path for path in (store / "compilations").rglob("*") if path.is_file()]
+    for path in objects:
+        append(path, "more")
+    ran = mambaport(store, *words)
+    assert digests(ran.good()) == digests(board_wheels)
+    assert not marker.exists()
+    said = [line for line in ran.err.splitlines() if line.startswith("warning")]
+    assert "setuptools/build_meta.py (changed)" in said[0]
+    assert said[0].endswith("it is made again")
+    assert sum("compilations/" in line for line in said) == len(objects) > 0
+    assert mambaport(store, *words).good()["wheels"][0]["cached"]
 
 
 def test_two_builds_at_once_make_one_wheel(

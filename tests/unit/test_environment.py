@@ -37,8 +37,12 @@ def test_an_environment_whose_python_is_gone_is_made_again(
     shop: Workshop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     python = build_environment(shop, ())
-    for link in python.parent.glob("python*"):
-        link.unlink()
-        link.symlink_to("/nowhere/python")
+
+    def relink(folder: Path) -> None:
+        for link in folder.glob("bin/python*"):
+            link.unlink()
+            link.symlink_to("/nowhere/python")
+
+    shop.store.update("environments", python.parents[1].name, relink)
     assert build_environment(shop, ()).exists()
     assert "the environment is made again" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from mambaport.pins import Pin
 from mambaport.pip_settings import pip_settings
 from mambaport.report import Report
 from mambaport.sources import Fetcher
-from mambaport.sources.fetch import client
+from mambaport.sources.download import client
 from mambaport.sources.index import IndexSettings, index_settings
 from mambaport.store import Store
 
@@ -117,7 +117,7 @@ def test_the_index_is_the_option_then_our_variable_then_pips(
     pip_settings.cache_clear()
     if own is not None:
         monkeypatch.setenv("MAMBAPORT_INDEX_URL", own)
-    with client(index_settings(option, None)) as simple:
+    with client(index_settings(option, None)) as (simple, _session):
         assert simple.endpoint == expected
 
 

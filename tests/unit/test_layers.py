@@ -12,7 +12,8 @@ import mambaport
 PACKAGE = Path(mambaport.__file__).parent
 GROUND = {
     *("boards", "cuda.machine", "digests", "errors", "goal", "host", "models", "process", "redaction"),
-    *("report", "resources", "settings", "store", "wheels", "locking", "temporary", "interruption", "keeper"),
+    *("report", "resources", "seals", "settings", "store", "wheels"),
+    *("locking", "temporary", "interruption", "keeper"),
 }
 STAGES = {"sources", "patching", "building", "auditing", "installing", "verifying", "doctoring", "running"}
 # Building and verifying fetch what they need; doctor asks whether an environment would do, and whether

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mambaport.store import Store
+from mambaport.building.compilations import check_compilations, compilations, record_compilations
+from mambaport.seals import Seal
+from mambaport.store import SEALED, Store
 
 KEY = "demo-1.0"
 # Makes one entry, and says so in files beside the store.
@@ -257,3 +260,151 @@ def test_locks_are_removed_those_of_killed_processes_too(tmp_path: Path, store: 
     victim.communicate()
     store.make("wheels", "third-1.0", fill)
     assert list(locks.iterdir()) == []
+
+
+# Seals -------------------------------------------------------------------------------------------------
+
+
+def planted(folder: Path) -> None:
+    """A few files, a link, an empty folder and a program."""
+    (folder / "lib/demo").mkdir(parents=True)
+    (folder / "lib/demo/core.py").write_text("value = 1\n")
+    (folder / "lib/empty").mkdir()
+    (folder / "run").write_text("#!/bin/sh\n")
+    (folder / "run").chmod(0o755)
+    (folder / "link").symlink_to("run")
+
+
+def swap_content(folder: Path) -> None:
+    path = folder / "lib/demo/core.py"
+    at = path.stat()
+    path.write_text("value = 2\n")  # the same length, and the old times: only ctime shows the change
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+
+
+def append_line(folder: Path) -> None:
+    with (folder / "lib/demo/core.py").open("a") as stream:
+        stream.write("import os\n")
+
+
+def retarget(folder: Path) -> None:
+    (folder / "link").unlink()
+    (folder / "link").symlink_to("lib")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a line appended": (append_line, "lib/demo/core.py (changed)"),
+    "bytes swapped under the old times": (swap_content, "lib/demo/core.py (changed)"),
+    "a file added": (
+        lambda folder: (folder / "lib/sitecustomize.py").write_text(""),
+        "sitecustomize.py (added)",
+    ),
+    "a file removed": (lambda folder: (folder / "run").unlink(), "run (removed)"),
+    "a link to another place": (retarget, "link (changed)"),
+    "a program made of a file": (lambda folder: (folder / "lib/demo/core.py").chmod(0o755), "(changed)"),
+    "a file in place of a folder": (
+        lambda folder: (
+            (folder / "lib/empty").rename(folder / "gone")
+            and shutil.copy(folder / "run", folder / "lib/empty")
+        ),
+        "lib/empty (changed)",
+    ),
+}
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def sealing(tmp_path: Path, said: list[str]) -> Store:
+    return Store(tmp_path / "store", changed=said.append)
+
+
+@pytest.mark.parametrize("kind", SEALED)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_entry_is_made_again_and_said(
+    sealing: Store, said: list[str], kind: str, change: str
+) -> None:
+    entry = sealing.make(kind, KEY, planted)
+    assert sealing.get(kind, KEY) == entry
+    assert said == []
+    CHANGES[change][0](entry)
+    assert sealing.get(kind, KEY) is None
+    assert not entry.exists()
+    (line,) = said
+    assert CHANGES[change][1] in line
+    assert "\n" not in line
+    assert (sealing.make(kind, KEY, planted) / "lib/demo/core.py").read_text() == "value = 1\n"
+    assert sealing.get(kind, KEY) == entry
+    assert leftovers(sealing) == []
+
+
+def test_make_alone_heals_too(sealing: Store, said: list[str]) -> None:
+    entry = sealing.make("toolchains", KEY, planted)
+    append_line(entry)
+    assert (sealing.make("toolchains", KEY, planted) / "lib/demo/core.py").read_text() == "value = 1\n"
+    assert len(said) == 1
+
+
+def test_a_copied_store_is_whole_and_its_marks_are_renewed(sealing: Store, tmp_path: Path) -> None:
+    sealing.make("sites", KEY, planted)
+    said: list[str] = []
+    copy = Store(shutil.copytree(sealing.root, tmp_path / "copy", symlinks=True), changed=said.append)
+    seal = Seal(copy.root / "seals" / "sites" / KEY)
+    assert not seal.unchanged(copy.path("sites", KEY))
+    assert copy.get("sites", KEY) == copy.path("sites", KEY)
+    assert seal.unchanged(copy.path("sites", KEY))
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "text", [None, b"", b"x", b"x\n", b"x\n[]", b"x\n{", b"\xff\n{}", b"x\n" + b"[" * 99_999]
+)
+def test_an_entry_without_a_readable_seal_is_made_again(
+    sealing: Store, said: list[str], text: bytes | None
+) -> None:
+    sealing.make("roots", KEY, planted)
+    seal = sealing.root / "seals" / "roots" / KEY
+    seal.unlink()
+    if text is not None:
+        seal.write_bytes(text)
+    assert sealing.get("roots", KEY) is None
+    assert len(said) == 1
+
+
+def audit_again(folder: Path) -> None:
+    (folder / "audit.json").write_text("{}")
+
+
+def test_an_entry_that_mambaport_updates_stays_whole(sealing: Store, said: list[str]) -> None:
+    entry = sealing.make("wheels", KEY, fill)
+    sealing.update("wheels", KEY, audit_again)
+    assert sealing.get("wheels", KEY) == entry
+    assert said == []
+
+
+def test_an_update_does_not_seal_a_changed_entry(sealing: Store, said: list[str]) -> None:
+    entry = sealing.make("wheels", KEY, fill)
+    (entry / "part").write_text("changed")
+    sealing.update("wheels", KEY, audit_again)
+    assert not entry.exists()
+    assert len(said) == 1
+
+
+def test_objects_of_the_compiler_cache_that_changed_are_removed(store: Store) -> None:
+    folder = compilations(store)
+    (folder / "0").mkdir(parents=True)
+    for name in ("kept", "changed", "touched"):
+        (folder / "0" / name).write_text("object")
+    assert check_compilations(store) == []  # no record yet
+    record_compilations(store)
+    (folder / "0" / "changed").write_text("OBJECT")
+    os.utime(folder / "0" / "touched")  # sccache does so when it reads an object
+    (folder / "0" / "new").write_text("of a killed build")
+    assert check_compilations(store) == ["0/changed"]
+    assert sorted(path.name for path in (folder / "0").iterdir()) == ["kept", "new", "touched"]
+    record_compilations(store)
+    (folder / "0" / "new").write_text("no longer")
+    assert check_compilations(store) == ["0/new"]

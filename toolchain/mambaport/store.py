@@ -3,6 +3,10 @@
 An entry is built in a scratch folder, flushed to disk, and renamed into place, under a lock of its own. So
 a reader never sees half an entry, two builds at once make it once, and a kill leaves nothing but scratch and
 locks, which the next run sweeps away: a scratch folder or a lock that no process holds is abandoned.
+
+Every entry is sealed before it is renamed, and compared with its seal whenever it is asked for. An entry that
+differs is removed, so that whoever asked makes it anew. Archives have no seal: the fetcher compares each with
+its pin.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from pathlib import Path
 
 from mambaport.errors import DISK_FULL, HostError
 from mambaport.locking import lock_file, remove_unlocked
+from mambaport.seals import Seal
 from mambaport.temporary import temporary_folder
 
 KINDS = ("archives", "toolchains", "environments", "wheels", "compilations", "roots", "sites")
+SEALED = ("toolchains", "environments", "wheels", "roots", "sites")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
 _FSYNC_EACH_UP_TO = 64
 LOG_KEY = 8
@@ -46,11 +52,18 @@ class Store:
     Args:
         root: the folder; created when it does not exist.
         waiting: called with an entry's name when another process is making it.
+        changed: called with a sentence when an entry is removed because it differs from its seal.
     """
 
-    def __init__(self, root: Path, waiting: Callable[[str], None] = lambda _name: None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        waiting: Callable[[str], None] = lambda _name: None,
+        changed: Callable[[str], None] = lambda _text: None,
+    ) -> None:
         self.root = root
         self.waiting = waiting
+        self.changed = changed
 
     def path(self, kind: str, key: str) -> Path:
         """The path of an entry, whether or not the entry exists."""
@@ -59,9 +72,15 @@ class Store:
         return self.root / kind / key
 
     def get(self, kind: str, key: str) -> Path | None:
-        """The entry's folder, or None when it was never finished."""
+        """The entry's folder; None for an entry that was never finished, or was removed: it differed from its
+        seal."""
         path = self.path(kind, key)
-        return path if path.is_dir() else None
+        if not path.is_dir():
+            return None
+        if self._whole(kind, key):
+            return path
+        with self.lock(f"{kind}-{key}"):
+            return self._checked(kind, key)
 
     def make(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         """The entry's folder. If the entry does not exist yet, ``build`` fills an empty folder.
@@ -69,10 +88,10 @@ class Store:
         When ``build`` raises, nothing is kept.
         """
         path = self.path(kind, key)
-        if path.is_dir():
+        if path.is_dir() and self._whole(kind, key):
             return path
         with self.lock(f"{kind}-{key}"):
-            if path.is_dir():  # made by another process while we waited
+            if self._checked(kind, key) is not None:  # made by another process while we waited
                 return path
             with self.scratch() as scratch:
                 entry = scratch / "entry"
@@ -82,17 +101,56 @@ class Store:
                     _same_times(entry)
                 _flush(entry)
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if kind in SEALED:
+                    self._seal(kind, key).write(entry)
                 entry.rename(path)
                 _fsync(path.parent)
         return path
 
+    def update(self, kind: str, key: str, change: Callable[[Path], None]) -> None:
+        """Changes an entry by ``change``, and seals it again. A kill in between costs the entry.
+
+        An entry that differs from its seal is removed in place of being changed.
+        """
+        with self.lock(f"{kind}-{key}"):
+            if self._checked(kind, key) is None:
+                return
+            change(self.path(kind, key))
+            self._seal(kind, key).write(self.path(kind, key))
+
     def discard(self, kind: str, key: str) -> None:
         """Removes an entry, for example one whose content no longer has its digest."""
+        with self.lock(f"{kind}-{key}"):
+            self._discard(kind, key)
+
+    def _discard(self, kind: str, key: str) -> None:
+        with self.scratch() as scratch, contextlib.suppress(FileNotFoundError):
+            # One atomic step removes the entry; then its files are deleted.
+            self.path(kind, key).rename(scratch / "discarded")
+            self._seal(kind, key).path.unlink(missing_ok=True)
+
+    def _seal(self, kind: str, key: str) -> Seal:
+        return Seal(self.root / "seals" / kind / key)
+
+    def _whole(self, kind: str, key: str) -> bool:
+        """Whether an entry is as it was sealed. Without the entry's lock, False may mean: being updated."""
+        if kind not in SEALED:
+            return True
+        seal, path = self._seal(kind, key), self.path(kind, key)
+        return seal.unchanged(path) or seal.difference(path) is None
+
+    def _checked(self, kind: str, key: str) -> Path | None:
+        """The entry's folder; None where there is none, or where it differs, and is removed. The caller holds
+        the entry's lock."""
         path = self.path(kind, key)
-        with self.lock(f"{kind}-{key}"), self.scratch() as scratch, contextlib.suppress(FileNotFoundError):
-            path.rename(
-                scratch / "discarded"
-            )  # one atomic step removes the entry; then its files are deleted
+        if not path.is_dir():
+            return None
+        if self._whole(kind, key):
+            return path
+        found = self._seal(kind, key).difference(path)
+        self._discard(kind, key)
+        self.changed(f"{kind}/{key} in the store is not as it was made ({found}); it is made again")
+        return None
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

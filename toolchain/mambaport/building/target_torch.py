@@ -88,8 +88,10 @@ def _keep(include: Path | None, exports: Exports, folder: Path) -> None:
 def stored_exports(store: Store) -> dict[str, Exports]:
     """Version -> exports of every torch that the store has."""
     found = {}
-    for path in sorted((store.root / "toolchains").glob("torch-*/exports.json")):
-        found[path.parent.name.removeprefix("torch-").rpartition("-")[0]] = read_exports(path)
+    for path in sorted((store.root / "toolchains").glob("torch-*")):
+        if (entry := store.get("toolchains", path.name)) is not None:
+            version = path.name.removeprefix("torch-").rpartition("-")[0]
+            found[version] = read_exports(entry / "exports.json")
     return found
 
 

@@ -269,6 +269,7 @@ def open_session(
     store = Store(
         _usable(read_settings().cache),
         lambda name: report.line("wait", name, "another mambaport is making it"),
+        report.warn,
     )
     fetcher = Fetcher(store, index_settings(index_url, mirror), report, offline=offline)
     return Session(as_json, Workshop(store, fetcher, report, read_host()))

@@ -22,11 +22,20 @@ from mambaport.errors import FetchError
 from mambaport.pins.cuda import Excerpt
 from mambaport.report import Report
 from mambaport.sources.archives import damaged, refused
-from mambaport.sources.fetch import Fetcher, check, client, find_file, unreachable
+from mambaport.sources.download import (
+    LEAST_SPEED,
+    OTHER_FILE,
+    PATIENCE,
+    client,
+    find_file,
+    save,
+    unreachable,
+)
+from mambaport.sources.fetch import Fetcher, check
+from mambaport.sources.session import CHUNK, TIMEOUT, Session, TooSlow
 from mambaport.wheels import reading
 
 BLOCK = 4 << 20
-TIMEOUT = 120
 
 
 def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> None:
@@ -42,6 +51,8 @@ def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> No
         try:
             with _opened(fetcher, excerpt, folder.parent) as stream, zipfile.ZipFile(stream) as archive:
                 _extract(archive, excerpt, folder)
+        except TooSlow:
+            raise unreachable(TimeoutError("parts come too slowly"), f"reading {excerpt.filename}") from None
         except requests.exceptions.RequestException as fault:
             raise unreachable(fault, f"reading {excerpt.filename}") from None
     found = tree_sha256(folder)
@@ -50,8 +61,7 @@ def take(fetcher: Fetcher, excerpt: Excerpt, folder: Path, report: Report) -> No
             f"The part of {excerpt.filename} is not the pinned one",
             found=f"sha256 {found} of {', '.join(excerpt.members)}",
             expected=f"sha256 {excerpt.content_sha256}",
-            hint="do not use that file: a server or proxy changed or replaced it. Try another index "
-            "(PIP_INDEX_URL) or a mirror folder with the right file (--mirror DIR)",
+            hint=OTHER_FILE,
         )
 
 
@@ -90,13 +100,13 @@ def _opened(fetcher: Fetcher, excerpt: Excerpt, scratch: Path) -> Iterator[IO[by
         with (stored or fetcher.fetch(excerpt)).open("rb") as stream:
             yield stream
         return
-    with client(fetcher.index) as simple:
-        package = find_file(simple, excerpt.project, excerpt.filename)
+    with client(fetcher.index) as (simple, session):
+        package = find_file(simple, session, excerpt.project, excerpt.filename)
         try:
-            ranged = RangedFile(simple.s, package.url)
+            ranged = RangedFile(session, package.url)
         except LookupError:
             whole = scratch / excerpt.filename
-            simple.download_package(package, whole, verify=False, timeout=TIMEOUT)
+            save(session, package.url, excerpt.filename, whole, excerpt.size, fetcher.report)
             check(excerpt, whole, "package index")
             with whole.open("rb") as stream:
                 yield stream
@@ -113,11 +123,11 @@ class RangedFile(io.RawIOBase):
         requests.RequestException: the server cannot be reached.
     """
 
-    def __init__(self, session: requests.Session, url: str) -> None:
+    def __init__(self, session: Session, url: str) -> None:
         self._session = session
         self._url = url
         self._position = 0
-        answer = self._get("bytes=0-0")
+        answer, _ = self._get("bytes=0-0", 1)
         if answer.status_code != 206:
             raise LookupError(f"no ranges: status {answer.status_code}")
         size = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -143,22 +153,24 @@ class RangedFile(io.RawIOBase):
         last = min(self._position + len(buffer), self._size) - 1
         if last < self._position:
             return 0
-        answer = self._get(f"bytes={self._position}-{last}")
+        answer, data = self._get(f"bytes={self._position}-{last}", len(buffer))
         answer.raise_for_status()
-        data = answer.content
         if answer.status_code != 206 or len(data) != last - self._position + 1:
             raise requests.exceptions.ConnectionError(f"{len(data)} bytes in place of a range")
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
-    def _get(self, what: str) -> requests.Response:
-        with self._session.get(
-            self._url,
-            headers={"Range": what, "Accept-Encoding": "identity"},
-            stream=True,
-            timeout=TIMEOUT,
-        ) as answer:
-            if answer.status_code == 206:
-                answer.content  # noqa: B018 - read before the connection is given back
-            return answer
+    def _get(self, what: str, length: int) -> tuple[requests.Response, bytes]:
+        """The answer to a range, with up to ``length`` + 1 bytes of its body, of a range alone."""
+        headers = {"Range": what, "Accept-Encoding": "identity"}
+        with (
+            self._session.within(PATIENCE + length / LEAST_SPEED),
+            self._session.get(self._url, headers=headers, stream=True, timeout=TIMEOUT) as answer,
+        ):
+            body = bytearray()
+            for chunk in answer.iter_content(CHUNK) if answer.status_code == 206 else ():
+                body += chunk
+                if len(body) > length:
+                    break
+            return answer, bytes(body)

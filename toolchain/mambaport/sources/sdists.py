@@ -7,14 +7,14 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pypi_simple
-import requests
 from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist_filename
 from packaging.version import InvalidVersion, Version
 
 from mambaport.digests import file_sha256
 from mambaport.errors import FetchError, UsageError
-from mambaport.sources.fetch import Fetcher, client, download, unreachable
+from mambaport.sources.archives import MAX_SDIST_BYTES
+from mambaport.sources.download import client, download, project_page
+from mambaport.sources.fetch import Fetcher
 
 LATEST = "latest"
 
@@ -56,10 +56,10 @@ def known_sdists(fetcher: Fetcher, project: str) -> dict[Version, str]:
     if fetcher.index.mirror is not None:
         names = [path.name for path in fetcher.index.mirror.iterdir()]
     else:
-        with client(fetcher.index) as simple:
+        with client(fetcher.index) as (simple, session):
             names = [
                 item.filename
-                for item in _page(simple, project).packages
+                for item in project_page(simple, session, project).packages
                 if item.package_type == "sdist" and not item.is_yanked
             ]
     found: dict[Version, str] = {}
@@ -87,7 +87,7 @@ def bring_sdist(fetcher: Fetcher, project: str, wanted: str, folder: Path) -> Sd
     if fetcher.index.mirror is not None:
         shutil.copyfile(fetcher.index.mirror / name, path)
     else:
-        download(fetcher.index, project, name, path, fetcher.report)
+        download(fetcher.index, project, name, path, MAX_SDIST_BYTES, fetcher.report)
     digest = file_sha256(path)
     fetcher.report.line("fetch", name, f"not pinned; sha256 {digest[:16]}…")
     return Sdist(project, str(version), path, digest)
@@ -111,15 +111,3 @@ def _choose(known: dict[Version, str], project: str, wanted: str) -> Version:
         found=f"releases: {', '.join(map(str, known)) or 'none'}",
         hint=f"{' and '.join(similar)} exists" if similar else "take one of these",
     )
-
-
-def _page(simple: pypi_simple.PyPISimple, project: str) -> pypi_simple.ProjectPage:
-    try:
-        return simple.get_project_page(canonicalize_name(project), timeout=60)
-    except pypi_simple.NoSuchProjectError:
-        raise FetchError(
-            f"The package index has no project {project}",
-            hint="check PIP_INDEX_URL / --index-url; a private index must carry or proxy this project",
-        ) from None
-    except (requests.exceptions.RequestException, pypi_simple.UnsupportedContentTypeError) as fault:
-        raise unreachable(fault, f"asking for {project}") from None
