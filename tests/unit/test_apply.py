@@ -166,8 +166,9 @@ def test_a_set_without_a_lock_or_with_a_broken_one_is_refused(tree: Path, cpu: P
     path = cpu.folder / "lock.json"
     path.write_text("{}")
     assert "lock.json is not valid" in refusal(tree, cpu).what
-    path.write_text("{")
-    assert "is not JSON" in refusal(tree, cpu).what
+    for text in ("{", "[" * 100_000):
+        path.write_text(text)
+        assert "is not JSON" in refusal(tree, cpu).what
     path.unlink()
     assert "has no lock" in refusal(tree, cpu).what
 

@@ -91,6 +91,13 @@ def test_a_machine_that_names_nothing_is_still_read(tmp_path: Path, monkeypatch:
     assert found.system == platform.system()
 
 
+def test_names_that_are_not_utf_8_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEVICE_MODEL", "OS_RELEASE", "MEMINFO"):
+        (tmp_path / name).write_bytes(b'PRETTY_NAME="Caf\xe9 Linux"\n')
+        monkeypatch.setattr(host, name, tmp_path / name)
+    assert read_host.__wrapped__().system == "Caf\ufffd Linux"
+
+
 def test_nothing_is_read_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     for name in ("cc", "c++", "mmdebstrap", "qemu-aarch64-static", "nvidia-smi", "aarch64-linux-gnu-gcc"):

@@ -78,11 +78,22 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         (("show", "rpi"), "/dev/null", "/dev/full", 0),
         (("show", "nothing"), "/dev/null", "/dev/full", 2),
         (("show", "nothing", "--json"), "/dev/full", "/dev/full", 2),
+        (("no-such-command",), "/dev/null", "/dev/full", 2),
+        (("show", "nothing", "--debug"), "/dev/null", "/dev/full", 2),
     ],
 )
 def test_a_full_device_gives_a_code(words: tuple[str, ...], out: str, err: str, code: int) -> None:
     with Path(out).open("w") as stdout, Path(err).open("w") as stderr:
         assert mambaport(*words, stdout=stdout, stderr=stderr).returncode == code
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("name", "code"), [("rpi", 0), ("nothing", 2)])
+def test_closed_streams_change_no_exit_code(closed: str, name: str, code: int) -> None:
+    line = f'"$0" -m mambaport show {name} {closed}'
+    ran = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
+    assert ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_long_step_says_how_far_it_is_without_a_terminal(

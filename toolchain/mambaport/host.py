@@ -266,7 +266,7 @@ def _base_python() -> str:
 
 def _meminfo() -> dict[str, int]:
     try:
-        lines = MEMINFO.read_text().splitlines()
+        lines = MEMINFO.read_text(errors="replace").splitlines()
     except OSError:
         return {}
     return {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.endswith("kB")}
@@ -274,7 +274,9 @@ def _meminfo() -> dict[str, int]:
 
 def _os_name() -> str:
     try:
-        fields = dict(line.split("=", 1) for line in OS_RELEASE.read_text().splitlines() if "=" in line)
+        fields = dict(
+            line.split("=", 1) for line in OS_RELEASE.read_text(errors="replace").splitlines() if "=" in line
+        )
     except OSError:
         return platform.system()
     return fields.get("PRETTY_NAME", platform.system()).strip('"')
@@ -282,7 +284,7 @@ def _os_name() -> str:
 
 def _device() -> str | None:
     try:
-        return DEVICE_MODEL.read_text().strip("\0\n ") or None
+        return DEVICE_MODEL.read_text(errors="replace").strip("\0\n ") or None
     except OSError:
         return None
 

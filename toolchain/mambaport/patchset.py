@@ -279,7 +279,7 @@ def read_lock(model: type[L], path: Path, owner: str) -> L:
         raise PatchError(
             f"{owner} has no lock", found=f"no {path}", hint="`mambaport patches refresh`"
         ) from None
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise PatchError(
             f"{path} is not JSON", found=str(fault), hint="`mambaport patches refresh` writes it anew"
         ) from None

@@ -84,6 +84,7 @@ for command in COMMANDS:
 def main() -> NoReturn:
     """The entry point: runs a command, and turns every failure into a message and an exit code."""
     interruption.start()
+    _open_streams()
     arguments = sys.argv[1:]
     try:
         sys.exit(_run(arguments))
@@ -108,7 +109,9 @@ def _run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as fault:
         interruption.end()
         if isinstance(fault, click.ClickException) and "--json" not in arguments:
-            fault.show()
+            with contextlib.suppress(OSError):
+                fault.show()
+            _flush_errors()
             return UsageError.exit_code
         error = _error(fault)
         if "--debug" in arguments and not isinstance(error, Interrupted):
@@ -118,6 +121,22 @@ def _run(arguments: list[str]) -> int:
 
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+def _open_streams() -> None:
+    """Gives stdin, stdout and stderr that the caller has closed to the null device.
+
+    A file of mambaport's that got the number of such a stream would be written to by the programs it starts.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.set_inheritable(number, True)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - open while the process runs
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _finish(arguments: list[str]) -> int:
@@ -181,7 +200,8 @@ def _unforeseen(fault: BaseException) -> MambaportError:
 
 def _trace() -> None:
     """Prints the traceback of the current exception, with passwords hidden."""
-    click.echo(redact(traceback.format_exc()), err=True)
+    with contextlib.suppress(OSError):
+        click.echo(redact(traceback.format_exc()), err=True)
 
 
 def _print_error(error: MambaportError, arguments: list[str]) -> int:

@@ -187,10 +187,11 @@ def _editable(profile: Profile, python: Path) -> list[Check]:
         record = Path(package.path) / "direct_url.json"
         try:
             origin = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            editable, url = origin.get("dir_info", {}).get("editable"), origin.get("url", "a folder")
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
-        if origin.get("dir_info", {}).get("editable"):
-            found = f"editable install of {origin.get('url', 'a folder')}"
+        if editable:
+            found = f"editable install of {url}"
             checks.append(Check(name, "optional", found, f"{python} -m pip uninstall {name}, then install"))
     return checks
 
