@@ -139,7 +139,7 @@ def _socket_folder(scratch: Path) -> Iterator[Path]:
     if len(os.fsencode(scratch / "sccache.sock")) <= LONGEST_SOCKET:
         yield scratch
         return
-    with temporary_folder(Path("/tmp")) as folder:  # made anew, with mode 0700
+    with temporary_folder(Path("/tmp")) as folder:  # noqa: S108 - made anew, with mode 0700
         yield folder
 
 
