@@ -273,6 +273,19 @@ def test_a_failed_installation_removes_the_requirements_that_were_not_installed_
     )
 
 
+def test_requirements_are_installed_as_from_an_index(home: Path, tmp_path: Path, profile: Profile) -> None:
+    python = venv(tmp_path / "venv")
+    write_tree(packages(python), TORCH)
+    requirement(tmp_path / "index", "light", "1.0", {"light.py": b""})
+    target = read_interpreter(python, ["demo", "light"])
+    options = ["--no-index", "--find-links", str(tmp_path / "index")]
+    needing = requiring(profile, "light>=1")
+    install_wheels(target, wheels(tmp_path), needing, lambda: None, Report(quiet=True), options)
+    info = packages(python) / "light-1.0.dist-info"
+    assert (info / "INSTALLER").read_text() == "pip\n"
+    assert not (info / "direct_url.json").exists()  # it would name a folder that is gone
+
+
 def test_a_failed_installation_restores_the_requirements_that_it_replaced(
     home: Path, tmp_path: Path, profile: Profile
 ) -> None:

@@ -89,11 +89,11 @@ def _install(
     try:
         with TemporaryDirectory(prefix="requirements-") as folder:
             more = requirement_wheels(target, missing, options, settings, Path(folder)) if missing else []
-            files = [*more, *(wheel.path for wheel in wheels)]
+            files = [wheel.path for wheel in wheels]
             with reading(_unreadable):
-                found = footprint(target.site, files)
+                found = footprint(target.site, [*files, *more])
             backup.take(names, found)
-            install_files(target, files)
+            install_files(target, files, more)
         _check_torch(target, torch_before)
         if missing:
             check_requirements(target, missing_requirements(read_interpreter(python, queried), missing))

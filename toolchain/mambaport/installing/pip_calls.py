@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from mambaport import process
@@ -22,16 +22,24 @@ from mambaport.pip_settings import RUNNER, pip_environment
 from mambaport.wheels import Wheel
 
 
-def install_files(target: Interpreter, wheels: Sequence[Path]) -> None:
+def install_files(target: Interpreter, wheels: Sequence[Path], requirements: Sequence[Path] = ()) -> None:
     """Installs exactly these wheels, replacing installed versions, without an index.
+
+    Args:
+        requirements: wheels that are installed by name and version, as from an index: pip records the path of
+            every other wheel.
 
     Raises:
         InstallError: pip failed.
         HostError: the disk is full.
     """
     words = ["--no-deps", "--no-index", "--force-reinstall", "--no-compile"]
-    paths = [str(path.absolute()) for path in wheels]
-    _pip(target, ["install", *_scheme(target), *words, *paths], "installing the wheels")
+    words += [
+        word for folder in {path.parent for path in requirements} for word in ("--find-links", str(folder))
+    ]
+    words += [str(path.absolute()) for path in wheels]
+    words += ["{}=={}".format(*parse_wheel_filename(path.name)[:2]) for path in requirements]
+    _pip(target, ["install", *_scheme(target), *words], "installing the wheels")
 
 
 def requirement_wheels(
