@@ -13,10 +13,9 @@ from helpers import pin_of
 
 from mambaport.errors import FetchError, UsageError
 from mambaport.pins import Pin
-from mambaport.pip_settings import pip_settings
 from mambaport.report import Report
 from mambaport.sources import Fetcher
-from mambaport.sources.download import client
+from mambaport.sources.client import Client
 from mambaport.sources.index import IndexSettings, index_settings
 from mambaport.store import Store
 
@@ -113,12 +112,11 @@ def test_a_mirror_that_is_no_folder_is_a_usage_error(tmp_path: Path, monkeypatch
 def test_the_index_is_the_option_then_our_variable_then_pips(
     monkeypatch: pytest.MonkeyPatch, option: str | None, own: str | None, pip: str, expected: str
 ) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", pip)
-    pip_settings.cache_clear()
     if own is not None:
         monkeypatch.setenv("MAMBAPORT_INDEX_URL", own)
-    with client(index_settings(option, None)) as (simple, _session):
-        assert simple.endpoint == expected
+    settings = {"index-url": pip, "extra-index-url": "http://extra/"}
+    client = Client(index_settings(option, None), settings)
+    assert client.endpoints == [expected, "http://extra/"]
 
 
 # An index on this machine ------------------------------------------------------------------------------

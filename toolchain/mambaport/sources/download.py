@@ -1,9 +1,8 @@
-"""Files from the package index: found by name, never longer than expected, resumed where the server can."""
+"""Files from servers: never longer than expected, resumed where the server can."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,9 @@ from typing import IO
 
 import pypi_simple
 import requests
-from packaging.utils import canonicalize_name
 
-from mambaport import __version__
 from mambaport.errors import FetchError
-from mambaport.pip_settings import pip_settings
 from mambaport.report import Report
-from mambaport.sources.index import IndexSettings
 from mambaport.sources.session import CHUNK, RETRIES, TIMEOUT, Session, TooSlow
 
 LEAST_SPEED = 10_000
@@ -32,45 +27,13 @@ OTHER_FILE = (
 )
 
 
-@contextmanager
-def client(index: IndexSettings) -> Iterator[tuple[pypi_simple.PyPISimple, Session]]:
-    """A client of the configured index and its session, with pip's proxy and certificates."""
-    session = Session()
-    session.headers["User-Agent"] = f"mambaport/{__version__}"
-    settings = pip_settings(sys.executable)
-    if certificates := settings.get("cert"):
-        session.verify = certificates
-    if proxy := settings.get("proxy"):
-        session.proxies = {"http": proxy, "https": proxy}
-    url = index.url or settings.get("index-url")
-    options = {"endpoint": url} if url else {}
-    with pypi_simple.PyPISimple(session=session, **options) as simple:
-        yield simple, session
-
-
-def download(
-    index: IndexSettings, project: str, filename: str, path: Path, size: int, report: Report
-) -> None:
-    """Downloads one file of a project, by name, from the configured index.
-
-    Args:
-        size: the most bytes that are written.
-
-    Raises:
-        FetchError: the index cannot be reached, does not have the file, or sends more than ``size`` bytes.
-    """
-    with client(index) as (simple, session):
-        package = find_file(simple, session, project, filename)
-        save(session, package.url, filename, path, size, report)
-
-
 def save(session: Session, url: str, filename: str, path: Path, size: int, report: Report) -> None:
     """Downloads ``url`` into the file ``path``.
 
     A download that breaks off goes on where it was, where the server can; else it begins again.
 
     Raises:
-        FetchError: as for :func:`download`.
+        FetchError: the server cannot be reached, is too slow, or sends more than ``size`` bytes.
     """
     seconds = PATIENCE + size / LEAST_SPEED
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,47 +119,29 @@ def _strong_tag(answer: requests.Response) -> str | None:
     return tag if tag.startswith('"') else None
 
 
-def find_file(
-    simple: pypi_simple.PyPISimple, session: Session, project: str, filename: str
-) -> pypi_simple.DistributionPackage:
-    """A file of a project as the index lists it.
-
-    Raises:
-        FetchError: the index cannot be reached, or does not have the file.
-    """
-    page = project_page(simple, session, project)
-    for item in page.packages:
-        if item.filename == filename:
-            return item
-    raise FetchError(
-        f"The package index has no {filename}",
-        found=f"{len(page.packages)} other files of {project}",
-        hint="use an index that carries it, or a mirror folder (--mirror DIR)",
-    )
+@contextmanager
+def asking(session: Session, project: str) -> Iterator[None]:
+    """Asks for a page: with a deadline, and with FetchError for what goes wrong."""
+    with answers(project), session.within(2 * PATIENCE):
+        yield
 
 
-def project_page(simple: pypi_simple.PyPISimple, session: Session, project: str) -> pypi_simple.ProjectPage:
-    """The files that the index lists for a project.
-
-    Raises:
-        FetchError: the index cannot be reached, gives no valid answer, or has no such project.
-    """
-    doing = f"asking for {project}"
+@contextmanager
+def answers(project: str) -> Iterator[None]:
+    """Turns what libraries raise for servers and pages into FetchError."""
     try:
-        with session.within(2 * PATIENCE):
-            return simple.get_project_page(canonicalize_name(project), timeout=TIMEOUT)
+        yield
     except pypi_simple.NoSuchProjectError:
-        raise FetchError(
-            f"The package index has no project {project}",
-            hint="check PIP_INDEX_URL / --index-url; a private index must carry or proxy this project",
-        ) from None
+        raise
     except TooSlow:
-        raise unreachable(TimeoutError(f"no whole answer in {2 * PATIENCE:.0f} s"), doing) from None
+        raise unreachable(
+            TimeoutError(f"no whole answer in {2 * PATIENCE:.0f} s"), f"asking for {project}"
+        ) from None
     except (requests.exceptions.RequestException, pypi_simple.UnsupportedContentTypeError) as fault:
-        raise unreachable(fault, doing) from None
+        raise unreachable(fault, f"asking for {project}") from None
     except (pypi_simple.UnsupportedRepoVersionError, *NOT_AN_ANSWER) as fault:
         raise FetchError(
-            f"The package index gives an answer that mambaport does not understand ({doing})",
+            f"The package index gives an answer that mambaport does not understand (asking for {project})",
             found=f"{type(fault).__name__}: {fault}",
             expected="the simple repository API, version 1",
             hint="check the index (PIP_INDEX_URL or --index-url): a page of another service may stand there; "

@@ -22,12 +22,11 @@ from mambaport.errors import FetchError
 from mambaport.pins.cuda import Excerpt
 from mambaport.report import Report
 from mambaport.sources.archives import damaged, refused
+from mambaport.sources.client import make_client
 from mambaport.sources.download import (
     LEAST_SPEED,
     OTHER_FILE,
     PATIENCE,
-    client,
-    find_file,
     save,
     unreachable,
 )
@@ -100,13 +99,19 @@ def _opened(fetcher: Fetcher, excerpt: Excerpt, scratch: Path) -> Iterator[IO[by
         with (stored or fetcher.fetch(excerpt)).open("rb") as stream:
             yield stream
         return
-    with client(fetcher.index) as (simple, session):
-        package = find_file(simple, session, excerpt.project, excerpt.filename)
+    client = make_client(fetcher.index)
+    found = client.find(excerpt.project, excerpt.filename)
+    if found.path is not None:
+        check(excerpt, found.path, f"folder {found.path.parent}")
+        with found.path.open("rb") as stream:
+            yield stream
+        return
+    with client.session() as session:
         try:
-            ranged = RangedFile(session, package.url)
+            ranged = RangedFile(session, found.url)
         except LookupError:
             whole = scratch / excerpt.filename
-            save(session, package.url, excerpt.filename, whole, excerpt.size, fetcher.report)
+            save(session, found.url, excerpt.filename, whole, excerpt.size, fetcher.report)
             check(excerpt, whole, "package index")
             with whole.open("rb") as stream:
                 yield stream

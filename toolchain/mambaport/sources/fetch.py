@@ -11,7 +11,8 @@ from mambaport.digests import file_sha256
 from mambaport.errors import FetchError
 from mambaport.pins import Pin
 from mambaport.report import Report, size_text
-from mambaport.sources.download import OTHER_FILE, download
+from mambaport.sources.client import download
+from mambaport.sources.download import OTHER_FILE
 from mambaport.sources.index import IndexSettings
 from mambaport.store import Store
 

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 from mambaport.digests import file_sha256
 from mambaport.errors import FetchError, UsageError
 from mambaport.sources.archives import MAX_SDIST_BYTES
-from mambaport.sources.download import client, download, project_page
+from mambaport.sources.client import download, make_client
 from mambaport.sources.fetch import Fetcher
 
 LATEST = "latest"
@@ -56,12 +56,7 @@ def known_sdists(fetcher: Fetcher, project: str) -> dict[Version, str]:
     if fetcher.index.mirror is not None:
         names = [path.name for path in fetcher.index.mirror.iterdir()]
     else:
-        with client(fetcher.index) as (simple, session):
-            names = [
-                item.filename
-                for item in project_page(simple, session, project).packages
-                if item.package_type == "sdist" and not item.is_yanked
-            ]
+        names = [item.filename for item in make_client(fetcher.index).files(project)]
     found: dict[Version, str] = {}
     for name in names:
         try:

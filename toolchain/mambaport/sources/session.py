@@ -10,14 +10,17 @@ import contextlib
 import os
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import InsecureRequestWarning
 
 RETRIES = 3
 BACKOFF = 0.5
@@ -39,10 +42,18 @@ class TooLarge(requests.exceptions.RequestException):
 
 
 class Session(requests.Session):
-    """A session with an overall deadline, limits of size, and retries with growing pauses."""
+    """A session with an overall deadline, limits of size, and retries with growing pauses.
 
-    def __init__(self) -> None:
+    Args:
+        trusted: hosts whose certificates are not checked: ``HOST`` or ``HOST:PORT``
+        certificates: the file that certificates are checked with; None for the default of requests, which
+            REQUESTS_CA_BUNDLE may name. As ``Session.verify``, the file would count less than that variable.
+    """
+
+    def __init__(self, trusted: frozenset[str] = frozenset(), certificates: str | None = None) -> None:
         super().__init__()
+        self.trusted = trusted
+        self.certificates = certificates
         self.late = threading.Event()
         """Set when the deadline has passed: every connection is cut, and none is opened any more."""
         self._sockets: list[tuple[int, int]] = []  # descriptor and inode
@@ -100,7 +111,8 @@ class Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    """Watches connections, retries, and reads every answer that is not streamed, up to MAX_PAGE."""
+    """Watches connections, retries, checks certificates as the session says, and reads every answer that is
+    not streamed, up to MAX_PAGE."""
 
     def __init__(self, session: Session) -> None:
         self._pools = _pools(session)
@@ -119,10 +131,16 @@ class _Adapter(HTTPAdapter):
     def send(  # type: ignore[override]
         self, request: requests.PreparedRequest, stream: bool = False, **options: Any
     ) -> requests.Response:
+        if self._session.certificates is not None:
+            options["verify"] = self._session.certificates
+        if _is_trusted(request.url or "", self._session.trusted):
+            options["verify"] = False
         for number in range(RETRIES + 1):
             last = number == RETRIES
             try:
-                answer = super().send(request, stream=stream, **options)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", InsecureRequestWarning)
+                    answer = super().send(request, stream=stream, **options)
                 if answer.status_code in TRY_AGAIN and not last:
                     answer.close()
                 else:
@@ -136,6 +154,12 @@ class _Adapter(HTTPAdapter):
                     raise
             self._session.pause(number)
         raise AssertionError("unreachable")
+
+
+def _is_trusted(url: str, trusted: frozenset[str]) -> bool:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return bool(trusted & {host, f"{host}:{parts.port or 443}"})
 
 
 def _read(answer: requests.Response) -> None:
