@@ -26,7 +26,7 @@ def supports(
         _library.readable(x, weight, bias, initial_states)
         and x.dim() == 3
         and 2 <= weight.shape[-1] <= 4
-        and (seq_idx is None or (initial_states is None and _library.countable(seq_idx)))
+        and _library.countable(seq_idx)
         and (initial_states is None or initial_states.dtype == x.dtype)
     )
 
@@ -68,7 +68,8 @@ def causal_conv1d(
         weight: (dim, width), width 2 to 4
         bias: (dim,)
         seq_idx: (batch, seqlen), integer: sequences packed in one row do not see each other; negative is padding
-        initial_states: (batch, dim, width - 1) of x's dtype, what came before x; not together with seq_idx
+        initial_states: (batch, dim, width - 1) of x's dtype, what came before x; with seq_idx, these inputs belong to
+            the sequence of the first step
         return_final_states: whether to return the last width - 1 inputs as well
         activation: None, "silu" or "swish"
         reverse: whether time runs from the last step to the first; only without seq_idx and states

@@ -59,13 +59,14 @@ def selective_state_update(
         B, C: (batch, groups, dstate); heads // groups neighbouring heads share a group
         D, dt_bias: (heads, dim)
         dt_softplus: whether softplus is applied to dt after its bias
-        state_batch_indices: (batch,), integer: the entry of state that each row has
+        state_batch_indices: (batch,), integer: the entry of state that each row has; negative is padding, which
+            gives zeros
 
     Returns:
         out of x's shape and dtype.
 
     Raises:
-        IndexError: an entry that state does not have.
+        IndexError: an entry past the end of state.
         RuntimeError: state has elements that share memory.
         ValueError: shapes that do not fit each other.
     """
@@ -144,8 +145,8 @@ def _check(
     ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    if indices is not None and batch and not (int(indices.min()) >= 0 and int(indices.max()) < entries):
-        raise IndexError(f"state_batch_indices must lie in 0 to {entries - 1}")
+    if indices is not None and batch and int(indices.max()) >= entries:
+        raise IndexError(f"state_batch_indices names entry {int(indices.max())} of {entries}")
 
 
 def _fake_update(

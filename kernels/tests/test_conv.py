@@ -26,7 +26,7 @@ def make(batch, dim, seqlen, width, channel_last=False, dtype=torch.float32, see
     dtype=st.sampled_from(DTYPES),
     with_bias=st.booleans(),
     silu=st.booleans(),
-    mode=st.sampled_from(["plain", "packed", "states", "reverse"]),
+    mode=st.sampled_from(["plain", "packed", "states", "packed states", "reverse"]),
     seed=st.integers(0, 2**16),
 )
 def test_forward_and_gradients(shape, channel_last, dtype, with_bias, silu, mode, seed):
@@ -35,8 +35,8 @@ def test_forward_and_gradients(shape, channel_last, dtype, with_bias, silu, mode
     activation = "silu" if silu else None
     bias = bias if with_bias else None
     rng = torch.Generator().manual_seed(seed)
-    packed = torch.randint(-1, 3, (batch, seqlen), generator=rng).sort(1)[0] if mode == "packed" else None
-    initial = torch.randn(batch, dim, width - 1, generator=rng).to(dtype) if mode == "states" else None
+    packed = torch.randint(-1, 3, (batch, seqlen), generator=rng).sort(1)[0] if "packed" in mode else None
+    initial = torch.randn(batch, dim, width - 1, generator=rng).to(dtype) if "states" in mode else None
     inputs = [t if t is None else t.requires_grad_() for t in (x, weight, bias, initial)]
     wide = reference.double(*inputs)
     assert causal_conv1d_cpu.supports(x, weight, bias, packed, initial)

@@ -66,12 +66,10 @@ def causal_conv1d(x, weight, bias=None, seq_idx=None, initial_states=None, activ
             term = weight[:, w] * line[:, :, t + w]
             source = t + w - (width - 1)
             if seq_idx is not None:
-                same = (
-                    seq_idx[:, source] == seq_idx[:, t]
-                    if source >= 0
-                    else torch.zeros(batch, dtype=torch.bool)
-                )
-                term = torch.where(same[:, None], term, 0.0)
+                index = seq_idx[:, max(source, 0)]  # initial states are of the sequence of the first step
+                if source < 0 and initial_states is None:
+                    index = torch.full_like(index, -1)
+                term = torch.where((index == seq_idx[:, t])[:, None], term, 0.0)
             column = column + term
         if activation is not None:
             column = column * torch.sigmoid(column)

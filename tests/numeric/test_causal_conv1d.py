@@ -93,16 +93,33 @@ def test_a_sequence_in_two_parts_is_the_whole():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("layout", ["first", "last"])
-def test_packed_sequences_and_padding(dtype, activation, layout):
-    seq_idx = torch.tensor([[0] * 5 + [1] * 1 + [2] * 9 + [-1] * 4, [3] * 2 + [4] * 17], dtype=torch.int32)
-    x = make(2, 8, 19, dtype, layout)
+@pytest.mark.parametrize("with_states", [False, True], ids=["zeros", "states"])
+def test_packed_sequences_and_padding(dtype, activation, layout, with_states):
+    """Initial states are of the sequence of the first step: here shorter than the taps, longer, and padding."""
+    rows = [[0] * 5 + [1] * 1 + [2] * 9 + [-1] * 4, [3] * 2 + [4] * 17, [-1] * 2 + [5] * 17]
+    seq_idx = torch.tensor(rows, dtype=torch.int32)
+    x = make(3, 8, 19, dtype, layout)
     weight, bias = weights(8, 4)
-    out = causal_conv1d_fn(x, weight, bias, seq_idx=seq_idx, activation=activation)
-    x64, w64, b64 = double(x, weight, bias)
-    expected, _ = reference.causal_conv1d(x64, w64, b64, seq_idx, activation=activation)
+    states = make(3, 8, 3, dtype, layout) if with_states else None
+    out = causal_conv1d_fn(x, weight, bias, seq_idx, states, activation=activation)
+    x64, w64, b64, s64 = double(x, weight, bias, states)
+    expected, _ = reference.causal_conv1d(x64, w64, b64, seq_idx, s64, activation=activation)
     assert_close(out, expected)
     assert (out[0, :, -4:] == 0).all()
-    compare_gradients(out, [x, weight, bias], expected, [x64, w64, b64])
+    compare_gradients(out, [x, weight, bias, states], expected, [x64, w64, b64, s64])
+
+
+@pytest.mark.parametrize("layout", ["first", "last"])
+def test_packed_parts_with_states_are_the_whole(layout):
+    """A row that is cut inside a sequence goes on with the last inputs as its initial states."""
+    seq_idx = torch.tensor([[2] * 4 + [3] * 9 + [4] * 7, [2] * 9 + [3] * 11], dtype=torch.int32)
+    x = make(2, 8, 20, torch.float32, layout, requires_grad=False)
+    weight, bias = weights(8, 4)
+    whole = causal_conv1d_fn(x, weight, bias, seq_idx, activation="silu")
+    for cut in (5, 8, 11):
+        states = x[:, :, cut - 3 : cut].masked_fill((seq_idx[:, cut - 3 : cut] != seq_idx[:, cut, None])[:, None], 0.0)
+        rest = causal_conv1d_fn(x[:, :, cut:], weight, bias, seq_idx[:, cut:].contiguous(), states, activation="silu")
+        assert_close(rest, whole[:, :, cut:].double())
 
 
 def test_gradcheck():
@@ -224,10 +241,8 @@ def test_what_is_refused():
         causal_conv1d_fn(x, weight[:4], bias)
     with pytest.raises(RuntimeError, match="conv_state holds 2"):
         causal_conv1d_update(x.detach(), torch.zeros(2, 8, 2), weight, bias)
-    with pytest.raises(AssertionError, match="initial_states must be None"):
-        causal_conv1d_fn(
-            x, weight, bias, seq_idx=torch.zeros(2, 10, dtype=torch.int32), initial_states=x[:, :, :3]
-        )
+    with pytest.raises(AssertionError, match="we don't return final_states"):
+        causal_conv1d_fn(x, weight, seq_idx=torch.zeros(2, 10, dtype=torch.int32), return_final_states=True)
 
 
 def test_autocast_leaves_the_arithmetic_alone():

@@ -68,9 +68,9 @@ def test_convolution_of_packed_sequences_and_states():
     x, weight, bias, initial = leaves(torch.float32, (2, 19, 12), (19, 3), (19,), (2, 19, 2))
     seq_idx = torch.tensor([[0] * 5 + [1] * 7, [0] * 10 + [-1] * 2], dtype=torch.int32)
     check(
-        lambda *a: causal_conv1d_fn(*a, seq_idx=seq_idx),
-        lambda *a: reference.causal_conv1d(*a, seq_idx=seq_idx)[0],
-        [x, weight, bias],
+        lambda x, w, b, i: causal_conv1d_fn(x, w, b, seq_idx, i),
+        lambda x, w, b, i: reference.causal_conv1d(x, w, b, seq_idx, i)[0],
+        [x, weight, bias, initial],
     )
     given = [t.detach().requires_grad_() for t in (x, weight, bias, initial)]
     check(

@@ -316,11 +316,12 @@ def test_state_update(dtype, heads, indexed, rest):
     x, dt, z = (torch.randn(batch, nheads, dim).to(dtype) for _ in range(3))
     B, C = (torch.randn(batch, ngroups, dstate).to(dtype) for _ in range(2))
     A, D, dt_bias = -torch.rand(nheads, dim, dstate) - 0.5, torch.randn(nheads, dim), torch.randn(nheads, dim)
-    indices = torch.tensor([5, 0, 2]) if indexed else None
+    indices = torch.tensor([5, -1, 2]) if indexed else None  # -1 is padding
     if not rest:
         D = z = dt_bias = None
 
     taken = indices if indexed else torch.arange(batch)
+    real = taken >= 0
     group = [h // (nheads // ngroups) for h in range(nheads)]
     step = reference.softplus(dt.double() + (0.0 if dt_bias is None else dt_bias.double()))[..., None]
     expected_state = torch.exp(step * A.double()) * state[taken].double()
@@ -328,6 +329,7 @@ def test_state_update(dtype, heads, indexed, rest):
     expected = (expected_state * C[:, group, None].double()).sum(-1)
     if rest:
         expected = (expected + D.double() * x.double()) * reference.silu(z.double())
+    expected[~real] = 0.0
     untouched = state.clone()
 
     tensors = [state, x, dt, A, B, C, D, z, dt_bias]
@@ -339,7 +341,7 @@ def test_state_update(dtype, heads, indexed, rest):
     out = selective_state_update(*tensors, dt_softplus=True, state_batch_indices=indices)
     assert out.dtype == dtype
     assert_close(out, expected[:, 0] if heads is None else expected)
-    assert_close(state[taken], expected_state)
+    assert_close(state[taken[real]], expected_state[real])
     others = [r for r in range(rows) if r not in taken]
     assert torch.equal(state[others], untouched[others])
 

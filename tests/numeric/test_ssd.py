@@ -98,6 +98,25 @@ def test_packed_sequences(chunk_size):
     check(arguments(23), chunk_size, seq_idx, dt_softplus=True)
 
 
+@pytest.mark.parametrize("chunk_size", [4, 64])
+def test_padding_at_the_end_of_a_row_leaves_no_state(chunk_size):
+    """As upstream's kernels since 2.2.5. The outputs of padding have no meaning, and are not compared."""
+    seq_idx = torch.tensor([[0] * 5 + [1] * 8 + [-1] * 10, [0] * 23], dtype=torch.int32)
+    given = arguments(23)
+    wide = {name: double(t) for name, t in given.items()}
+    expected, states = reference.ssd(**wide, seq_idx=seq_idx, dt_softplus=True)
+    out, final = mamba_chunk_scan_combined(
+        **given, chunk_size=chunk_size, seq_idx=seq_idx, dt_softplus=True, return_final_states=True
+    )
+    real = (seq_idx >= 0)[:, :, None, None]
+    ends = torch.tensor([0.0, 1.0])[:, None, None, None]
+    assert torch.equal(final[0], torch.zeros_like(final[0]))
+    both = torch.cat([torch.where(real, out, 0.0).flatten(), final.flatten()])
+    expected = torch.cat([torch.where(real, expected, 0.0).flatten(), (states[:, -1] * ends).flatten()])
+    assert_close(both, expected, 2.0)
+    compare_gradients(both, list(given.values()), expected, list(wide.values()), 4.0)
+
+
 def test_long_decay_stays_finite():
     """The decay from the chunk's end to its start overflows where it is not masked: no inf, no nan."""
     given = arguments(128, batch=1)

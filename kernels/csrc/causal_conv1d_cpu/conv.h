@@ -15,7 +15,7 @@ enum { MAX_WIDTH = 4 };
     FIELD(tensor, weight) FIELD(tensor, bias) /* (dim, width), (dim,) */ \
     FIELD(tensor, initial_states) /* (batch, dim, width - 1): the inputs before x; zeros where absent */ \
     FIELD(tensor, final_states) /* (batch, dim, width - 1): the last inputs; not stored where absent */ \
-    FIELD(indices, seq_idx) /* (batch, seqlen): a tap does not read an input of another index */
+    FIELD(indices, seq_idx) /* (batch, seqlen): a tap reads no input of another index. States: index of step 0 */
 
 /* Sums over the batch are stored in float32, contiguous. */
 #define CONV_GRADIENT_FIELDS(FIELD) \

@@ -57,13 +57,29 @@ INLINE vec convolve(const struct taps *taps, const float *window, const int64_t 
     return sum;
 }
 
-/* The same for several sequences in one row: `seq` points to the index of this step, which `before` steps precede. */
-INLINE vec convolve_packed(const struct taps *taps, const float *window, int64_t width, const int32_t *seq,
-                           int64_t before) {
+/* Several sequences in one row: the index of each step, and the index of the inputs before the first step. Initial
+   states belong to the sequence of the first step; without initial states, these inputs belong to no sequence. */
+struct packed {
+    const int32_t *index;
+    int32_t before;
+};
+
+INLINE struct packed packed_row(const struct conv_args *a, int64_t batch) {
+    if (!a->seq_idx || !a->seqlen) return (struct packed){NULL, -1};
+    const int32_t *const index = a->seq_idx + batch * a->seqlen;
+    return (struct packed){index, a->initial_states.data ? *index : -1};
+}
+
+/* Whether the input `back` steps before step t is of the sequence of step t. */
+INLINE int same_sequence(struct packed seq, int64_t t, int64_t back) {
+    return (back <= t ? seq.index[t - back] : seq.before) == seq.index[t];
+}
+
+/* The same sum at step t of a row with several sequences. */
+INLINE vec convolve_packed(const struct taps *taps, const float *window, int64_t width, struct packed seq, int64_t t) {
     vec sum = taps->bias;
     for (int64_t w = 0; w < width; w++) {
-        const int64_t back = width - 1 - w;
-        if (back <= before && seq[-back] == *seq) sum = vec_fma(taps->weight[w], vec_load(window + w * LANES), sum);
+        if (same_sequence(seq, t, width - 1 - w)) sum = vec_fma(taps->weight[w], vec_load(window + w * LANES), sum);
     }
     return sum;
 }
@@ -95,11 +111,11 @@ static void convolve_block(float *out, const struct taps *taps, const float *row
 }
 
 static void convolve_packed_block(float *out, const struct taps *taps, const float *rows, int64_t steps, int64_t width,
-                                  int64_t silu, const int32_t *seq, int64_t first) {
+                                  int64_t silu, struct packed seq, int64_t first) {
     for (int64_t t = 0; t < steps; t++) {
         vec sum = vec_set(0.0f); /* a negative index is padding */
-        if (seq[first + t] >= 0) {
-            sum = convolve_packed(taps, rows + t * LANES, width, seq + first + t, first + t);
+        if (seq.index[first + t] >= 0) {
+            sum = convolve_packed(taps, rows + t * LANES, width, seq, first + t);
             if (silu) sum = vec_silu(sum);
         }
         vec_store(out + t * LANES, sum);
@@ -138,8 +154,7 @@ static void convolve_copied(const struct conv_args *a, struct channels c, int64_
     const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);
     float *const rows = scratch->rows, *const out = scratch->out;
     load_inputs(rows, a, c, first, steps);
-    if (a->seq_idx)
-        convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, a->seq_idx + c.batch * a->seqlen, first);
+    if (a->seq_idx) convolve_packed_block(out, &taps, rows, steps, a->width, a->silu, packed_row(a, c.batch), first);
     else convolve_block(out, &taps, rows, steps, a->width, a->silu);
     store_steps(out, &a->out, c, first, steps);
 }
@@ -285,15 +300,15 @@ static int conv_forward(const struct conv_args *a) {
 /* Replaces the gradient of the output by the gradient of the sums before silu. */
 static void through_silu(float *grad, const struct conv_args *a, const struct taps *taps, const float *rows,
                          struct channels c, int64_t first, int64_t steps) {
-    const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
+    const struct packed seq = packed_row(a, c.batch);
     const vec one = vec_set(1.0f);
     for (int64_t t = 0; t < steps; t++) {
         vec g = vec_load(grad + t * LANES);
-        if (seq && seq[t] < 0) g = vec_set(0.0f);
+        if (seq.index && seq.index[first + t] < 0) g = vec_set(0.0f);
         else if (a->silu) {
             const float *window = rows + t * LANES;
             const vec sum =
-                seq ? convolve_packed(taps, window, a->width, seq + t, first + t) : convolve(taps, window, a->width);
+                seq.index ? convolve_packed(taps, window, a->width, seq, first + t) : convolve(taps, window, a->width);
             const vec gate = vec_sigmoid(sum);
             g = g * (gate * vec_fma(sum, one - gate, one));
         }
@@ -305,11 +320,11 @@ static void through_silu(float *grad, const struct conv_args *a, const struct ta
    states. */
 INLINE vec input_gradient(const struct conv_args *a, const struct taps *taps, const float *grad, struct channels c,
                           int64_t step) {
-    const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen : NULL;
+    const struct packed seq = packed_row(a, c.batch);
     vec sum = vec_set(0.0f);
     for (int64_t w = a->width - 1; w >= 0; w--) {
-        const int64_t later = a->width - 1 - w;
-        if (seq && (step < 0 || step + later >= a->seqlen || seq[step] != seq[step + later])) continue;
+        const int64_t later = a->width - 1 - w, t = step + later;
+        if (seq.index && (t < 0 || t >= a->seqlen || !same_sequence(seq, t, later))) continue;
         sum = vec_fma(taps->weight[w], vec_load(grad + later * LANES), sum);
     }
     return sum;
@@ -317,12 +332,11 @@ INLINE vec input_gradient(const struct conv_args *a, const struct taps *taps, co
 
 static void add_weight_gradient(vec total[MAX_WIDTH + 1], const struct conv_args *a, const float *rows,
                                 const float *grad, struct channels c, int64_t first, int64_t steps) {
-    const int32_t *seq = a->seq_idx ? a->seq_idx + c.batch * a->seqlen + first : NULL;
+    const struct packed seq = packed_row(a, c.batch);
     for (int64_t t = 0; t < steps; t++) {
         const vec g = vec_load(grad + t * LANES);
         for (int64_t w = 0; w < a->width; w++) {
-            const int64_t back = a->width - 1 - w;
-            if (seq && (back > first + t || seq[t - back] != seq[t])) continue;
+            if (seq.index && !same_sequence(seq, first + t, a->width - 1 - w)) continue;
             total[w] = vec_fma(g, vec_load(rows + (t + w) * LANES), total[w]);
         }
         total[MAX_WIDTH] = total[MAX_WIDTH] + g;

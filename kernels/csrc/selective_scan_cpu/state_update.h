@@ -14,7 +14,7 @@
     FIELD(tensor, A) /* (head, head_dim, dstate); a stride of 0 in dstate: one exponential serves all states */ \
     FIELD(tensor, B) FIELD(tensor, C) /* (batch, group, dstate) */ \
     FIELD(tensor, D) FIELD(tensor, dt_bias) /* (head, head_dim) */ \
-    FIELD(indices, state_indices) /* (batch,): the entry of each row */
+    FIELD(indices, state_indices) /* (batch,): the entry of each row; negative: no entry, and the output is zero */
 
 struct state_update_args { STATE_UPDATE_FIELDS(MEMBER) };
 // clang-format on

@@ -59,6 +59,11 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
                   group = head / (a->heads / a->groups);
     const int64_t count = a->head_dim - first < LANES ? a->head_dim - first : LANES;
     const int64_t entry = a->state_indices ? a->state_indices[batch] : batch;
+    const int64_t out_at = batch * a->out.stride[0] + head * a->out.stride[1] + first * a->out.stride[2];
+    if (entry < 0) {
+        store_part(&a->out, out_at, a->out.stride[2], count, vec_set(0.0f));
+        return;
+    }
 #define CHANNELS(t) \
     load_part(&a->t, batch * a->t.stride[0] + head * a->t.stride[1] + first * a->t.stride[2], a->t.stride[2], count)
 #define PARAMETER(t) load_part(&a->t, head * a->t.stride[0] + first * a->t.stride[1], a->t.stride[1], count)
@@ -88,8 +93,7 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
     vec out = vec_load(outs);
     if (a->D.data) out = vec_fma(PARAMETER(D), x, out);
     if (a->z.data) out = out * vec_silu(CHANNELS(z));
-    store_part(&a->out, batch * a->out.stride[0] + head * a->out.stride[1] + first * a->out.stride[2], a->out.stride[2],
-               count, out);
+    store_part(&a->out, out_at, a->out.stride[2], count, out);
 #undef CHANNELS
 #undef PARAMETER
 }

@@ -72,7 +72,6 @@ def causal_conv1d_fn(
     batch, dim, seqlen = x.shape
     assert not reverse or (seq_idx is None and initial_states is None and not return_final_states)
     if seq_idx is not None:
-        assert initial_states is None, "initial_states must be None if seq_idx is not None"
         assert not return_final_states, "If seq_idx is not None, we don't return final_states_out"
         _check_shape("seq_idx", seq_idx, (batch, seqlen))
     if initial_states is not None:

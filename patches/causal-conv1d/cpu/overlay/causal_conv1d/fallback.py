@@ -26,14 +26,15 @@ def causal_conv1d_fn(
     bias: (dim,)
     seq_idx: (batch, seqlen). No output sees an input of another sequence; a negative one marks padding,
         where the output is 0.
-    initial_states: (batch, dim, width - 1), the inputs before the first
+    initial_states: (batch, dim, width - 1), the inputs before the first, of the sequence of the first
     final_states_out: (batch, dim, width - 1), to be written to where return_final_states is True
 
     out: (batch, dim, seqlen), or (out, final_states)
     """
     width = weight.shape[1]
     window = _prepend(x, initial_states, width - 1)
-    out = _convolve(window, weight, bias, seq_idx)
+    line = None if seq_idx is None else _indices(seq_idx, initial_states is not None, width - 1)
+    out = _convolve(window, weight, bias, line)
     if activation is not None:
         out = F.silu(out)
     if seq_idx is not None:
@@ -165,17 +166,25 @@ def _prepend(x, states, length):
     return torch.cat([states, x], dim=2)
 
 
-def _convolve(window, weight, bias, seq_idx=None):
+def _indices(seq_idx, has_states, length):
+    """The index of each input of the window. Initial states have that of the first step, zeros have none's."""
+    seqlen = seq_idx.shape[1]
+    before = seq_idx[:, :1].expand(-1, length) if has_states and seqlen else seq_idx.new_full((1, 1), -1)
+    return torch.cat([before.expand(seq_idx.shape[0], length), seq_idx], dim=1)
+
+
+def _convolve(window, weight, bias, indices=None):
     """Each output is the weighted sum of the `width` inputs that end at it.
 
     window: (batch, dim, width - 1 + seqlen)
+    indices: (batch, width - 1 + seqlen), the sequence of each input
     """
     dim, width = weight.shape
     seqlen = window.shape[2] - (width - 1)
     dtype = torch.promote_types(torch.promote_types(window.dtype, weight.dtype), torch.float32)
     window, weight = window.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    if seq_idx is None and seqlen > 0:
+    if indices is None and seqlen > 0:
         device = window.device.type
         if not torch.amp.is_autocast_available(device):  # meta, for one
             return F.conv1d(window, weight.unsqueeze(1), bias, groups=dim)
@@ -184,17 +193,11 @@ def _convolve(window, weight, bias, seq_idx=None):
     out = window.new_zeros(()) if bias is None else bias[:, None]
     for tap in range(width):
         inputs = window[:, :, tap : tap + seqlen]
-        if seq_idx is not None:
-            inputs = inputs.masked_fill(_other_sequence(seq_idx, width - 1 - tap), 0.0)
+        if indices is not None:
+            other = indices[:, tap : tap + seqlen] != indices[:, width - 1 :]
+            inputs = inputs.masked_fill(other.unsqueeze(1), 0.0)
         out = out + weight[:, tap, None] * inputs
     return out
-
-
-def _other_sequence(seq_idx, shift):
-    """Where the input `shift` steps back belongs to another sequence than the output. (batch, 1, seqlen)"""
-    seqlen = seq_idx.shape[1]
-    before = F.pad(seq_idx, (shift, 0), value=-1)[:, :seqlen]
-    return (before != seq_idx).unsqueeze(1)
 
 
 def _ring(start, length, state):

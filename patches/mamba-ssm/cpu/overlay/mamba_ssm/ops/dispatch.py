@@ -198,7 +198,11 @@ def mamba_chunk_scan_combined(
     """`mamba_chunk_scan_combined` for a tensor that triton does not take."""
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
     if not return_varlen_states and use_cpu_kernel(x) and selective_scan_cpu.supports_chunk_scan(*tensors):
-        return selective_scan_cpu.chunk_scan(*tensors, dt_softplus, dt_limit, return_final_states)
+        result = selective_scan_cpu.chunk_scan(*tensors, dt_softplus, dt_limit, return_final_states)
+        if not return_final_states or seq_idx is None or seq_idx.shape[1] == 0:
+            return result
+        padded = (seq_idx[:, -1] < 0)[:, None, None, None]  # a row that ends in padding leaves no state
+        return result[0], result[1].masked_fill(padded, 0.0)
     return fallback.mamba_chunk_scan_combined(
         x,
         dt,

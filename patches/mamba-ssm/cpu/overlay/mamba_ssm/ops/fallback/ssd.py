@@ -49,9 +49,10 @@ def chunk_state(B, x, dt, dA_cumsum, seq_idx=None):
     """
     chunk_size = dt.shape[-1]
     weight = dt * torch.exp((dA_cumsum[..., -1:] - dA_cumsum).to(dt.dtype))
-    if seq_idx is not None:  # only the sequence that goes on into the next chunk
+    if seq_idx is not None:  # only the sequence that goes on into the next chunk; a negative index is padding
         last = _last_of_chunk(seq_idx, chunk_size)
-        weight = weight * (_chunks(seq_idx, chunk_size) == last[:, :, None])[:, None]
+        goes_on = (_chunks(seq_idx, chunk_size) == last[:, :, None]) & (last >= 0)[:, :, None]
+        weight = weight * goes_on[:, None]
     B, x = cast(working_dtype(B, x, dt), _chunks(B, chunk_size), _chunks(x, chunk_size))
     weighted = x * weight.permute(0, 2, 3, 1).unsqueeze(-1)
     states = torch.einsum("bclgrp,bclgn->bcgrpn", _by_group(weighted, 3, B.shape[3]), B)
@@ -186,7 +187,7 @@ def mamba_chunk_scan_combined(
     """All steps. Differentiable in every tensor, and through the final states, but not the varlen ones.
 
     x, z: (b, L, h, p); dt: (b, L, h); A, dt_bias: (h,); B, C: (b, L, g, n); D: (h,) or (h, p)
-    initial_states: (b, h, p, n); seq_idx: (b, L); cu_seqlens: (sequences + 1,), for batch 1
+    initial_states: (b, h, p, n); seq_idx: (b, L), where a negative index is padding, which leaves no state; cu_seqlens: (sequences + 1,), for batch 1
 
     Returns out (b, L, h, p) in the dtype of x; then final states (b, h, p, n) in float32 or wider; then
     varlen states (sequences, h, p, n) in the dtype of C.

@@ -29,7 +29,8 @@ def selective_state_update(
     A: (nheads, dim, dstate)
     B, C: (batch, ngroups, dstate)
     D, dt_bias: (nheads, dim)
-    state_batch_indices: (batch,), the row of state for each row of x
+    state_batch_indices: (batch,), the row of state for each row of x. A negative one marks padding: its output is
+        0 and no state changes.
 
     out: (batch, nheads, dim) in the dtype of x
     """
@@ -43,7 +44,11 @@ def selective_state_update(
     D, dt_bias = (t if t is None or t.dim() == 2 else t.unsqueeze(0) for t in (D, dt_bias))
     _check(state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices)
     x, dt, A, B, C, D, z, dt_bias = cast(dtype, x, dt, A, B, C, D, z, dt_bias)
-    rows = slice(None) if state_batch_indices is None else state_batch_indices.long()
+    rows, padding = slice(None), None
+    if state_batch_indices is not None:
+        rows = state_batch_indices.long()
+        padding = rows < 0
+        rows = rows.clamp(min=0)
 
     if dt_bias is not None:
         dt = dt + dt_bias
@@ -54,12 +59,17 @@ def selective_state_update(
     C = C.repeat_interleave(heads_per_group, dim=1)
     dt = dt.unsqueeze(-1)
     new_state = state[rows].to(dtype) * torch.exp(dt * A) + dt * B.unsqueeze(2) * x.unsqueeze(-1)
-    state[rows] = new_state.to(state.dtype)
+    if padding is None:
+        state.copy_(new_state)
+    else:
+        state[rows[~padding]] = new_state[~padding].to(state.dtype)
     out = (new_state * C.unsqueeze(2)).sum(dim=-1)
     if D is not None:
         out = out + D * x
     if z is not None:
         out = out * F.silu(z)
+    if padding is not None:
+        out = out.masked_fill(padding[:, None, None], 0.0)
     return out.to(x_dtype).reshape(x_shape)
 
 
