@@ -4,6 +4,8 @@ PYTHON  ?= python3
 PROFILE ?= rpi
 # A variant of the profile, such as jetpack7; empty for its default.
 VARIANT ?=
+# A release line, such as 2.3; empty for the default line.
+LINE    ?=
 # The newest torch that the numeric tests were run with; on aarch64, the newest torch that runs on a Cortex-A72.
 TORCH   ?= $(if $(filter aarch64,$(shell uname -m)),torch==2.9.1,torch==2.13.0)
 # Where pip finds a CPU build of torch: empty, or options such as --index-url URL or --find-links DIR.
@@ -16,11 +18,11 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-gpu test-jetson test-hostile lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-line test-gpu test-jetson test-hostile lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  PROFILE=$(PROFILE)  PYTHON=$(PYTHON)  TORCH=$(TORCH)"
+	@echo "  PROFILE=$(PROFILE)  LINE=$(LINE)  PYTHON=$(PYTHON)  TORCH=$(TORCH)"
 
 # Without Debian's python3-venv, ensurepip is missing; then the system's pip installs pip into the environment.
 $(TOOL)/bin/python $(NUMERIC)/bin/python:
@@ -49,7 +51,7 @@ $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 setup: $(TOOL)/.tool ## install mambaport into .venv
 
 wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheelhouse/PROFILE/
-	@$(TOOL)/bin/mambaport build --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT))
+	@$(TOOL)/bin/mambaport build --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT)) $(if $(LINE),--line $(LINE))
 
 kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for this machine
 	cd kernels && ../$(TOOL)/bin/python -m mambaport_build
@@ -65,7 +67,7 @@ test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## test the kernels with each 
 test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests under ASan and UBSan, on each instruction set
 	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize --test $(COMPILERS)
 
-test: test-unit test-integration test-target test-numeric ## run all tests that this machine can run
+test: test-unit test-integration test-target test-numeric test-line ## run all tests that this machine can run
 
 test-unit: $(TOOL)/.test ## run the unit tests: seconds, no network
 	$(TOOL)/bin/pytest tests/unit
@@ -76,19 +78,25 @@ test-integration: $(TOOL)/.test $(NUMERIC)/.numeric ## test real fetches, builds
 test-target: $(TOOL)/.test ## test the wheels on emulated aarch64
 	$(TOOL)/bin/pytest tests/target
 
-test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of this machine's wheels against float64 references
-	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
+test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wheels of LINE against float64 references
+	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
 	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels in the installed wheels
 	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # test the GPU tests on the CPU
 
+LINE_TESTS := test_imports.py test_every_function.py test_generation.py test_line_2_3.py
+# What the lines share, kernels included, `make test-numeric` tests; `make test-numeric LINE=2.3` tests all on that line.
+test-line: $(TOOL)/.tool $(NUMERIC)/.numeric ## test line 2.3 in short: imports, each function, what differs from the default line
+	$(TOOL)/bin/mambaport install --profile cpu --line 2.3 --python $(NUMERIC)/bin/python
+	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest $(LINE_TESTS)
+
 test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## build wheels for this machine's NVIDIA GPU, prove and test them
-	$(TOOL)/bin/mambaport install --profile cuda --python $(NUMERIC)/bin/python
+	$(TOOL)/bin/mambaport install --profile cuda $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
 	cd tests/gpu && ../../$(NUMERIC)/bin/python -m pytest .
 
 test-jetson: $(TOOL)/.test ## build the wheels for JetPack 6 and 7, and run those for JetPack 7 under emulation
-	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6
-	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6 $(if $(LINE),--line $(LINE))
+	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 $(if $(LINE),--line $(LINE))
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
 test-hostile: $(TOOL)/.test ## attack the audit; MAMBAPORT_HOSTILE=short or night sets the duration

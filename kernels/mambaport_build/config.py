@@ -58,7 +58,16 @@ class CudaConfig:
     nvcc_threads: int = 1
     identity: str = ""
     """What decides an object's bytes beside sources and flags: compilers, CUDA and torch headers."""
-    cxx_standard: str = "c++17"
+
+    @property
+    def cxx_standard(self) -> str:
+        """The C++ standard that torch's headers ask for: c++17, and c++20 since torch 2.14."""
+        for folder in self.include_dirs:
+            header = Path(folder, "torch", "all.h")
+            if header.is_file():
+                found = re.search(r"__cplusplus < (\d{4})\d\dL", header.read_text(encoding="utf-8"))
+                return f"c++{found[1][2:]}" if found else "c++17"
+        return "c++17"
 
     @property
     def gencode(self) -> list[str]:

@@ -95,7 +95,7 @@ def test_a_sequence_in_two_parts_is_the_whole():
 @pytest.mark.parametrize("layout", ["first", "last"])
 @pytest.mark.parametrize("with_states", [False, True], ids=["zeros", "states"])
 def test_packed_sequences_and_padding(dtype, activation, layout, with_states):
-    """Initial states are of the sequence of the first step: here shorter than the taps, longer, and padding."""
+    """Initial states are of the first step's sequence: longer than the taps, shorter, and padding."""
     rows = [[0] * 5 + [1] * 1 + [2] * 9 + [-1] * 4, [3] * 2 + [4] * 17, [-1] * 2 + [5] * 17]
     seq_idx = torch.tensor(rows, dtype=torch.int32)
     x = make(3, 8, 19, dtype, layout)
@@ -117,8 +117,10 @@ def test_packed_parts_with_states_are_the_whole(layout):
     weight, bias = weights(8, 4)
     whole = causal_conv1d_fn(x, weight, bias, seq_idx, activation="silu")
     for cut in (5, 8, 11):
-        states = x[:, :, cut - 3 : cut].masked_fill((seq_idx[:, cut - 3 : cut] != seq_idx[:, cut, None])[:, None], 0.0)
-        rest = causal_conv1d_fn(x[:, :, cut:], weight, bias, seq_idx[:, cut:].contiguous(), states, activation="silu")
+        other = seq_idx[:, cut - 3 : cut] != seq_idx[:, cut, None]
+        states = x[:, :, cut - 3 : cut].masked_fill(other[:, None], 0.0)
+        index = seq_idx[:, cut:].contiguous()
+        rest = causal_conv1d_fn(x[:, :, cut:], weight, bias, index, states, activation="silu")
         assert_close(rest, whole[:, :, cut:].double())
 
 

@@ -240,6 +240,19 @@ class TestNinja:
         project.config["cuda"]["cxx11_abi"] = 0
         assert compiled(project.build()) == CUDA_SOURCES
 
+    @pytest.mark.parametrize("standard", [201703, 202002])
+    def test_the_standard_is_the_one_that_torch_s_headers_ask_for(
+        self, project: Project, standard: int
+    ) -> None:
+        header = project.outside / "include" / "torch" / "all.h"
+        header.parent.mkdir()
+        header.write_text(f"#if !defined(_MSC_VER) && __cplusplus < {standard}L\n#error\n#endif\n")
+        check = f"static_assert(__cplusplus == {standard}L);\n"
+        for name in ("csrc/two.cpp", "csrc/slow.cu"):
+            source = project.tree / name
+            source.write_text(f"#include <torch/all.h>\n{check}{source.read_text()}")
+        project.build()
+
     def test_a_failure_names_the_file_and_shows_the_compiler_s_message(self, project: Project) -> None:
         (project.tree / "csrc" / "two.cpp").write_text("#error two does not compile\n")
         done = project.run("build_ext", "--build-lib", "out")
