@@ -271,6 +271,85 @@ def test_int8_weights_of_torchao(kind):
     check_language_model(model, plain, apart=1e-5)
 
 
+def replace_linear(module, make):
+    """Replaces each plain linear layer by ``make(layer)``, which keeps the attributes that mamba_ssm reads."""
+    for name, layer in list(module.named_children()):
+        if type(layer) is nn.Linear:
+            setattr(module, name, make(layer))
+        else:
+            replace_linear(layer, make)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_weights_of_bitsandbytes(kind, bits):
+    bnb = pytest.importorskip("bitsandbytes")
+
+    def quantised(layer):
+        size = (layer.in_features, layer.out_features, layer.bias is not None)
+        if bits == 8:
+            new = bnb.nn.Linear8bitLt(*size, has_fp16_weights=False)
+            new.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+        else:
+            new = bnb.nn.Linear4bit(*size, compute_dtype=torch.float32, quant_type="nf4")
+            new.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+        if layer.bias is not None:
+            new.bias = nn.Parameter(layer.bias.data)
+        return new.to("cpu")
+
+    plain = LANGUAGE[kind]()
+    model = copy.deepcopy(plain)
+    replace_linear(model.backbone, quantised)
+    assert not any(type(m) is nn.Linear for m in model.backbone.modules())
+    check_language_model(model, plain, apart=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_adapters_of_lycoris(kind, algorithm):
+    lycoris = pytest.importorskip("lycoris")
+    plain = LANGUAGE[kind]()
+    model = copy.deepcopy(plain)
+    lycoris.LycorisNetwork.apply_preset({"target_module": ["Mamba", "Mamba2", "MHA", "GatedMLP"]})
+    network = lycoris.create_lycoris(model, 1.0, linear_dim=4, linear_alpha=2.0, algo=algorithm)
+    network.apply_to()
+    assert len(network.loras) >= 4
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0, 0.2)
+    check_language_model(model, plain)
+
+
+@pytest.fixture
+def one_rank(tmp_path):
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    distributed.init_process_group("gloo", init_method=(tmp_path / "ranks").as_uri(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_sharded_weights_of_fsdp(kind, one_rank):
+    """Between two calls a weight of FSDP is a DTensor: a shortcut must not read its memory."""
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("this torch has no fully_shard")
+    model = LANGUAGE[kind]()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    plain = copy.deepcopy(model)
+    with torch.no_grad():
+        plain.backbone.embedding.weight.mul_(2)  # shows that the comparison below sees a change
+    expected = copy.deepcopy(model)
+    for block in model.backbone.layers:
+        fsdp.fully_shard(block)
+    fsdp.fully_shard(model)
+    assert any(hasattr(p, "full_tensor") for p in model.parameters())
+    check_language_model(model, plain)
+    with torch.no_grad():
+        torch.testing.assert_close(decoded(model, 1)[0], decoded(expected, 1)[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", LANGUAGE)
 def test_dynamic_quantisation_of_torch(kind):
     plain = LANGUAGE[kind]()
