@@ -123,6 +123,20 @@ def test_the_commands_are_those_of_the_design() -> None:
     }
 
 
+def test_doctor_explains_a_text_a_file_and_standard_input(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "NameError: name 'bare_metal_version' is not defined"
+    log = tmp_path / "build.log"
+    log.write_text(f"running build\n{text}\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode() + b"\xff")))
+    for words in ([text], [f"line one\n{text}\n" + "x" * 5000], [log], ["-"]):
+        ran = run("doctor", "--explain", *words)
+        assert (ran.code, ran.out.split()[0]) == (0, "B1"), ran
+    ran = run("doctor", "--explain", tmp_path / "absent.log")
+    assert ran.code == 2 and "no such file" in ran.err
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=IDS)
 def test_every_command_has_help_and_explains_each_option(run: Run, words: tuple[str, ...]) -> None:
     ran = run(*words, "--help")

@@ -53,6 +53,7 @@ SEEN = [
     ),
     ("B17", "OSError: /lib/aarch64-linux-gnu/libm.so.6: version `GLIBC_2.38' not found"),
     ("B17", "ImportError: libstdc++.so.6: version `GLIBCXX_3.4.32' not found"),
+    ("B17", "GLIBC_2.38 not found"),
     ("B18", "error: externally-managed-environment\n\nThis environment is externally managed"),
     ("B19", "ERROR: No matching distribution found for torch"),
     ("B20", "ERROR: No matching distribution found for mamba-ssm==2.2.4+rpi.cpu.1"),
@@ -114,6 +115,7 @@ SEEN = [
     ("R14", "RuntimeError: CUDA error: the provided PTX was compiled with an unsupported toolchain."),
     ("R15", "RuntimeError: The size of tensor a (31) must match the size of tensor b (32) at dimension 3"),
     ("R16", "ImportError: libcusparseLt.so.0: cannot open shared object file: No such file or directory"),
+    ("R16", "libcusparseLt.so.0"),
     ("R16", "ImportError: libcudss.so.0: cannot open shared object file: No such file or directory"),
     (
         "R17",

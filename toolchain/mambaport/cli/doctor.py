@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -43,9 +42,8 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
 @variant_option
 @click.option(
     "--explain",
-    type=click.File("r", errors="replace"),
-    metavar="FILE|-",
-    help="Look up an error text or a build log in the failure catalogue; - reads stdin.",
+    metavar="TEXT|FILE|-",
+    help="Look up an error text, or a file such as a build log, in the failure catalogue; - reads stdin.",
 )
 @python_option
 @release_options
@@ -54,7 +52,7 @@ def doctor(
     session: Session,
     profile_name: str | None,
     variant: str | None,
-    explain: TextIO | None,
+    explain: str | None,
     python: Path | None,
     releases: ReleaseChoice,
 ) -> None:
@@ -65,9 +63,10 @@ def doctor(
       mambaport doctor -p rpi
       mambaport doctor -p jetson --python ~/mamba/bin/python    also its torch and its GPU
       python train.py 2>&1 | mambaport doctor --explain -       the cause of this error, and a hint
+      mambaport doctor --explain "undefined symbol: _ZN3c105ErrorC2E"    the same, for a line of text
     """
     if explain is not None:
-        _explain(session, explain.read())
+        _explain(session, _error_text(explain))
         return
     host, store, report = read_host(), session.store, session.report
     known = facts(host, store)
@@ -103,6 +102,25 @@ def doctor(
         )
     if not session.emit(data) and checks:
         report.success(f"{profile_name} works on this machine")
+
+
+def _error_text(value: str) -> str:
+    """The text to look up: standard input for ``-``, the contents of a file of this name, or the value itself.
+
+    Raises UsageError for a value that looks like the path of a file that does not exist.
+    """
+    if value == "-":
+        with click.open_file("-", errors="replace") as stream:
+            return stream.read()
+    path = Path(value)
+    try:
+        if path.is_file():
+            return path.read_text(errors="replace")
+    except (OSError, ValueError):  # a text of many lines is no path
+        return value
+    if "/" in value and not any(c.isspace() for c in value):
+        raise click.BadParameter(f"no such file: {value}", param_hint="--explain")
+    return value
 
 
 def _explain(session: Session, text: str) -> None:
