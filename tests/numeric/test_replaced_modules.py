@@ -272,7 +272,7 @@ def test_int8_weights_of_torchao(kind):
 
 
 def replace_linear(module, make):
-    """Replaces each plain linear layer by ``make(layer)``, which keeps the attributes that mamba_ssm reads."""
+    """Replaces each plain linear layer by ``make(layer)``."""
     for name, layer in list(module.named_children()):
         if type(layer) is nn.Linear:
             setattr(module, name, make(layer))

@@ -134,7 +134,8 @@ def test_doctor_explains_a_text_a_file_and_standard_input(
         ran = run("doctor", "--explain", *words)
         assert (ran.code, ran.out.split()[0]) == (0, "B1"), ran
     ran = run("doctor", "--explain", tmp_path / "absent.log")
-    assert ran.code == 2 and "no such file" in ran.err
+    assert ran.code == 2
+    assert "no such file" in ran.err
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=IDS)

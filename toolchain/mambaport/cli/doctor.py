@@ -105,13 +105,13 @@ def doctor(
 
 
 def _error_text(value: str) -> str:
-    """The text to look up: standard input for ``-``, the contents of a file of this name, or the value itself.
+    """The text to look up: standard input for ``-``, what a file of this name holds, or the value itself.
 
     Raises UsageError for a value that looks like the path of a file that does not exist.
     """
     if value == "-":
         with click.open_file("-", errors="replace") as stream:
-            return stream.read()
+            return str(stream.read())
     path = Path(value)
     try:
         if path.is_file():
