@@ -13,9 +13,11 @@ import click
 from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.cli import cli
 from mambaport.failures import catalogue
-from mambaport.patchset import PatchSet
+from mambaport.patchset import Patch, PatchSet
 from mambaport.profile import profile_schema
-from mambaport.releases import all_sets, known_versions
+from mambaport.release_lines import read_lines
+from mambaport.releases import all_sets, known_versions, read_package
+from mambaport.resources import patches_dir
 
 DOCS = Path(__file__).parent
 
@@ -50,28 +52,54 @@ def commands() -> str:
 
 def patches() -> str:
     """docs/reference/patches.md"""
-    parts = ["# Patch sets\n", "Written by `make docs` from the patch sets themselves.\n"]
-    for package, version in known_versions():
-        for item in all_sets(package, version):
-            parts += _patch_set(f"{package} {version}", item)
+    parts = ["# Patch sets\n", "Written by `make docs` from the patch sets themselves.\n", *_releases()]
+    newest = dict(known_versions())  # the newest release of each package
+    for package in newest:
+        for name in read_package(package).sets:
+            parts += _patch_set(package, PatchSet(patches_dir() / package / name, newest[package]))
     for name, checkout in known_checkouts().items():
         for item in checkout_sets(name):
             parts += _patch_set(f"Checkout of {checkout.repository}", item)
     return "\n".join(parts)
 
 
+def _releases() -> list[str]:
+    """Each pinned release, and how much text of patches it has for itself and with the default line."""
+    lines = read_lines()
+    assert lines is not None
+    default = next(line for line in lines.line if line.name == lines.default).releases
+    rows = []
+    for package, version in known_versions():
+        named = ", ".join(line.name for line in lines.line if line.releases.get(package) == version)
+        own, shared = _texts(package, version), _texts(package, default[package])
+        both = sum(path.stat().st_size for path in own & shared)
+        alone = sum(path.stat().st_size for path in own - shared)
+        rows.append(f"| {package} {version} | {named} | {len(own)} | {both:,} | {alone:,} |")
+    return [
+        "| release | line | patches | bytes of text that the default line has too | bytes for other releases alone |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _texts(package: str, version: str) -> set[Path]:
+    """The patch files of a release."""
+    return {item.path(patch) for item in all_sets(package, version) for patch in item.patches}
+
+
 def _patch_set(title: str, item: PatchSet) -> list[str]:
     parts = [
         f"## {title}: `{item.name}`\n",
         f"{item.meta.summary}\n",
-        "| patch | why | owns | upstream |\n|---|---|---|---|",
+        "| patch | for | why | owns |\n|---|---|---|---|",
     ]
-    for replacement in item.meta.replace:
-        cells = (f"{replacement.file} (replaced)", replacement.why, " ".join(replacement.failures), "")
-        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    for patch in item.patches:
-        name = patch.file.removesuffix(".patch")
-        cells = (name, patch.why, " ".join(patch.failures), patch.upstream or "")
+    for change in (*item.meta.replace, *item.meta.patch):
+        name, wanted = f"{change.file} (replaced)", ""
+        if isinstance(change, Patch):
+            name, wanted = change.file.removesuffix(".patch"), change.wanted
+            wanted += "".join(f"; another text for {only}" for only in change.siblings.values())
+        cells = (name, wanted.removeprefix("; ") or "all", change.why, " ".join(change.failures))
         parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     files = ", ".join(f"`{name}`" for name in item.overlay_files())
     return [*parts, f"\nOverlay: {files or 'none'}.\n"]
