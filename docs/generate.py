@@ -53,10 +53,9 @@ def commands() -> str:
 def patches() -> str:
     """docs/reference/patches.md"""
     parts = ["# Patch sets\n", "Written by `make docs` from the patch sets themselves.\n", *_releases()]
-    newest = dict(known_versions())  # the newest release of each package
-    for package in newest:
+    for package, newest in dict(known_versions()).items():  # the last of a package's releases is the newest
         for name in read_package(package).sets:
-            parts += _patch_set(package, PatchSet(patches_dir() / package / name, newest[package]))
+            parts += _patch_set(package, PatchSet(patches_dir() / package / name, newest))
     for name, checkout in known_checkouts().items():
         for item in checkout_sets(name):
             parts += _patch_set(f"Checkout of {checkout.repository}", item)
@@ -76,7 +75,7 @@ def _releases() -> list[str]:
         alone = sum(path.stat().st_size for path in own - shared)
         rows.append(f"| {package} {version} | {named} | {len(own)} | {both:,} | {alone:,} |")
     return [
-        "| release | line | patches | bytes of text that the default line has too | bytes for other releases alone |",
+        "| release | line | patches | bytes of text, as in the default line | bytes, not in the default line |",
         "|---|---|---|---|---|",
         *rows,
         "",

@@ -125,7 +125,7 @@ def check(session: Session, package: str | None, against: str | None) -> None:
         raise PatchError(
             f"{unfit} of {sum(len(states) for *_row, states in rows)} patches and replaced files do not fit",
             found=f"against {', '.join(f'{name} {version}' for name, version, _states in rows)}",
-            hint="make these anew for that release (docs/how-to/write-a-patch.md); the others can be kept",
+            hint="make these anew for that release (docs/how-to/when-upstream-releases.md); the others can be kept",
             data=data,
         )
     session.emit(data)
@@ -176,7 +176,9 @@ def new(session: Session, version: str, package: str | None) -> None:
     unfit = sum(not state.fits for state in states)
     if unfit:
         session.report.line(
-            "next", f"{unfit} patches and replaced files do not fit", "docs/how-to/write-a-patch.md"
+            "next",
+            f"{unfit} patches and replaced files do not fit",
+            "docs/how-to/when-upstream-releases.md",
         )
     session.report.success(f"{name} {sdist.version} is begun")
 
