@@ -75,7 +75,7 @@ def _releases() -> list[str]:
         alone = sum(path.stat().st_size for path in own - shared)
         rows.append(f"| {package} {version} | {named} | {len(own)} | {both:,} | {alone:,} |")
     return [
-        "| release | line | patches | bytes of text, as in the default line | bytes, not in the default line |",
+        "| release | line | patches | bytes of the default line's text | bytes of other text |",
         "|---|---|---|---|---|",
         *rows,
         "",

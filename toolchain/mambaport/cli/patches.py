@@ -125,7 +125,8 @@ def check(session: Session, package: str | None, against: str | None) -> None:
         raise PatchError(
             f"{unfit} of {sum(len(states) for *_row, states in rows)} patches and replaced files do not fit",
             found=f"against {', '.join(f'{name} {version}' for name, version, _states in rows)}",
-            hint="make these anew for that release (docs/how-to/when-upstream-releases.md); the others can be kept",
+            hint="make these anew for that release (docs/how-to/when-upstream-releases.md); "
+            "the others can be kept",
             data=data,
         )
     session.emit(data)
