@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import struct
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 
@@ -76,6 +79,26 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_none(state, tmp_path):
         assert "would run code" in fields["what"]
         assert "mkdir" in fields["found"]
         assert not made.exists()
+
+
+@pytest.mark.parametrize("version", ["2.4.1", "2.5.1+cpu", "2.6.0a0+ecf3bae40a.nv25.01"])
+def test_a_torch_without_safe_pickles_refuses_them_and_converts(version, state, tmp_path, monkeypatch):
+    path, made = tmp_path / "FILE.pth", tmp_path / "made"
+    torch.save({"model": state, "x": Greedy(made)}, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", version)
+        fields = refused(path)
+        assert fields["kind"] == "run"
+        assert version in fields["found"]
+        assert not made.exists()
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-3)}, path)
+    command = fields["hint"].partition("\n")[2].replace("python ", f"{shlex.quote(sys.executable)} ", 1)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", version)
+        found = read_state(tmp_path / "FILE.safetensors")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 def test_a_damaged_checkpoint_is_called_so(state, tmp_path):

@@ -113,7 +113,7 @@ def _run(arguments: list[str]) -> int:
                 fault.show()
             _flush_errors()
             return UsageError.exit_code
-        error = _error(fault)
+        error = error_of(fault)
         if "--debug" in arguments and not isinstance(error, Interrupted):
             _trace()
         return _print_error(error, arguments)
@@ -170,7 +170,7 @@ def _drop(stream: TextIO) -> None:
 _RUN_AGAIN = "nothing half-done was kept; run the same command again to go on"
 
 
-def _error(fault: BaseException) -> MambaportError:
+def error_of(fault: BaseException) -> MambaportError:
     """The error that a command's exception stands for."""
     if isinstance(fault, MambaportError):
         return fault

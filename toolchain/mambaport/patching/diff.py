@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from mambaport.errors import PatchError
 
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _FOREIGN = (
     ("diff --git", "a git header"),
     ("rename from", "a rename"),

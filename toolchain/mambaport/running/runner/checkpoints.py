@@ -10,8 +10,19 @@ from pathlib import Path
 import torch
 from answers import Refusal
 from models import VISION
+from torch.torch_version import TorchVersion
 
 WRAPPERS = ("model", "state_dict")
+# In older releases, a crafted pickle runs code also with weights_only=True: CVE-2025-32434.
+SAFE_PICKLES = "2.6.0"
+CONVERT = (
+    "python -c \"import argparse, sys, torch; from safetensors.torch import save_file; "
+    "torch.serialization.add_safe_globals([argparse.Namespace]); "
+    "state = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "state = state.get('model', state); "
+    "save_file({name: value.clone() for name, value in state.items()}, sys.argv[2])\" "
+    "FILE.pth FILE.safetensors"
+)
 TRUST = "take it from a source you trust, as safetensors or as a plain dictionary of tensors"
 
 
@@ -60,7 +71,21 @@ def _safetensors(path):
 
 
 def _pickled(path):
-    """torch.load, restricted to tensors and plain data."""
+    """torch.load, restricted to tensors and plain data.
+
+    Raises:
+        Refusal: this torch does not restrict itself to them; or as for :func:`read_state`.
+    """
+    if TorchVersion(torch.__version__) < SAFE_PICKLES:
+        raise Refusal(
+            "run",
+            f"{path} is a pickle, and this torch cannot load a pickle safely",
+            found=f"torch {torch.__version__}: code in a crafted pickle runs even with weights_only=True "
+            "(CVE-2025-32434)",
+            expected=f"a safetensors file, or torch {SAFE_PICKLES} or newer",
+            hint="on any machine with such a torch and safetensors, convert the file and give the new one to "
+            f"--checkpoint:\n{CONVERT}",
+        )
     try:
         # Released checkpoints hold the arguments of their training in a Namespace, which is plain data.
         torch.serialization.add_safe_globals([argparse.Namespace])
