@@ -99,7 +99,7 @@ test-jetson: $(TOOL)/.test ## build the wheels for JetPack 6 and 7, and run thos
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 $(if $(LINE),--line $(LINE))
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
-test-hostile: $(TOOL)/.test ## attack the audit; MAMBAPORT_HOSTILE=short or night sets the duration
+test-hostile: $(TOOL)/.test ## attack the audit and every reader of files; MAMBAPORT_HOSTILE=short or night sets the duration
 	$(TOOL)/bin/pytest tests/hostile
 
 lint: $(TOOL)/.test ## run ruff, strict mypy and clang-format

@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.whole(PAGE if page else CONTENT, wanted)
 
-    def head(self, status: int, length: int | None, part: str = "") -> None:
+    def head(self, status: int, length: int | str | None, part: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Type", "text/html")
         if length is not None:
@@ -105,6 +105,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def larger(self, body: bytes, _wanted: str) -> None:
         self.head(200, len(body) * 10_000)
+        self.close_connection = True
+
+    def huge(self, _body: bytes, _wanted: str) -> None:
+        """A length of thousands of digits."""
+        self.head(200, "9" * 5000)
         self.close_connection = True
 
     def drip(self, body: bytes, _wanted: str) -> None:
@@ -205,6 +210,15 @@ def test_no_more_than_the_pinned_size_is_written(
     assert f"{len(CONTENT)} bytes" in str(caught.value.expected)
     assert server.sent < 30 << 20  # the buffers of the connection
     assert Store(tmp_path / "store").entries() == []
+
+
+@pytest.mark.parametrize("fault", ["page huge", "file huge"])
+def test_a_length_of_thousands_of_digits_is_an_error(
+    tmp_path: Path, server: Server, pin: Pin, fault: str
+) -> None:
+    server.fault, server.left = fault, 1000
+    with pytest.raises(FetchError):
+        fetcher(tmp_path, server).fetch(pin)
 
 
 @pytest.mark.parametrize("fault", ["page endless", "page endless_busy", "file endless_busy"])

@@ -91,8 +91,8 @@ def _receive(
 def _copy(
     answer: requests.Response, filename: str, out: IO[bytes], size: int, advance: Callable[[int], None]
 ) -> None:
-    announced = answer.headers.get("Content-Length", "")
-    length = out.tell() + int(announced) if announced.isdecimal() else 0
+    announced = re.fullmatch(r"[0-9]{1,18}", answer.headers.get("Content-Length", ""))
+    length = out.tell() + int(announced[0]) if announced else 0
     if length <= size:
         for chunk in answer.iter_content(CHUNK):
             length = max(length, out.tell() + len(chunk))
@@ -110,7 +110,7 @@ def _copy(
 
 
 def _begins(answer: requests.Response) -> int | None:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    match = re.match(r"bytes ([0-9]{1,18})-", answer.headers.get("Content-Range", ""))
     return int(match[1]) if match else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -136,7 +137,7 @@ class RangedFile(io.RawIOBase):
         if answer.status_code != 206:
             raise LookupError(f"no ranges: status {answer.status_code}")
         size = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        if not size.isdecimal():
+        if not re.fullmatch(r"[0-9]{1,18}", size):
             raise LookupError(f"no size in Content-Range: {size!r}")
         self._size = int(size)
 

@@ -16,11 +16,11 @@ WRAPPERS = ("model", "state_dict")
 # In older releases, a crafted pickle runs code also with weights_only=True: CVE-2025-32434.
 SAFE_PICKLES = "2.6.0"
 CONVERT = (
-    "python -c \"import argparse, sys, torch; from safetensors.torch import save_file; "
+    'python -c "import argparse, sys, torch; from safetensors.torch import save_file; '
     "torch.serialization.add_safe_globals([argparse.Namespace]); "
     "state = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
     "state = state.get('model', state); "
-    "save_file({name: value.clone() for name, value in state.items()}, sys.argv[2])\" "
+    'save_file({name: value.clone() for name, value in state.items()}, sys.argv[2])" '
     "FILE.pth FILE.safetensors"
 )
 TRUST = "take it from a source you trust, as safetensors or as a plain dictionary of tensors"
