@@ -1,0 +1,35 @@
+"""Runs digests.py against kernel libraries for aarch64, on an emulated system: ``python emulated.py FOLDER``.
+
+Run with a Python that has mambaport. FOLDER holds the packages of the kernels, compiled. Prints what digests.py prints.
+The exit status is 3 where this machine cannot emulate; the reason is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mambaport.cli.options import open_session
+from mambaport.errors import MambaportError
+from mambaport.profile import find_profile
+from mambaport.verifying import prepare_emulation
+
+UNABLE = 3
+
+
+def main(folder: Path) -> int:
+    profile = find_profile("rpi")
+    shop = open_session(as_json=False, quiet=True).shop
+    try:
+        root = prepare_emulation(profile.emulate[0], profile.target.cpu, shop)
+    except MambaportError as fault:
+        print(f"{fault.what}: {fault.found}")
+        return UNABLE
+    digests = Path(__file__).with_name("digests.py")
+    done = root.run([str(digests), profile.target.cpu], [folder])
+    print(done.output.strip() if done.ok else done.tail)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).absolute()))
