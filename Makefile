@@ -18,7 +18,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-line test-gpu test-jetson test-hostile lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-line test-gpu test-jetson test-hostile coverage lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,7 +100,16 @@ test-jetson: $(TOOL)/.test ## build the wheels for JetPack 6 and 7, and run thos
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
 test-hostile: $(TOOL)/.test ## attack the audit and every reader of files; MAMBAPORT_HOSTILE=short or night sets the duration
+	MAMBAPORT_TEST_DAMAGES=250 $(TOOL)/bin/pytest tests/unit/test_damage.py
 	$(TOOL)/bin/pytest tests/hostile
+
+# The suites that coverage is measured over together.
+SUITES ?= unit integration target
+coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport the suites run, subprocesses too; SUITES=unit for one
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	@for suite in $(SUITES); do $(TOOL)/bin/coverage run -m pytest tests/$$suite || exit 1; done
+	@$(TOOL)/bin/coverage combine --quiet
+	@$(TOOL)/bin/coverage report
 
 lint: $(TOOL)/.test ## run ruff, strict mypy and clang-format
 	$(TOOL)/bin/ruff check .

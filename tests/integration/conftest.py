@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from real import BOARD, mambaport
+
+# helpers.py: small archives, wheels and compiled files, as in the unit tests.
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from test_cli import Run
 
 from mambaport import process
+from mambaport.pip_settings import pip_settings
 from mambaport.redaction import keep_secret, redact, redact_all
 
 SECRET = "pa55-phrase"
@@ -59,18 +58,24 @@ def index() -> Iterator[str]:
 @pytest.mark.parametrize("how", ["option", "variable", "pip"])
 @pytest.mark.parametrize("words", [[], ["--json"], ["--debug"]], ids=["plain", "json", "debug"])
 def test_an_index_that_refuses_is_reported_without_the_password(
-    index: str, how: str, words: list[str], tmp_path: Path
+    run: Run, index: str, how: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variables = {"option": {}, "variable": {"MAMBAPORT_INDEX_URL": index}, "pip": {"PIP_INDEX_URL": index}}
-    environ = {**os.environ, "MAMBAPORT_CACHE": str(tmp_path), **variables[how]}
-    command = [sys.executable, "-m", "mambaport", "fetch", "-p", "rpi", "--toolchain", "zig", *words]
-    command += ["--index-url", index] if how == "option" else []
-    ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert ran.returncode == 10, ran.stderr
-    assert "401" in ran.stdout + ran.stderr
-    assert SECRET not in ran.stdout + ran.stderr
+    if how == "variable":
+        monkeypatch.setenv("MAMBAPORT_INDEX_URL", index)
+    elif how == "pip":
+        monkeypatch.setenv("PIP_INDEX_URL", index)
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    pip_settings.cache_clear()
+    option = ["--index-url", index] if how == "option" else []
+    ran = run("fetch", "-p", "rpi", "--toolchain", "zig", *words, *option)
+    pip_settings.cache_clear()
+    assert ran.code == 10, ran.err
+    assert "401" in ran.out + ran.err
+    assert SECRET not in ran.out + ran.err
     if words == ["--json"]:
-        assert json.loads(ran.stdout)["error"]["kind"] == "fetch"
+        assert ran.json["error"]["kind"] == "fetch"
 
 
 def test_a_log_holds_no_password(tmp_path: Path) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from test_cli import Run
 
 from mambaport.report import Report, counted
 
 LONG = "sudo apt-get install " + " ".join(f"package-number-{number}" for number in range(40))
-
-
-def mambaport(
-    *words: str, env: dict[str, str] | None = None, **options: object
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mambaport", *words]
-    environ = {**os.environ, **(env or {})}
-    return subprocess.run(command, text=True, env=environ, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -35,12 +28,15 @@ def mambaport(
         (("doctor", "--explain", "-"), "B1"),
     ],
 )
-def test_results_go_to_stdout(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    text = "NameError: name 'bare_metal_version' is not defined"
-    ran = mambaport(*words, env={"MAMBAPORT_CACHE": str(tmp_path)}, input=text, capture_output=True)
-    assert ran.returncode == 0, ran.stderr
-    assert said in ran.stdout
-    assert said not in ran.stderr
+def test_results_go_to_stdout(
+    run: Run, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO("NameError: name 'bare_metal_version' is not defined")
+    monkeypatch.setattr(sys, "stdin", text)
+    ran = run(*words)
+    assert ran.code == 0, ran.err
+    assert said in ran.out
+    assert said not in ran.err
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
@@ -56,44 +52,6 @@ def test_nothing_is_cut_or_wrapped_in_a_pipe(columns: str, capfd: pytest.Capture
     )
     assert ran.stderr.count(LONG) == 2
     assert ran.stdout.count(LONG) == 1
-
-
-def test_a_reader_that_leaves_early_is_no_error() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "mambaport", "show", "rpi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as ran:
-        assert ran.stdout is not None
-        ran.stdout.close()
-        assert ran.stderr is not None
-        assert ran.stderr.read() == b""
-    assert ran.returncode == 141
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize(
-    ("words", "out", "err", "code"),
-    [
-        (("show", "rpi"), "/dev/full", "/dev/null", 12),
-        (("show", "rpi", "--json"), "/dev/full", "/dev/null", 12),
-        (("show", "rpi"), "/dev/null", "/dev/full", 0),
-        (("show", "nothing"), "/dev/null", "/dev/full", 2),
-        (("show", "nothing", "--json"), "/dev/full", "/dev/full", 2),
-        (("no-such-command",), "/dev/null", "/dev/full", 2),
-        (("show", "nothing", "--debug"), "/dev/null", "/dev/full", 2),
-    ],
-)
-def test_a_full_device_gives_a_code(words: tuple[str, ...], out: str, err: str, code: int) -> None:
-    with Path(out).open("w") as stdout, Path(err).open("w") as stderr:
-        assert mambaport(*words, stdout=stdout, stderr=stderr).returncode == code
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize(("name", "code"), [("rpi", 0), ("nothing", 2)])
-def test_closed_streams_change_no_exit_code(closed: str, name: str, code: int) -> None:
-    line = f'"$0" -m mambaport show {name} {closed}'
-    ran = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
-    assert ran.returncode == code, ran.stderr
-    assert "Traceback" not in ran.stderr
 
 
 def test_a_long_step_says_how_far_it_is_without_a_terminal(

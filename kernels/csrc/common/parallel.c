@@ -57,7 +57,7 @@ int parallel_run(parallel_task task, const void *context, int64_t count, size_t 
     size_t total;
     if (__builtin_add_overflow(scratch_bytes, PAGE - 1, &scratch_bytes)) return TOO_LARGE;
     scratch_bytes &= ~(size_t)(PAGE - 1);
-    if (__builtin_mul_overflow(scratch_bytes, threads, &total) || __builtin_add_overflow(total, 64, &total))
+    if (__builtin_mul_overflow(scratch_bytes, (size_t)threads, &total) || __builtin_add_overflow(total, 64, &total))
         return TOO_LARGE;
     struct team team = {.task = task, .context = context, .scratch_bytes = scratch_bytes, .count = count};
     void *scratch = NULL;

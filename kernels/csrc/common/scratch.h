@@ -12,11 +12,13 @@ struct scratch {
     int overflow;  /* the total does not fit a size_t; `floats` is then meaningless */
 };
 
-/* Adds an array of rows * columns floats and returns the place where it starts, in floats. */
+/* Adds an array of rows * columns floats and returns the place where it starts, in floats. Operands of one type: for a
+   mixed multiplication, clang calls a function of its own runtime library on aarch64, which gcc's library lacks. */
 static inline size_t scratch_add(struct scratch *s, int64_t rows, int64_t columns) {
     const size_t start = s->floats;
     size_t count;
-    s->overflow |= __builtin_mul_overflow(rows, columns, &count) || __builtin_add_overflow(start, count, &s->floats);
+    s->overflow |= __builtin_mul_overflow((size_t)rows, (size_t)columns, &count) ||
+                   __builtin_add_overflow(start, count, &s->floats);
     return start;
 }
 
