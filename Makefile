@@ -84,7 +84,7 @@ test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wh
 	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels in the installed wheels
 	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # test the GPU tests on the CPU
 
-LINE_TESTS := test_imports.py test_every_function.py test_generation.py test_line_2_3.py
+LINE_TESTS := test_imports.py test_every_function.py test_generation.py test_line_2_3.py test_mamba3.py test_one_call_steps.py
 # What the lines share, kernels included, `make test-numeric` tests; `make test-numeric LINE=2.3` tests all on that line.
 test-line: $(TOOL)/.tool $(NUMERIC)/.numeric ## test line 2.3 in short: imports, each function, what differs from the default line
 	$(TOOL)/bin/mambaport install --profile cpu --line 2.3 --python $(NUMERIC)/bin/python

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba-1 and Mamba-2 on a CPU, compiled, and the norms and linear layers beside it.
+"""The scans of Mamba-1, Mamba-2 and Mamba-3 on a CPU, compiled, and the norms and linear layers beside it.
 
 Importing this package raises ModuleNotFoundError in a wheel that was built without its library, and ImportError where
 the library is of another build than the Python files.
@@ -7,6 +7,8 @@ the library is of another build than the Python files.
 from ._chunk_scan import chunk_scan, supports_chunk_scan
 from ._lib import library
 from ._linear import linear, supports_linear
+from ._mamba3 import mamba3, supports_mamba3
+from ._mamba3_step import mamba3_step, supports_mamba3_step
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._projected_scan import projected_scan, supports_projected_scan
@@ -19,6 +21,8 @@ __all__ = [
     "instruction_set",
     "layer_norm",
     "linear",
+    "mamba3",
+    "mamba3_step",
     "mamba_step",
     "projected_scan",
     "selective_scan",
@@ -26,6 +30,8 @@ __all__ = [
     "supports",
     "supports_chunk_scan",
     "supports_linear",
+    "supports_mamba3",
+    "supports_mamba3_step",
     "supports_mamba_step",
     "supports_norm",
     "supports_projected_scan",

@@ -63,3 +63,24 @@ def mamba_mixer_step(
     dt_weight: View, dt_bias: View, A_log: View, D: View, state: View, out_weight: View, out_bias: View,
 ) -> None:  # fmt: skip
     """Stores the mixer's result for one token in out, and advances both states."""
+
+
+@library.kernel
+def mamba3_scan_forward(
+    *, sequences: int, seqlen: int, heads: int, groups: int, rank: int, head_dim: int, dstate: int, angles: int,
+    neighbours: bool, threads: int, q: View, k: View, v: View, z: View, adt: View, dt: View, trap: View, rates: View,
+    q_bias: View, k_bias: View, D: View, mimo_v: View, mimo_z: View, mimo_out: View, first_angle: View, first_v: View,
+    first_state: View, first_k: View, bounds: Indices, out: View, last_angle: View, last_state: View, last_k: View,
+) -> None:  # fmt: skip
+    """Stores Mamba-3's scan of v in out, and the states after the last steps."""
+
+
+@library.kernel
+def mamba3_mixer_step(
+    *, heads: int, groups: int, rank: int, head_dim: int, dstate: int, angles: int, features: int, neighbours: bool,
+    threads: int, A_floor: float, B_eps: float, C_eps: float, norm_eps: float, x: View, out: View, in_weight: View,
+    in_bias: View, dt_bias: View, D: View, B_weight: View, C_weight: View, B_bias: View, C_bias: View, mimo_v: View,
+    mimo_z: View, mimo_out: View, norm_weight: View, out_weight: View, out_bias: View, angle: View, state: View,
+    k: View, v: View,
+) -> None:  # fmt: skip
+    """Stores the mixer's result for one token in out, and advances its states."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import causal_conv1d_cpu as conv
+import mamba3_inputs
 import selective_scan_cpu as scan
 import torch
 
@@ -67,6 +68,15 @@ def results(dtype: torch.dtype, innermost: int) -> list[torch.Tensor]:
         ]  # fmt: skip
         conv_state, h = randn(1, dim, 4).to(dtype), randn(1, dim, state)
         found += [scan.mamba_step(randn(1, 1, 20).to(dtype), conv_state, h, *weights), conv_state, h]
+        torch.manual_seed(0)
+        for rank in (1, 4):
+            x = mamba3_inputs.arguments(1, 70, rank, 2, 4, 16, 20, 5, mimo=rank > 1)
+            for name in ("q", "k", "v", "z", "trap"):
+                x[name] = x[name].to(dtype)
+            out, last = scan.mamba3(*x.values(), neighbours=rank == 1)
+            found += [out, *last]
+            token, before, weights = mamba3_inputs.step_arguments(rank, 2, 4, 16, 20, 5, 24, rank > 1, dtype)
+            found += [scan.mamba3_step(token, *before, *weights, 2, rank == 1, 1e-4, 1e-5, 1e-5, 1e-5), *before]
     return found
 
 

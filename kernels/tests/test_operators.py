@@ -19,6 +19,10 @@ PUBLIC = {
     "selective_scan_cpu::projected_scan": [(selective_scan_cpu.projected_scan, {})],
     "selective_scan_cpu::chunk_scan": [(selective_scan_cpu.chunk_scan, {"dt_limit": "dt_min, dt_max"})],
     "selective_scan_cpu::state_update": [(selective_scan_cpu.selective_state_update, {})],
+    "selective_scan_cpu::mamba3": [
+        (selective_scan_cpu.mamba3, {"states": "first_angle, first_state, first_k, first_v"})
+    ],
+    "selective_scan_cpu::mamba3_step": [(selective_scan_cpu.mamba3_step, {})],
     "selective_scan_cpu::mamba_step": [(selective_scan_cpu.mamba_step, {})],
     "selective_scan_cpu::linear": [(selective_scan_cpu.linear, {})],
     "selective_scan_cpu::norm": [

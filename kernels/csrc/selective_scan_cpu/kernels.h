@@ -2,6 +2,8 @@
 #pragma once
 
 #include "linear.h"
+#include "mamba3.h"
+#include "mamba3_step.h"
 #include "mamba_step.h"
 #include "norm.h"
 #include "scan.h"
@@ -14,6 +16,8 @@
     KERNEL(selective_state_update, state_update, state_update_args, STATE_UPDATE_FIELDS) \
     KERNEL(layer_norm, norm, norm_args, NORM_FIELDS) \
     KERNEL(linear_step, linear, linear_args, LINEAR_FIELDS) \
-    KERNEL(mamba_mixer_step, mamba_step, mamba_step_args, MAMBA_STEP_FIELDS)
+    KERNEL(mamba_mixer_step, mamba_step, mamba_step_args, MAMBA_STEP_FIELDS) \
+    KERNEL(mamba3_scan_forward, mamba3_forward, mamba3_forward_args, MAMBA3_FORWARD_FIELDS) \
+    KERNEL(mamba3_mixer_step, mamba3_step, mamba3_step_args, MAMBA3_STEP_FIELDS)
 KERNELS(DECLARE_KERNEL)
 // clang-format on

@@ -76,7 +76,7 @@ def _has_hooks(module):
     )
 
 
-def _kernel_may_take(x):
+def kernel_may_take(x):
     """Whether a kernel may replace torch's linear: x is a single row, without autocast or torch function mode."""
     return (
         x.numel() == x.shape[-1]
@@ -88,7 +88,7 @@ def _kernel_may_take(x):
 
 def linear(layer, x):
     """layer(x). The compiled kernel, which reads the weights faster, computes a single row."""
-    if _kernel_may_take(x) and are_plain(layer):
+    if kernel_may_take(x) and are_plain(layer):
         weight, bias = layer._parameters["weight"], layer._parameters["bias"]
         if x.dtype == weight.dtype and dispatch.selective_scan_cpu.supports_linear(x, weight, bias):
             return dispatch.selective_scan_cpu.linear(x, weight, bias)
@@ -97,7 +97,7 @@ def linear(layer, x):
 
 def one_call_step(mixer, hidden_states, conv_state, ssm_state):
     """One token through a Mamba in one kernel, with the states updated in place; None where no kernel supports it."""
-    if not _kernel_may_take(hidden_states):
+    if not kernel_may_take(hidden_states):
         return None
     layers = (mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
     if not are_plain(*layers) or mixer.activation not in ("silu", "swish"):
