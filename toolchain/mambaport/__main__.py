@@ -21,6 +21,7 @@ JSON = b"""{
 }
 """
 EXIT_CODE = 130
+HOST_ERROR = 12
 
 
 def main() -> None:
@@ -28,9 +29,25 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
-    from mambaport.cli import main as run  # noqa: PLC0415 - after the signals
+    try:
+        from mambaport.cli import main as run  # noqa: PLC0415 - after the signals
+    except (OSError, MemoryError, ImportError) as fault:
+        _refuse(fault)
+    else:
+        run()
 
-    run()
+
+def _refuse(fault: BaseException) -> None:
+    """The message for a Python that cannot load mambaport: too little memory, too few open files, a damaged
+    installation."""
+    lines = (
+        "error    mambaport cannot be loaded",
+        f"  found    {type(fault).__name__}: {fault}",
+        "  hint     check the limits (`ulimit -a`) and the memory; else install mambaport again",
+        "",
+    )
+    os.write(2, "\n".join(lines).encode("utf-8", "backslashreplace"))
+    os._exit(HOST_ERROR)
 
 
 def _leave(_number: object, _frame: object) -> None:

@@ -27,6 +27,9 @@ def start() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
     signal.signal(signal.SIGALRM, _interrupt)
+    # A parent process may have ignored or blocked these; then the ends of child processes are not seen.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     sys.unraisablehook = _unraisable
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # a byte in ``wake``
     os.set_inheritable(error, False)
     environment = _environment()

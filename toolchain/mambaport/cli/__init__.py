@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 import click
@@ -97,6 +100,7 @@ def _run(arguments: list[str]) -> int:
     """Runs a command, and prints its failure. Returns the exit code."""
     try:
         try:
+            _prepare()
             with own_temporary_folder():
                 cli.main(args=arguments, prog_name="mambaport", standalone_mode=False)
         finally:
@@ -121,6 +125,8 @@ def _run(arguments: list[str]) -> int:
 
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
+OPEN_FILES = 1024
+"""The least number of files that a process may have open, where the system allows the number."""
 
 
 def _open_streams() -> None:
@@ -137,6 +143,31 @@ def _open_streams() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - open while the process runs
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # names in an encoding that the terminal lacks are escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _prepare() -> None:
+    """Puts right what the caller's settings would make fail.
+
+    Raises:
+        HostError: the current folder was deleted.
+    """
+    os.umask(os.umask(0o022) & 0o077)  # files of mambaport are readable and writable by their owner
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+        limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise HostError(
+            "The current folder does not exist any more",
+            found="a folder that was deleted",
+            expected="a folder, because relative paths and the wheelhouse begin there",
+            hint="change to another folder (cd), then run the same command again",
+        ) from None
 
 
 def _finish(arguments: list[str]) -> int:
@@ -190,6 +221,12 @@ def _unforeseen(fault: BaseException) -> MambaportError:
             f"The system refused: {fault.strerror or fault}",
             found=str(fault.filename or type(fault).__name__),
             hint="check that this path exists and may be written to; MAMBAPORT_CACHE moves the store",
+        )
+    if isinstance(fault, MemoryError) or "can't start new thread" in str(fault):
+        return HostError(
+            "The memory is full, or a limit is reached",
+            found=f"{type(fault).__name__}: {fault}" if str(fault) else type(fault).__name__,
+            hint="close other programs, or raise the limits (`ulimit -a`); then run the same command again",
         )
     return MambaportError(
         "mambaport itself has failed",
