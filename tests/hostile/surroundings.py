@@ -92,9 +92,9 @@ def _homes(arena: Path) -> Iterator[Surroundings]:
         yield Surroundings(f"HOME {name}", {"HOME": value})
     yield Surroundings("XDG_CACHE_HOME relative", {"XDG_CACHE_HOME": "cache"})
     yield Surroundings("XDG_CONFIG_HOME a file", {"XDG_CONFIG_HOME": str(arena / "file")})
-    yield Surroundings("no store can be made", {"MAMBAPORT_CACHE": "/proc/store"}, codes=(12,))
-    yield Surroundings("the store is a file", {"MAMBAPORT_CACHE": str(arena / "file")}, codes=(12,))
-    yield Surroundings("the store is a device", {"MAMBAPORT_CACHE": "/dev/null/store"}, codes=(12,))
+    yield Surroundings("no store can be made", {"MAMBAPORT_CACHE": "/proc/store"}, codes=(10, 12))
+    yield Surroundings("the store is a file", {"MAMBAPORT_CACHE": str(arena / "file")}, codes=(10, 12))
+    yield Surroundings("the store is a device", {"MAMBAPORT_CACHE": "/dev/null/store"}, codes=(10, 12))
 
 
 def _temporary_folders(arena: Path) -> Iterator[Surroundings]:
@@ -116,10 +116,10 @@ def _temporary_folders(arena: Path) -> Iterator[Surroundings]:
 
 def _paths(arena: Path) -> Iterator[Surroundings]:
     path = os.environ["PATH"]
-    lacking = (0, 12)
+    lacking = (0, 10, 12)  # without a compiler, zig is needed, which is not in the store
     yield Surroundings("PATH missing", {"PATH": None}, codes=lacking)
     yield Surroundings("PATH empty", {"PATH": ""}, codes=lacking)
-    yield Surroundings("PATH without compilers", {"PATH": str(arena / "emptybin")}, codes=(12,))
+    yield Surroundings("PATH without compilers", {"PATH": str(arena / "emptybin")}, codes=(10, 12))
     yield Surroundings("PATH not found", {"PATH": "/nonexistent"}, codes=lacking)
     for name, value in {
         "with the current folder": f".:{path}",
@@ -131,7 +131,7 @@ def _paths(arena: Path) -> Iterator[Surroundings]:
     }.items():
         yield Surroundings(f"PATH {name}", {"PATH": value})
     fakes = f"{arena / 'fakes'}:{path}"
-    yield Surroundings("programs of PATH that fail", {"PATH": fakes}, codes=(0, 12, 13))
+    yield Surroundings("programs of PATH that fail", {"PATH": fakes}, codes=(0, 10, 12, 13))
 
 
 def _locales() -> Iterator[Surroundings]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mambaport.__main__ import _leave
 from mambaport.cli import main
 from mambaport.keeper import PR_SET_CHILD_SUBREAPER, _descendants
 
@@ -78,9 +79,11 @@ class Victim:
 def start(action: Callable[[], int | None], output: Path, variables: Mapping[str, str]) -> Victim:
     """Runs ``action`` in a fork, with exactly these environment variables."""
     begun = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SOFT)  # until the victim has its handlers
     pid = os.fork()
     if pid == 0:
         _be_victim(action, output, variables)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SOFT)
     return Victim(pid, output, begun)
 
 
@@ -89,8 +92,8 @@ def _be_victim(action: Callable[[], int | None], output: Path, variables: Mappin
     try:
         os.setsid()
         for number in SOFT:
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(number, _leave)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SOFT)
         sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for number in (1, 2):
             os.dup2(sink, number)
@@ -134,21 +137,19 @@ def _reap() -> None:
             pass
 
 
-def digests(root: Path, leave_out: Callable[[Path], bool] = lambda _path: False) -> dict[str, str]:
+def digests(root: Path, *, modes: bool = True) -> dict[str, str]:
     """Every path below ``root``: a file's digest and mode, a link's target, a folder's mode."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(folder, name)
-            if leave_out(path):
-                continue
             mode = path.lstat().st_mode
             if path.is_symlink():
                 text = f"-> {path.readlink()}"
             elif path.is_dir():
-                text = f"folder {mode:o}"
+                text = f"folder {mode if modes else 0:o}"
             else:
-                text = f"{mode:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+                text = f"{mode if modes else 0:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
             found[str(path.relative_to(root))] = text
     return found
 

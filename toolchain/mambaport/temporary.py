@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mambaport.interruption import postponed
 from mambaport.locking import same_file, try_lock
 
 MARK = ".mambaport-part"
@@ -30,16 +31,21 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         OSError: ``parent`` does not exist or cannot be written to.
     """
     sweep(parent)
-    while True:
-        path = Path(tempfile.mkdtemp(suffix=MARK, prefix="", dir=parent))
-        handle = _claim(path)
-        if handle is not None:
-            break
+    path: Path | None = None
+    handle: int | None = None
     try:
+        with postponed():  # an interruption between the making and the block would leave the folder
+            while handle is None:
+                path = Path(tempfile.mkdtemp(suffix=MARK, prefix="", dir=parent))
+                handle = _claim(path)
+        assert path is not None
         yield path
     finally:
-        _remove(path)
-        os.close(handle)
+        with postponed():
+            if path is not None:
+                _remove(path)
+            if handle is not None:
+                os.close(handle)
 
 
 @contextmanager
@@ -50,18 +56,26 @@ def temporary_file(target: Path) -> Iterator[Path]:
         OSError: the folder does not exist or cannot be written to.
     """
     sweep(target.parent)
-    while True:
-        name = target.name.encode()[:_LONGEST].decode(errors="ignore")
-        handle, text = tempfile.mkstemp(suffix=MARK, prefix=f".{name}.", dir=target.parent)
-        path = Path(text)
-        if try_lock(handle) is not False and same_file(path, handle):
-            break
-        os.close(handle)
+    name = target.name.encode()[:_LONGEST].decode(errors="ignore")
+    path: Path | None = None
+    handle: int | None = None
     try:
+        with postponed():
+            while handle is None:
+                made, text = tempfile.mkstemp(suffix=MARK, prefix=f".{name}.", dir=target.parent)
+                path = Path(text)
+                if try_lock(made) is not False and same_file(path, made):
+                    handle = made
+                else:
+                    os.close(made)
+        assert path is not None
         yield path
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        with postponed():
+            if path is not None:
+                path.unlink(missing_ok=True)
+            if handle is not None:
+                os.close(handle)
 
 
 def sweep(folder: Path) -> None:
