@@ -99,7 +99,7 @@ test-jetson: $(TOOL)/.test ## build the wheels for JetPack 6 and 7, and run thos
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack7 $(if $(LINE),--line $(LINE))
 	MAMBAPORT_TEST_JETSON_WHEELS=wheelhouse/jetson-jetpack7 $(TOOL)/bin/pytest tests/target/test_jetson.py
 
-test-hostile: $(TOOL)/.test ## attack the audit and every reader of files; MAMBAPORT_HOSTILE=short or night sets the duration
+test-hostile: $(TOOL)/.test ## attack the audit and every reader of files, kill commands; MAMBAPORT_HOSTILE=short or night sets the duration
 	MAMBAPORT_TEST_DAMAGES=250 $(TOOL)/bin/pytest tests/unit/test_damage.py
 	$(TOOL)/bin/pytest tests/hostile
 

@@ -33,7 +33,7 @@ from mambaport.temporary import own_temporary_folder
 from mambaport.wheels import read_wheel
 
 COUNTS = {
-    "short": {"build": 3, "fetch": 4, "adopt": 16, "install": 3, "command": 3},
+    "short": {"build": 2, "fetch": 4, "adopt": 12, "install": 2, "command": 1},
     "": {"build": 15, "fetch": 30, "adopt": 60, "install": 10, "command": 8},
     "night": {"build": 60, "fetch": 150, "adopt": 220, "install": 44, "command": 30},
 }[LENGTH]
@@ -419,7 +419,7 @@ def test_install_on_a_full_disk(installed: Environment, tmp_path: Path, pytestco
         pytest.skip("only root may mount a small disk")
     place, tally = installed.root.parent, Tally("install on a full disk", pytestconfig)
     ends = set()
-    for more in {"short": (8, 2000), "": (2, 40, 160, 330, 2000)}.get(LENGTH, (*range(0, 400, 16), 2000)):
+    for more in {"short": (160, 2000), "": (2, 40, 160, 330, 2000)}.get(LENGTH, (*range(0, 400, 16), 2000)):
         shutil.rmtree(installed.root, ignore_errors=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], check=True)
         try:
