@@ -160,6 +160,15 @@ def board(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Board:
     return Board(profile, shared, digests(folder / "house"))
 
 
+def share(shared: Path, store: Path) -> None:
+    """A store that shares archives, the build environment and compiled objects with another."""
+    store.mkdir(parents=True, exist_ok=True)
+    (store / "seals").mkdir()
+    for kind in ("archives", "environments", "compilations", "seals/environments"):
+        (shared / kind).mkdir(parents=True, exist_ok=True)
+        (store / kind).symlink_to(shared / kind)
+
+
 def variables(tmp_path: Path) -> dict[str, str]:
     """The environment of the victims: a TMPDIR and a store of their own."""
     for name in ("tmp", "home"):
@@ -176,10 +185,7 @@ def building(board: Board, tmp_path: Path, *, spawned: bool = False) -> Attack:
     def reset() -> None:
         for path in (store, house):
             shutil.rmtree(path, ignore_errors=True)
-        store.mkdir()
-        for kind in ("archives", "environments", "compilations"):
-            (board.store / kind).mkdir(exist_ok=True)
-            (store / kind).symlink_to(board.store / kind)
+        share(board.store, store)
 
     def left() -> list[str]:
         wheels = list(house.glob("*")) if house.is_dir() else []

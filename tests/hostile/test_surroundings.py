@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from surroundings import Surroundings, make_arena, surroundings
 from tally import LENGTH, Tally
-from test_kills import Board, board, shared, variables
+from test_kills import Board, board, share, shared, variables
 from victims import be_subreaper, difference, digests, still_running
 
 __all__ = ["board", "shared"]  # the fixtures
@@ -98,9 +98,7 @@ def tried(case: Surroundings, board: Board, program: Path, tmp_path: Path) -> li
     (folder / "real").mkdir()
     if case.store == "link":
         store.symlink_to(folder / "real")
-    os.makedirs(store, exist_ok=True)  # noqa: PTH103 - the path is taken as it is
-    for kind in ("archives", "environments", "compilations"):
-        (store / kind).symlink_to(board.store / kind)
+    share(board.store, store)
     settings["MAMBAPORT_CACHE"] = str(store)
     for name, value in case.variables.items():
         if value is None:
