@@ -32,7 +32,9 @@ def commands() -> str:
     parts = ["# Commands\n", "Written by `make docs` from the commands' own help.\n"]
     context = click.Context(cli, info_name="mambaport", terminal_width=100, **cli.context_settings)
     parts.append(_section(cli, context))
-    for name, command in sorted(cli.commands.items()):
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
         inner = click.Context(
             command, info_name=name, parent=context, max_content_width=100, terminal_width=100
         )

@@ -15,7 +15,7 @@ from pyproject_hooks import BackendUnavailable, BuildBackendHookCaller
 from mambaport import process
 from mambaport.building.compiler_cache import CompilerCache
 from mambaport.building.cuda import CudaParts, cuda_config, cuda_environment
-from mambaport.building.provenance import external_requirements, provenance, sbom
+from mambaport.building.provenance import external_requirements, provenance
 from mambaport.errors import BuildError, disk_full
 from mambaport.failures import explain
 from mambaport.plan import PackagePlan, Plan
@@ -147,6 +147,8 @@ def _with_provenance(
 
     Files get fixed modes and are packed under SOURCE_DATE_EPOCH, so the same content gives the same bytes.
     """
+    from mambaport.building.sbom import sbom  # noqa: PLC0415 - slow to import, and most runs build no wheel
+
     opened = scratch / "opened"
     _wheel_tool(["unpack", str(raw), "--dest", str(opened)], environment)
     root = next(opened.iterdir())

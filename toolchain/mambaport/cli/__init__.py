@@ -10,27 +10,13 @@ import resource
 import signal
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 import click
 
 from mambaport import __version__, interruption
-from mambaport.cli.adopt import adopt
-from mambaport.cli.audit import audit
-from mambaport.cli.bench import bench
-from mambaport.cli.build import build
-from mambaport.cli.cache import cache
-from mambaport.cli.doctor import doctor
-from mambaport.cli.evaluate import evaluate
-from mambaport.cli.fetch import fetch
-from mambaport.cli.infer import infer
-from mambaport.cli.install import install
-from mambaport.cli.patch import patch
-from mambaport.cli.patches import patches
-from mambaport.cli.profiles import profiles
-from mambaport.cli.show import show
-from mambaport.cli.verify import verify
 from mambaport.errors import DISK_FULL, HostError, Interrupted, MambaportError, UsageError, disk_full
 from mambaport.redaction import redact, redact_all
 from mambaport.report import escape, open_console
@@ -50,8 +36,43 @@ Exit codes: 0 done, 2 usage, 10 fetch, 11 patch, 12 machine or toolchain, 13 bui
 """
 
 
+COMMANDS = (
+    "profiles",
+    "show",
+    "fetch",
+    "patch",
+    "build",
+    "audit",
+    "install",
+    "verify",
+    "infer",
+    "evaluate",
+    "bench",
+    "adopt",
+    "doctor",
+    "patches",
+    "cache",
+)
+"""The commands: each is a module of this package, with a function of the same name."""
+
+
+class Commands(click.Group):
+    """Imports a command's module when the command runs: a start costs only what the command needs."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXAMPLES
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXAMPLES,
 )
 @click.version_option(__version__, prog_name="mambaport")
 def cli() -> None:
@@ -61,27 +82,6 @@ def cli() -> None:
     profile, builds wheels on whatever machine it is started on, audits them, and installs them. Vision Mamba
     runs on what was installed.
     """
-
-
-COMMANDS = (
-    profiles,
-    show,
-    fetch,
-    patch,
-    build,
-    audit,
-    install,
-    verify,
-    infer,
-    evaluate,
-    bench,
-    adopt,
-    doctor,
-    patches,
-    cache,
-)
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> NoReturn:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import pypi_simple
 from packaging.utils import canonicalize_name
 
 from mambaport import __version__
@@ -26,6 +26,9 @@ from mambaport.settings import is_true
 from mambaport.sources.download import answers, asking, save
 from mambaport.sources.index import IndexSettings
 from mambaport.sources.session import TIMEOUT, Session
+
+if TYPE_CHECKING:
+    import pypi_simple
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Client:
         options = {} if url is None else {"endpoint": url}
 
         def files(project: str) -> list[Listed] | None:
+            import pypi_simple  # noqa: PLC0415 - slow to import, and most runs ask no index
+
             try:
                 with (
                     self.session() as session,
@@ -172,6 +177,8 @@ class Client:
         return lambda project: _local(path.absolute(), project)
 
     def _page(self, url: str, project: str) -> list[Listed] | None:
+        import pypi_simple  # noqa: PLC0415
+
         with self.session() as session, asking(session, project):
             answer = session.get(url, timeout=TIMEOUT)
             answer.raise_for_status()
@@ -195,6 +202,8 @@ def _local(path: Path, project: str) -> list[Listed] | None:
     if path.is_dir():
         found = [Listed(item.name, item.as_uri()) for item in sorted(path.iterdir())]
     elif path.suffix in (".html", ".htm") and path.is_file():
+        import pypi_simple  # noqa: PLC0415
+
         with answers(project):
             page = pypi_simple.ProjectPage.from_html(project, path.read_bytes(), base_url=path.as_uri())
         found = _listed(page)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import pypi_simple
 import requests
 
 from mambaport.errors import FetchError
@@ -129,6 +128,8 @@ def asking(session: Session, project: str) -> Iterator[None]:
 @contextmanager
 def answers(project: str) -> Iterator[None]:
     """Turns what libraries raise for servers and pages into FetchError."""
+    import pypi_simple  # noqa: PLC0415 - slow to import, and most runs ask no index
+
     try:
         yield
     except pypi_simple.NoSuchProjectError:
