@@ -172,6 +172,7 @@ def test_labels_of_a_file(tmp_path: Path, text: str) -> None:
         (b"ant\n\nbee", "a class without a name"),
         (b'["ant", ', "is not a list of names"),
         (b'{"ant": 0}', "is not a list of names"),
+        (b"[" * 100_000, "is not a list of names"),
     ],
 )
 def test_labels_that_are_none_are_refused(tmp_path: Path, content: bytes | None, what: str) -> None:

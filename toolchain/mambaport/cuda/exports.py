@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from elftools.elf.elffile import ELFFile
 
 LIBRARIES = ("libc10.so", "libc10_cuda.so", "libtorch_cpu.so", "libtorch_cuda.so")
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
+# What pyelftools and struct raise for damaged files.
+_NO_LIBRARY = (ELFError, ValueError, struct.error, OverflowError, MemoryError, AttributeError, TypeError)
 _CXX11 = "NSt7__cxx1112basic_string"
 # A function of libc10 with a std::string in its signature, in every torch from 1.8 on.
 _STRING_FUNCTION = "torchCheckFail"
@@ -81,10 +84,14 @@ def defined_symbols(library: Path) -> list[str]:
             strings = elf.get_section(table["sh_link"]).data()
             # Not pyelftools, which makes an object of each symbol: libtorch_cpu.so has 150 000.
             entries = list(_SYMBOL.iter_unpack(table.data()))
-    except ELFError as fault:
+        return [
+            strings[name : strings.index(b"\0", name)].decode("ascii", "replace")
+            for name, info, _other, section, _value, _size in entries
+            if section != 0 and name != 0 and info >> 4 in (1, 2, 10)  # defined; global, weak or unique
+        ]
+    except _NO_LIBRARY as fault:
         raise LookupError(f"{library} is no ELF library: {fault}") from None
-    return [
-        strings[name : strings.index(b"\0", name)].decode("ascii", "replace")
-        for name, info, _other, section, _value, _size in entries
-        if section != 0 and name != 0 and info >> 4 in (1, 2, 10)  # defined; global, weak or unique
-    ]
+    except OSError as fault:
+        if fault.errno != errno.EINVAL:  # a place before the file's begin
+            raise
+        raise LookupError(f"{library} is no ELF library: a header leads outside the file") from None

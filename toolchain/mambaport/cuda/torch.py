@@ -17,7 +17,7 @@ from mambaport.errors import HostError, UsageError
 from mambaport.goal import CudaGoal
 from mambaport.interpreter import Interpreter
 from mambaport.pins.cuda import TorchRelease, torch_releases
-from mambaport.wheels import UNREADABLE_ZIP
+from mambaport.wheels import reading
 
 HEADERS = ("torch/include/*",)
 EXPORTS = tuple(f"torch/lib/{name}" for name in ("libc10*.so", "libtorch_c*.so"))
@@ -100,18 +100,17 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
             hint=_WHEEL_HINT,
         )
     try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as scratch:
-            text = archive.read("torch/version.py").decode()
+        with (
+            reading(lambda fault: _no_torch(path, fault)),
+            zipfile.ZipFile(path) as archive,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
+            built = _version_py(archive.read("torch/version.py").decode())
+            Version(built.get("__version__", "0"))
             library = Path(archive.extract("torch/lib/libc10.so", scratch))
             abi = has_cxx11_abi(frozenset(defined_symbols(library)))
-    except (*UNREADABLE_ZIP, KeyError, LookupError) as fault:
-        raise UsageError(
-            f"{path.name} does not hold a torch",
-            found=str(fault),
-            expected="a whole torch wheel",
-            hint=_WHEEL_HINT,
-        ) from None
-    built = _version_py(text)
+    except LookupError as fault:
+        raise _no_torch(path, fault) from None
     torch = TargetTorch(
         version=built.get("__version__", str(version)),
         cuda=built.get("cuda", ""),
@@ -121,6 +120,15 @@ def wheel_torch(path: Path, arch: str, cuda: CudaGoal) -> TargetTorch:
         source=path,
     )
     return _fitting(torch, str(path), cuda, UsageError, _WHEEL_HINT)
+
+
+def _no_torch(path: Path, fault: Exception) -> UsageError:
+    return UsageError(
+        f"{path.name} does not hold a torch",
+        found=str(fault),
+        expected="a whole torch wheel",
+        hint=_WHEEL_HINT,
+    )
 
 
 def environment_torch(target: Interpreter, cuda: CudaGoal) -> TargetTorch:
@@ -197,4 +205,5 @@ def _version_py(text: str) -> dict[str, str]:
 
 def _fits(version: str, cuda: CudaGoal) -> bool:
     """Whether a torch's CUDA has the target's major version; True while the target's version is unknown."""
-    return cuda.major in (0, int(version.split(".", maxsplit=1)[0]))
+    major = re.match(r"[0-9]{1,9}(?=\.|$)", version)
+    return cuda.major == 0 or (major is not None and int(major[0]) == cuda.major)

@@ -90,7 +90,7 @@ def _from_json(text: str, path: Path) -> Labels:
         data = json.loads(text)
         if isinstance(data, dict):
             data = [data[str(index)] for index in range(len(data))]
-    except (ValueError, KeyError) as fault:
+    except (ValueError, KeyError, RecursionError) as fault:
         raise UsageError(
             f"{path} is not a list of names",
             found=f"no {fault}" if isinstance(fault, KeyError) else str(fault),
