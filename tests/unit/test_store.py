@@ -278,6 +278,7 @@ def planted(folder: Path) -> None:
 def swap_content(folder: Path) -> None:
     path = folder / "lib/demo/core.py"
     at = path.stat()
+    time.sleep(0.02)  # longer than a tick of the file system's clock
     path.write_text("value = 2\n")  # the same length, and the old times: only ctime shows the change
     os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
 
