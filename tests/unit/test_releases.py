@@ -254,6 +254,15 @@ def test_the_default_line_has_releases_of_both_packages() -> None:
 
 
 @pytest.mark.parametrize("profile", builtin_profiles(), ids=lambda profile: profile.name)
+def test_each_package_of_the_newest_line_brings_the_other(profile: Profile) -> None:
+    newest = {"causal-conv1d": "1.7.0", "mamba-ssm": "2.3.2.post1"}
+    assert choose_releases(profile, ReleaseChoice("2.3")) == newest
+    for package in newest.items():
+        assert choose_releases(profile, ReleaseChoice(versions=dict([package]))) == newest
+    assert choose_releases(profile) == {"causal-conv1d": "1.6.0", "mamba-ssm": "2.2.4"}
+
+
+@pytest.mark.parametrize("profile", builtin_profiles(), ids=lambda profile: profile.name)
 def test_the_releases_of_a_built_in_profile_have_patches(profile: Profile) -> None:
     for name, version in choose_releases(profile).items():
         assert (name, version) in known_versions()

@@ -99,6 +99,24 @@ def conv_backward():
     return [v["x"]], gradients(causal_conv1d_fn(**v, activation="silu"), v), gradients(ref.conv(**r), r)
 
 
+@component("causal_conv1d_fn, packed", bound=BACKWARD, kernels=CONV)
+def conv_packed():
+    """Two sequences in each row, the first with states. CUDA code takes states and seq_idx since 1.7."""
+    import causal_conv1d
+
+    v, r = conv_inputs()
+    if DEVICE == "cpu" or tuple(map(int, causal_conv1d.__version__.split(".")[:2])) >= (1, 7):
+        v |= tensors(2, initial_states=(2, 32, 3))
+        r = doubled(v)
+    index = torch.tensor([[4] * 21 + [7] * 43, [0] * 21 + [1] * 43], dtype=torch.int32, device=DEVICE)
+    x = v["x"].mT.contiguous().mT  # CUDA code takes seq_idx with the channels innermost
+    out = causal_conv1d.causal_conv1d_fn(**(v | {"x": x}), seq_idx=index, activation="silu")
+    first = torch.cat([r.get("initial_states", torch.zeros(2, 32, 3)), r["x"][..., :21]], dim=-1)
+    parts = [ref.conv(part, r["weight"], r["bias"]) for part in (first, r["x"][..., 21:])]
+    expected = torch.cat([parts[0][..., 3:], parts[1]], dim=-1)
+    return [x], [out, *gradients(out, v)], [expected, *gradients(expected, r)]
+
+
 @component("causal_conv1d_update", kernels=CONV)
 def conv_update():
     from causal_conv1d import causal_conv1d_update
