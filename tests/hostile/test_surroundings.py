@@ -77,7 +77,7 @@ def test_build(board: Board, tmp_path: Path, request: pytest.FixtureRequest) -> 
         house={name: f"0 {row.split()[-1]}" for name, row in board.house.items()},
     )
     tally = Tally("environments", request.config)
-    every = {"short": 24, "": 2, "night": 1}[LENGTH]
+    every = {"short": 36, "": 2, "night": 1}[LENGTH]
     first, step = (int(part) for part in os.environ.get("MAMBAPORT_HOSTILE_PART", "0/1").split("/"))
     chosen = os.environ.get("MAMBAPORT_HOSTILE_ONLY", "")
     cases = [case for case in surroundings(arena) if chosen in case.name]
