@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import memory, models, native, operators, report
+from benchmarks import mamba3, memory, models, native, operators, report
 from benchmarks.timing import Figure, Row
 
 PARTS = ("scan", "backward", "memory", "conv", "step", "vim", "mamba")
+OF_LINE_2_3 = ("mamba3", "mamba3-backward", "mamba3-step")
+"""Parts that need Mamba-3, which the default release line does not have."""
 
 
 def main() -> None:
@@ -21,7 +23,8 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="counts of threads to run with"
     )
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to run")
+    choices = (*PARTS, *OF_LINE_2_3)
+    parser.add_argument("--only", choices=choices, nargs="+", default=PARTS, help="parts to run")
     parser.add_argument("--no-llama", action="store_true", help="do not fetch and build llama.cpp")
     parser.add_argument(
         "--add", action="store_true", help="keep what the folder has of other parts and threads"
@@ -57,6 +60,9 @@ def run(threads: int, part: str, folder: Path, add: bool, with_llama: bool) -> N
         "conv": operators.convolution,
         "step": operators.steps,
         "vim": models.vim,
+        "mamba3": mamba3.forward,
+        "mamba3-backward": mamba3.backward,
+        "mamba3-step": mamba3.token,
         "mamba": lambda n: models.mamba_130m(n, built.get("llama.cpp"), folder),
     }
     rows = {}

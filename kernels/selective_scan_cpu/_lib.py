@@ -76,6 +76,20 @@ def mamba3_scan_forward(
 
 
 @library.kernel
+def mamba3_scan_backward(
+    *, sequences: int, seqlen: int, heads: int, groups: int, rank: int, head_dim: int, dstate: int, angles: int,
+    neighbours: bool, threads: int, q: View, k: View, v: View, z: View, adt: View, dt: View, trap: View, rates: View,
+    q_bias: View, k_bias: View, D: View, mimo_v: View, mimo_z: View, mimo_out: View, first_angle: View, first_v: View,
+    first_state: View, first_k: View, bounds: Indices, grad_out: View, grad_v: View, grad_z: View,
+    grad_last_angle: View, grad_last_state: View, grad_last_k: View, grad_q: Floats, grad_k: Floats, grad_adt: Floats,
+    grad_dt: Floats, grad_trap: Floats, grad_rates: Floats, grad_q_bias: Floats, grad_k_bias: Floats, grad_D: Floats,
+    grad_first_angle: Floats, grad_first_state: Floats, grad_first_k: Floats, grad_first_v: Floats, batch: int,
+    parts: int,
+) -> None:  # fmt: skip
+    """Stores the gradients of the inputs of Mamba-3's scan, and adds those of q and k."""
+
+
+@library.kernel
 def mamba3_mixer_step(
     *, heads: int, groups: int, rank: int, head_dim: int, dstate: int, angles: int, features: int, neighbours: bool,
     threads: int, A_floor: float, B_eps: float, C_eps: float, norm_eps: float, x: View, out: View, in_weight: View,

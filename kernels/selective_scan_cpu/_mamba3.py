@@ -35,14 +35,14 @@ def supports_mamba3(
     states: States | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> bool:
-    """Whether `mamba3` takes these tensors: on the CPU, float32, bfloat16 or float16, and no gradient wanted."""
+    """Whether `mamba3` takes these tensors: on the CPU, of 16 or 32 bits; with mimo_v, no gradient wanted."""
     tensors = (q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, *(states or ()))
     return (
         _library.readable(*tensors)
         and q.dim() == k.dim() == 5
         and v.dim() == angles.dim() == 4
         and _library.countable(cu_seqlens)
-        and not _library.wants_grad(*tensors)
+        and (mimo_v is None or not _library.wants_grad(*tensors))
     )
 
 
@@ -65,7 +65,7 @@ def mamba3(
     cu_seqlens: Tensor | None = None,
     neighbours: bool = True,
 ) -> tuple[Tensor, States]:
-    """Mamba-3's scan, computed in float32. Not differentiable.
+    """Mamba-3's scan, computed in float32. Differentiable once, where mimo_v is not given.
 
     csrc/selective_scan_cpu/mamba3.h has the equations.
 
@@ -98,7 +98,7 @@ def mamba3(
     if _library.is_plain_call(*tensors):
         out, last_angle, last_state, last_k = _forward(*tensors, bool(neighbours))
     else:
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and mimo_v is None):
             out, last_angle, last_state, last_k = torch.ops.selective_scan_cpu.mamba3(*tensors, bool(neighbours))
     return out, (last_angle, last_state, last_k, _last_v(v, first_v, cu_seqlens))
 
@@ -347,4 +347,145 @@ def _fake_forward(
     return _results(q, v, angles, mimo_v, mimo_out, cu_seqlens)
 
 
+def _backward(
+    grad_out: Tensor,
+    grad_last_angle: Tensor | None,
+    grad_last_state: Tensor | None,
+    grad_last_k: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    adt: Tensor,
+    dt: Tensor,
+    trap: Tensor,
+    q_bias: Tensor,
+    k_bias: Tensor,
+    angles: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    mimo_v: Tensor | None,
+    mimo_z: Tensor | None,
+    mimo_out: Tensor | None,
+    first_angle: Tensor | None,
+    first_state: Tensor | None,
+    first_k: Tensor | None,
+    first_v: Tensor | None,
+    cu_seqlens: Tensor | None,
+    neighbours: bool,
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor,
+]:  # fmt: skip
+    first = (first_angle, first_state, first_k, first_v)
+    shape = _check(q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, first, cu_seqlens)
+    fields = _fields(
+        shape, q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, first, cu_seqlens,
+        neighbours,
+    )  # fmt: skip
+    batch, seqlen, _, groups, dstate = q.shape
+    heads, head_dim, sequences = shape.heads, shape.head_dim, shape.sequences
+    # The threads share the sequences and groups first: only parts of a group's heads need copies of grad_q.
+    parts = max(1, min(heads // groups, -(-torch.get_num_threads() // max(1, sequences * groups))))
+
+    def sums(wanted: bool, *sizes: int) -> Tensor:
+        return torch.zeros(sizes if wanted else (0,), dtype=torch.float32)
+
+    begins = first_state is not None
+    grad_q, grad_k = (torch.zeros(parts, batch, seqlen, groups, dstate) for _ in range(2))
+    grad_adt, grad_dt, grad_trap = (torch.zeros(batch, heads, seqlen) for _ in range(3))
+    grad_rates = torch.zeros(batch, seqlen, heads, shape.angles)
+    grad_q_bias, grad_k_bias = (torch.zeros(sequences, heads, dstate) for _ in range(2))
+    grad_D = sums(D is not None, sequences, heads)
+    grad_v = torch.zeros(v.shape, dtype=v.dtype)
+    grad_z = None if z is None else torch.zeros(z.shape, dtype=z.dtype)
+    grad_first = [
+        sums(begins, sequences, heads, shape.angles), sums(begins, sequences, heads, head_dim, dstate),
+        sums(begins, sequences, 1, heads, dstate), sums(begins, sequences, heads, head_dim),
+    ]  # fmt: skip
+    grad_out = _dense(grad_out)
+    last = [_dense(grad) for grad in (grad_last_angle, grad_last_state, grad_last_k)]
+    _lib.mamba3_scan_backward(
+        **fields.views, grad_out=view(grad_out, 0, 1, 2), grad_v=view(grad_v, 0, 1, 2), grad_z=view(grad_z, 0, 1, 2),
+        grad_last_angle=view(last[0], 0, 1), grad_last_state=view(last[1], 0, 1, 2), grad_last_k=view(last[2], 0, 1, 2),
+        grad_q=grad_q.data_ptr(), grad_k=grad_k.data_ptr(), grad_adt=grad_adt.data_ptr(), grad_dt=grad_dt.data_ptr(),
+        grad_trap=grad_trap.data_ptr(), grad_rates=grad_rates.data_ptr(), grad_q_bias=grad_q_bias.data_ptr(),
+        grad_k_bias=grad_k_bias.data_ptr(), grad_D=grad_D.data_ptr(), grad_first_angle=grad_first[0].data_ptr(),
+        grad_first_state=grad_first[1].data_ptr(), grad_first_k=grad_first[2].data_ptr(),
+        grad_first_v=grad_first[3].data_ptr(), batch=batch, parts=parts,
+    )  # fmt: skip
+    like = [grad if tensor is None else grad.to(tensor.dtype) for grad, tensor in zip(grad_first, first, strict=True)]
+    return (
+        grad_q.sum(0).unsqueeze(2).to(q.dtype), grad_k.sum(0).unsqueeze(2).to(k.dtype), grad_v, grad_adt.to(adt.dtype),
+        grad_dt.to(dt.dtype), grad_trap.to(trap.dtype), grad_q_bias.sum(0).unsqueeze(1).to(q_bias.dtype),
+        grad_k_bias.sum(0).unsqueeze(1).to(k_bias.dtype), grad_rates.to(angles.dtype),
+        grad_D if D is None else grad_D.sum(0).to(D.dtype), sums(False) if grad_z is None else grad_z, *like,
+    )  # fmt: skip
+
+
+def _fake_backward(
+    grad_out: Tensor,
+    grad_last_angle: Tensor | None,
+    grad_last_state: Tensor | None,
+    grad_last_k: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    adt: Tensor,
+    dt: Tensor,
+    trap: Tensor,
+    q_bias: Tensor,
+    k_bias: Tensor,
+    angles: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    mimo_v: Tensor | None,
+    mimo_z: Tensor | None,
+    mimo_out: Tensor | None,
+    first_angle: Tensor | None,
+    first_state: Tensor | None,
+    first_k: Tensor | None,
+    first_v: Tensor | None,
+    cu_seqlens: Tensor | None,
+    neighbours: bool,
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor,
+]:  # fmt: skip
+    def like(t: Tensor | None) -> Tensor:
+        if t is None:
+            return v.new_empty(0, dtype=torch.float32)
+        return torch.empty_like(t, memory_format=torch.contiguous_format)
+
+    return (
+        like(q), like(k), like(v), like(adt), like(dt), like(trap), like(q_bias), like(k_bias), like(angles), like(D),
+        like(z), like(first_angle), like(first_state), like(first_k), like(first_v),
+    )  # fmt: skip
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    *tensors, ctx.neighbours = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    if all(grad is None for grad in grads):
+        return (None,) * (len(saved) + 1)
+    grad_out = torch.zeros_like(saved[2]) if grads[0] is None else grads[0]
+    result = torch.ops.selective_scan_cpu.mamba3_backward(grad_out, *grads[1:], *saved, ctx.neighbours)
+    needed = [*saved[:11], *saved[14:18]]
+    *of_inputs, angle, state, k, v = (
+        None if tensor is None else grad for tensor, grad in zip(needed, result, strict=True)
+    )
+    return (*of_inputs, None, None, None, angle, state, k, v, None, None)
+
+
+def _not_twice(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
+
+
 _library.register(_ops, "mamba3", _forward, _fake_forward)
+_library.register(_ops, "mamba3_backward", _backward, _fake_backward)
+torch.library.register_autograd("selective_scan_cpu::mamba3", _autograd, setup_context=_setup_context, lib=_ops)
+torch.library.register_autograd("selective_scan_cpu::mamba3_backward", _not_twice, lib=_ops)

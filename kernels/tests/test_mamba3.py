@@ -66,6 +66,63 @@ def test_scan(batch, seqlen, rank, groups, heads, dstate, head_dim, optional, be
     assert_result(result, recurrence.mamba3(**given_wide, states=first and [*map(wide, first)], pairwise=neighbours))
 
 
+@given(
+    batch=st.integers(1, 2),
+    seqlen=st.integers(1, 70),
+    groups=st.sampled_from([1, 2]),
+    dstate=st.integers(1, 36),
+    head_dim=st.integers(1, 40),
+    optional=st.booleans(),
+    begins=st.booleans(),
+    neighbours=st.booleans(),
+    threads=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**16),
+)
+def test_gradients(batch, seqlen, groups, dstate, head_dim, optional, begins, neighbours, threads, seed):
+    torch.manual_seed(seed)
+    x = arguments(batch, seqlen, 1, groups, 4, dstate, head_dim, dstate // (2 if seed % 2 else 4), False, optional)
+    x = {name: t.requires_grad_() for name, t in x.items() if t is not None}
+    first = [state.requires_grad_() for state in states(x, batch)] if begins else None
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        out, last = kernels.mamba3(**x, states=first, neighbours=neighbours)
+        weights = [torch.randn(t.shape) for t in (out, *last)]
+        inputs = [*x.values(), *(first or [])]
+        grads = torch.autograd.grad((out, *last), inputs, weights)
+    finally:
+        torch.set_num_threads(before)
+    wide_x, wide_first = dict(zip(x, reference.double(*x.values()), strict=True)), first and reference.double(*first)
+    out, last = recurrence.mamba3(**wide_x, states=wide_first, pairwise=neighbours)
+    wide_inputs = [*wide_x.values(), *(wide_first or [])]
+    wanted = torch.autograd.grad((out, *last), wide_inputs, [w.double() for w in weights], allow_unused=True)
+    for grad, want in zip(grads, wanted, strict=True):
+        reference.assert_close(grad, torch.zeros(grad.shape) if want is None else want, 4)
+
+
+def test_gradients_of_packed_sequences():
+    x = {name: t.requires_grad_() for name, t in arguments(1, 50, 1, 2, 4, 16, 9, 4).items() if t is not None}
+    first = [state.requires_grad_() for state in states(x, 4)]
+    bounds = [0, 7, 7, 33, 50]
+    out, last = kernels.mamba3(**x, states=first, cu_seqlens=torch.tensor(bounds))
+    inputs, parts = [*x.values(), *first], []
+    for i, (start, end) in enumerate(pairwise(bounds)):
+        part = {
+            name: t[:, start:end]
+            if name in ("q", "k", "v", "z", "angles")
+            else t[..., start:end]
+            if name in ("adt", "dt", "trap")
+            else t
+            for name, t in x.items()
+        }
+        parts.append(kernels.mamba3(**part, states=[state[i : i + 1] for state in first]))
+    apart = [torch.cat([out for out, _ in parts], 1), *map(torch.cat, zip(*(last for _, last in parts), strict=True))]
+    weights = [torch.randn(t.shape) for t in apart]
+    packed = torch.autograd.grad((out, *last), inputs, weights)
+    for grad, want in zip(packed, torch.autograd.grad(apart, inputs, weights), strict=True):
+        torch.testing.assert_close(grad, want, rtol=1e-5, atol=1e-5)
+
+
 def test_packed_sequences_and_empty_ones():
     x = arguments(1, 50, 2, 2, 4, 16, 9, 4, mimo=True)
     bounds = [0, 0, 7, 33, 33, 50, 50]

@@ -32,7 +32,8 @@ PUBLIC = {
 }
 # Called by autograd alone.
 BACKWARD = {"causal_conv1d_cpu::conv_backward": "causal_conv1d_cpu::conv",
-            "selective_scan_cpu::scan_backward": "selective_scan_cpu::scan"}  # fmt: skip
+            "selective_scan_cpu::scan_backward": "selective_scan_cpu::scan",
+            "selective_scan_cpu::mamba3_backward": "selective_scan_cpu::mamba3"}  # fmt: skip
 
 
 def operators() -> list[str]:

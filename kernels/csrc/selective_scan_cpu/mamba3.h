@@ -36,6 +36,23 @@
 
 #define MAMBA3_FORWARD_FIELDS(FIELD) MAMBA3_FIELDS(FIELD) MAMBA3_RESULT_FIELDS(FIELD)
 
+/* The gradient, of rank 1 and without mimo_v. float32, contiguous: sums over heads are stored per part of the heads of
+   a group, sums over sequences per sequence; the caller adds them up. All of them must be zero before the call. */
+#define MAMBA3_GRADIENT_FIELDS(FIELD) \
+    FIELD(tensor, grad_out) FIELD(tensor, grad_v) FIELD(tensor, grad_z) /* like v */ \
+    FIELD(tensor, grad_last_angle) FIELD(tensor, grad_last_state) FIELD(tensor, grad_last_k) /* like the first */ \
+    FIELD(floats, grad_q) FIELD(floats, grad_k) /* (part, batch, step, group, dstate) */ \
+    FIELD(floats, grad_adt) FIELD(floats, grad_dt) FIELD(floats, grad_trap) /* (batch, head, step) */ \
+    FIELD(floats, grad_rates) /* (batch, step, head, angle) */ \
+    FIELD(floats, grad_q_bias) FIELD(floats, grad_k_bias) /* (sequence, head, dstate) */ \
+    FIELD(floats, grad_D) /* (sequence, head) */ \
+    FIELD(floats, grad_first_angle) FIELD(floats, grad_first_state) /* (sequence, head, angle), like first_state */ \
+    FIELD(floats, grad_first_k) FIELD(floats, grad_first_v) /* (sequence, head, dstate), (sequence, head, head_dim) */ \
+    FIELD(integer, batch) FIELD(integer, parts)
+
+#define MAMBA3_BACKWARD_FIELDS(FIELD) MAMBA3_FIELDS(FIELD) MAMBA3_GRADIENT_FIELDS(FIELD)
+
 struct mamba3_args { MAMBA3_FIELDS(MEMBER) };
 struct mamba3_forward_args { struct mamba3_args scan; MAMBA3_RESULT_FIELDS(MEMBER) };
+struct mamba3_backward_args { struct mamba3_args scan; MAMBA3_GRADIENT_FIELDS(MEMBER) };
 // clang-format on

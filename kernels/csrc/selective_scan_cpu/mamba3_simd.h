@@ -74,17 +74,21 @@ static void mamba3_advance(const struct mamba3_task *t, int64_t rows, float *sta
     multiply(&p);
 }
 
-/* `out` before D and z: from the state before the chunk, and from the chunk's rows. */
-static void mamba3_outputs(const struct mamba3_task *t, int64_t rows, const float *state, float *out) {
+/* q k^T of each row with the weights of the rows of k; later rows have 0. */
+static void mamba3_weigh(const struct mamba3_task *t, int64_t rows) {
     const struct mamba3_work *w = t->w;
-    const int64_t rank = t->a->rank, columns = w->columns;
-    mamba3_products(t, rows);
     for (int64_t m = 0; m < rows; m++) {
-        const float *const weights = w->weights + m / rank * w->wide;
+        const float *const weights = w->weights + m / t->a->rank * w->wide;
         float *const row = w->products + m * w->wide;
         const int64_t filled = whole_vectors(rows_before(t->a, m / TALL * TALL, rows));
         for (int64_t j = 0; j < filled; j += LANES) vec_store(row + j, vec_load(row + j) * vec_load(weights + j));
     }
+}
+
+/* `out` before D and z: from the state before the chunk, and from the chunk's rows by their weighted products. */
+static void mamba3_outputs(const struct mamba3_task *t, int64_t rows, const float *state, float *out) {
+    const struct mamba3_work *w = t->w;
+    const int64_t columns = w->columns;
     const struct product before = {.c = out,
                                    .a = w->q,
                                    .b = state,
@@ -192,6 +196,8 @@ static void mamba3_forward_task(const void *context, int64_t index, void *scratc
         count = t.end - first < chunk.steps ? t.end - first : chunk.steps;
         mamba3_read(&t, first, count);
         mamba3_decays(&t, count);
+        mamba3_products(&t, count * a->rank);
+        mamba3_weigh(&t, count * a->rank);
         mamba3_outputs(&t, count * a->rank, w->state, w->out);
         for (int64_t s = 0; s < count; s++)
             mamba3_store(&t, &f->out, first + s, w->out + s * a->rank * chunk.columns,
