@@ -18,7 +18,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-unit test-integration test-target test-numeric test-line test-gpu test-jetson test-hostile coverage lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-gpu test-jetson test-hostile coverage lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,7 +67,16 @@ test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## test the kernels with each 
 test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests under ASan and UBSan, on each instruction set
 	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize --test $(COMPILERS)
 
-test: test-unit test-integration test-target test-numeric test-line ## run all tests that this machine can run
+test: $(TOOL)/.test $(NUMERIC)/.numeric ## run all tests that this machine can run
+	@echo "test     the emulated tests beside the others; the output of a suite comes when the suite ends"
+	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going test-target test-in-turn
+
+# These share one environment. The emulated tests, beside them, take as long as all of these.
+test-in-turn:
+	$(MAKE) test-unit
+	$(MAKE) test-integration
+	$(MAKE) test-numeric
+	$(MAKE) test-line
 
 test-unit: $(TOOL)/.test ## run the unit tests: seconds, no network
 	$(TOOL)/bin/pytest tests/unit

@@ -20,6 +20,7 @@ from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, compiler_cache, cuda_parts, unpacked_toolchain
 from mambaport.building.compilations import check_compilations, compilations, record_compilations
 from mambaport.building.target_torch import stored_exports, torch_files
+from mambaport.contents import owned_modules
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
 from mambaport.errors import InstallError, UsageError
@@ -368,7 +369,8 @@ class Pipeline:
         for package in self.plan.packages:
             if package.fallback or versions.get(package.name, "").endswith(".fallback"):
                 continue
-            kernels = [name for item in package.sets for name in item.meta.kernels]
+            owned = owned_modules(package.name)
+            kernels = [name for item in package.sets for name in item.meta.kernels if name in owned]
             modules += kernels
             if self.plan.cuda is not None:
                 modules += [name.replace("_cpu", "_cuda") for name in kernels]

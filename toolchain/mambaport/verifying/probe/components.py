@@ -4,7 +4,9 @@ Shapes are small, so that an emulated machine gets through them, and odd enough 
 """
 
 import contextlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import references as ref
@@ -16,6 +18,7 @@ BACKWARD = 1e-4
 """The same for gradients, which sum over batch and time."""
 HALF = 5e-3
 """Bound in float16, and on a GPU where triton multiplies float32 as TF32: both keep ten bits."""
+MAMBA3 = "mamba_ssm/modules/mamba3.py"
 CONV, SCAN = ("causal_conv1d_cpu",), ("selective_scan_cpu",)
 ALL = []
 DEVICE = "cpu"
@@ -34,10 +37,15 @@ class Component(NamedTuple):
     """The modules whose compiled code runs for it on a CPU."""
 
 
-def component(name, *, bound=FORWARD, gpu_bound=None, gpu_only=False, kernels=()):
-    """Registers a component; ``kernels`` are the modules whose compiled code runs for it on a CPU."""
+def component(name, *, bound=FORWARD, gpu_bound=None, gpu_only=False, kernels=(), needs=None):
+    """Registers a component; ``kernels`` are the modules whose compiled code runs for it on a CPU.
+
+    ``needs`` is the path of a file in site-packages: without this file the release has no such function.
+    """
 
     def register(function):
+        if needs is not None and not any(Path(folder, needs).is_file() for folder in sys.path):
+            return function
         ALL.append(Component(name, function, bound, gpu_bound or bound, gpu_only, kernels))
         return function
 
@@ -287,6 +295,71 @@ def chunk_forward():
 def chunk_backward():
     v, r = chunk_inputs()
     return [v["x"], v["B"]], gradients(chunk_result(v)[0], v), gradients(ref.chunk_scan(**r)[0], r)
+
+
+def mamba3_inputs(rank=1):
+    shapes = {
+        "q": (2, 40, rank, 2, 16), "k": (2, 40, rank, 2, 16), "v": (2, 40, 4, 8), "A": (2, 4, 40),
+        "dt": (2, 4, 40), "trap": (2, 4, 40), "q_bias": (4, rank, 16), "k_bias": (4, rank, 16),
+        "angles": (2, 40, 4, 4), "D": (4,), "z": (2, 40, 4, 8),
+    }  # fmt: skip
+    if rank > 1:
+        shapes |= dict.fromkeys(("mimo_v", "mimo_z", "mimo_out"), (4, rank, 8))
+    v = tensors(9, **shapes)
+    v["dt"] = (v["dt"].detach().abs() * 0.3).requires_grad_()
+    return v, doubled(v)
+
+
+def mamba3_result(v):
+    from mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba3_siso_combined
+
+    return mamba3_siso_combined(
+        v["q"].squeeze(2), v["k"].squeeze(2), v["v"], v["A"], v["dt"], v["trap"], v["q_bias"].squeeze(1),
+        v["k_bias"].squeeze(1), v["angles"], v["D"], v["z"], None, 16,
+    )  # fmt: skip
+
+
+@component("mamba3_siso_combined", gpu_bound=HALF, kernels=SCAN, needs=MAMBA3)
+def mamba3_forward():
+    v, r = mamba3_inputs()
+    with torch.no_grad():
+        out = mamba3_result(v)
+    return [v["v"], v["q"]], [out], [ref.mamba3(**r)]
+
+
+@component("mamba3_siso_combined backward", bound=BACKWARD, gpu_bound=HALF, kernels=SCAN, needs=MAMBA3)
+def mamba3_backward():
+    v, r = mamba3_inputs()
+    return [v["v"], v["q"]], gradients(mamba3_result(v), v), gradients(ref.mamba3(**r), r)
+
+
+@component("mamba3_mimo", gpu_bound=HALF, kernels=SCAN, needs=MAMBA3)
+def mamba3_mimo():
+    from mamba_ssm.ops.tilelang.mamba3.mamba3_mimo import mamba3_mimo
+
+    v, r = mamba3_inputs(rank=2)
+    with torch.no_grad():
+        out = mamba3_mimo(
+            v["q"], v["k"], v["v"], v["A"], v["dt"], v["trap"], v["q_bias"], v["k_bias"], v["mimo_v"],
+            v["mimo_z"], v["mimo_out"], v["angles"], v["D"], v["z"], 16, 4, v["v"].dtype,
+        )  # fmt: skip
+    return [v["v"], v["q"]], [out], [ref.mamba3(**r)]
+
+
+@component("Mamba3 step", kernels=SCAN, needs=MAMBA3)
+def mamba3_step():
+    """Steps of a module are the whole, whose scan the rows above hold against the recurrence."""
+    from mamba_ssm.modules.mamba3 import Mamba3
+    from mamba_ssm.utils.generation import InferenceParams
+
+    layer = seeded(lambda: Mamba3(32, d_state=16, headdim=8, ngroups=2, chunk_size=16, layer_idx=0))
+    hidden, rows = hidden_states(length=12)[0]["hidden"], []
+    cache = InferenceParams(hidden.shape[1], hidden.shape[0])
+    with torch.no_grad():
+        for t in range(hidden.shape[1]):
+            cache.seqlen_offset = t
+            rows.append(layer(hidden[:, t : t + 1], inference_params=cache))
+        return [hidden], [torch.cat(rows, 1)], [ref.exact(layer(hidden))]
 
 
 @component("layer_norm_fn, rms_norm_fn", kernels=SCAN)

@@ -146,3 +146,52 @@ def language_model(model, tokens):
     for block in model.backbone.layers:
         residual = residual + mamba(block.mixer, rms_norm(residual, exact(block.norm.weight)))
     return rms_norm(residual, exact(model.backbone.norm_f.weight)) @ embedding.T
+
+
+def rotate(x, angle, apart):
+    """Turns pairs of elements of each row of x (b, r, h, n) by the angles (b, h, a).
+
+    The elements of a pair are ``apart`` from each other: 0 and 1, 2 and 3, ..., or 0 and n / 2, ...
+    """
+    count = angle.shape[-1]
+    first = torch.arange(count) * (2 if apart == 1 else 1)
+    cos, sin = torch.cos(angle)[:, None], torch.sin(angle)[:, None]
+    out = x.clone()
+    out[..., first] = x[..., first] * cos - x[..., first + apart] * sin
+    out[..., first + apart] = x[..., first] * sin + x[..., first + apart] * cos
+    return out
+
+
+def mamba3(q, k, v, A, dt, trap, q_bias, k_bias, angles, D, z, mimo_v=None, mimo_z=None, mimo_out=None):
+    """Mamba-3's recurrence from zero states: a trapezoidal rule over this step's and the last step's k and v.
+
+    With s = sigmoid(trap[t]) and k, q turned by the sum of pi tanh(angles) dt so far:
+    h[t] = exp(A[t]) (h[t-1] + (1 - s) dt[t] v[t-1] k[t-1]) + s dt[t] v[t] k[t]; y[t] = <h[t], q[t]> + D v[t],
+    gated by silu(z). Each of r ranks scales v by mimo_v, z by mimo_z; y is summed over ranks by mimo_out.
+
+    q, k (b, l, r, g, n); v, z (b, l, h, p); A, dt, trap (b, h, l); q_bias, k_bias (h, r, n);
+    angles (b, l, h, a); D (h,); mimo_v, mimo_z, mimo_out (h, r, p). Returns y (b, l, h, p).
+    """
+    batch, length, rank, groups, dstate = q.shape
+    heads, size = v.shape[2:]
+    q = q.repeat_interleave(heads // groups, dim=3) + q_bias.transpose(0, 1)
+    k = k.repeat_interleave(heads // groups, dim=3) + k_bias.transpose(0, 1)
+    scale = [
+        torch.ones(heads, rank, size, dtype=v.dtype) if m is None else m for m in (mimo_v, mimo_z, mimo_out)
+    ]
+    wide_v, wide_z, wide_out = [m.transpose(0, 1) for m in scale]
+    state = torch.zeros(batch, heads, size, dstate, dtype=v.dtype)
+    last, angle = torch.zeros_like(state), torch.zeros(batch, heads, angles.shape[-1], dtype=v.dtype)
+    apart = 1 if mimo_v is None else dstate // 2  # as upstream has them: SISO turns neighbours, MIMO halves
+    rows = []
+    for t in range(length):
+        angle = angle + torch.pi * torch.tanh(angles[:, t]) * dt[:, :, t, None]
+        values = v[:, t, None] * wide_v
+        now = torch.einsum("brhp,brhn->bhpn", values, rotate(k[:, t], angle, apart))
+        new = torch.sigmoid(trap[:, :, t]) * dt[:, :, t]
+        state = state + (dt[:, :, t] - new)[..., None, None] * last
+        state = torch.exp(A[:, :, t])[..., None, None] * state + new[..., None, None] * now
+        y = torch.einsum("bhpn,brhn->brhp", state, rotate(q[:, t], angle, apart)) + D[:, None] * values
+        rows.append((y * silu(z[:, t, None] * wide_z) * wide_out).sum(1))
+        last = now
+    return torch.stack(rows, dim=1)
