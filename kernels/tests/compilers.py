@@ -159,6 +159,7 @@ def main() -> int:
     parser.add_argument("--test", action="store_true", help="run all tests, not the comparison of results alone")
     parser.add_argument("--sanitize", action="store_true", help="compile with sanitizers")
     options = parser.parse_args()
+    options.builder = str(Path(options.builder).absolute())  # starts in another folder; a link of a venv stays a link
     compilers = options.compilers or found_compilers()
     if options.sanitize and not options.compilers:
         compilers = [name for name in compilers if name.startswith("gcc")][-1:] or ["cc"]
