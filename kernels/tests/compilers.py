@@ -50,6 +50,15 @@ def found_compilers() -> list[str]:
     return [*native, *zig, *cross, *clang, *(f"{name} -target {AARCH64}.2.28" for name in zig)]
 
 
+def ends(compilers: Sequence[str]) -> list[str]:
+    """The oldest and the newest of each kind of compiler, from a list in order of versions."""
+    kinds: dict[str, list[str]] = {}
+    for name in compilers:
+        kinds.setdefault(re.sub(r"-[0-9]+", "", name), []).append(name)
+    chosen = {name for names in kinds.values() for name in (names[0], names[-1])}
+    return [name for name in compilers if name in chosen]
+
+
 def build(compiler: str, flags: str, folder: Path, builder: str) -> str | None:
     """Compiles both libraries in a copy of the kernels; returns the end of what was printed if that fails."""
     shutil.copytree(KERNELS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "*.so", "__pycache__"))
@@ -157,10 +166,13 @@ def main() -> int:
     parser.add_argument("compilers", nargs="*", help="commands; all that are found when none is named")
     parser.add_argument("--builder", default=sys.executable, help="a Python that has ninja")
     parser.add_argument("--test", action="store_true", help="run all tests, not the comparison of results alone")
+    parser.add_argument("--ends", action="store_true", help="the oldest and the newest of each kind alone")
     parser.add_argument("--sanitize", action="store_true", help="compile with sanitizers")
     options = parser.parse_args()
     options.builder = str(Path(options.builder).absolute())  # starts in another folder; a link of a venv stays a link
     compilers = options.compilers or found_compilers()
+    if options.ends:
+        compilers = ends(compilers)
     if options.sanitize and not options.compilers:
         compilers = [name for name in compilers if name.startswith("gcc")][-1:] or ["cc"]
     digests: dict[str, str] = {}
