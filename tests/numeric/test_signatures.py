@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 
 import causal_conv1d_cpu
 import pytest
@@ -42,7 +43,13 @@ OTHERS = {
     ],
 }
 # What a module calls: the kernel or the module's own layers, whose signatures are theirs.
-OF_MODULES = {selective_scan_cpu.linear, selective_scan_cpu.mamba_step}
+OF_MODULES = {selective_scan_cpu.linear, selective_scan_cpu.mamba_step, selective_scan_cpu.mamba3_step}
+if find_spec("mamba_ssm.ops.fallback.mamba3"):
+    from mamba_ssm.ops.fallback.mamba3 import mamba3 as mamba3_fallback
+
+    OTHERS[selective_scan_cpu.mamba3] = [(mamba3_fallback, {"-states", "+input_states", "+chunk_size"})]
+else:  # a release without Mamba-3
+    OF_MODULES.add(selective_scan_cpu.mamba3)
 
 
 def parameters(function) -> dict[str, inspect.Parameter]:
