@@ -225,7 +225,7 @@ def register(
     Args:
         kernel: called with plain CPU tensors; those of integers are int32, their elements next to each other. Its
             annotations are the operator's schema; a parameter with a default is no argument of the operator.
-        fake: makes the results without computing them; has the kernel's parameters.
+        fake: makes the results without computing them, from those of the kernel's parameters that it names.
         writes: the positions of the arguments that the kernel writes to.
 
     Raises, when called:
@@ -235,8 +235,10 @@ def register(
     """
     qualified = f"{ops.ns}::{name}"
     names = _parameters(kernel)
-    if _parameters(fake) != names:
-        raise TypeError(f"{qualified}: the parameters of {fake.__name__} are not those of {kernel.__name__}")
+    unknown = [parameter for parameter in _parameters(fake) if parameter not in names]
+    if unknown:
+        raise TypeError(f"{qualified}: {kernel.__name__} has no parameter {unknown[0]}, which {fake.__name__} needs")
+    needed = [names.index(parameter) for parameter in _parameters(fake)]
     ops.define(schema(name, kernel, writes))
 
     def run(*args: Any) -> Any:
@@ -250,7 +252,7 @@ def register(
     def pretend(*args: Any) -> Any:
         if any(isinstance(arg, torch.Tensor) and type(arg) in _PLAIN and arg.is_cpu for arg in args):
             raise RuntimeError(f"{qualified} was given tensors on the CPU together with tensors on meta")
-        return fake(*args)
+        return fake(*(args[position] for position in needed))
 
     def resolve(*args: Any) -> Any:
         plain = [arg.resolve_neg() if isinstance(arg, torch.Tensor) else arg for arg in args]

@@ -255,29 +255,12 @@ def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> No
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
 
 
-def _fake_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    seq_idx: Tensor | None,
-    initial_states: Tensor | None,
-    return_final_states: bool,
-    silu: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def _fake_forward(x: Tensor, weight: Tensor, return_final_states: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), _final_states(x, weight, return_final_states)
 
 
 def _fake_backward(
-    grad_out: Tensor,
-    grad_final_states: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    seq_idx: Tensor | None,
-    initial_states: Tensor | None,
-    silu: bool,
-    reverse: bool,
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def like(t: Tensor | None) -> Tensor:
         return x.new_empty(0) if t is None else torch.empty_like(t)
@@ -286,15 +269,7 @@ def _fake_backward(
     return torch.empty_like(x), weight_like, like(bias), like(initial_states)
 
 
-def _fake_update(
-    x: Tensor,
-    conv_state: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    cache_seqlens: Tensor | None,
-    conv_state_indices: Tensor | None,
-    silu: bool,
-) -> Tensor:
+def _fake_update(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 

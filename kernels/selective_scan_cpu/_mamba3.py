@@ -116,7 +116,31 @@ def _last_v(v: Tensor, first: Tensor | None, cu_seqlens: Tensor | None) -> Tenso
     return torch.where(empty, v.new_zeros(()) if first is None else first.to(v.dtype), last)
 
 
-class Shape(NamedTuple):
+class _Inputs(NamedTuple):
+    """The tensors of a call, as `mamba3` takes them."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    adt: Tensor
+    dt: Tensor
+    trap: Tensor
+    q_bias: Tensor
+    k_bias: Tensor
+    angles: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    mimo_v: Tensor | None
+    mimo_z: Tensor | None
+    mimo_out: Tensor | None
+    first_angle: Tensor | None
+    first_state: Tensor | None
+    first_k: Tensor | None
+    first_v: Tensor | None
+    cu_seqlens: Tensor | None
+
+
+class _Shape(NamedTuple):
     """The sizes of a call."""
 
     batch: int
@@ -152,13 +176,12 @@ def _forward(
     cu_seqlens: Tensor | None,
     neighbours: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    first = (first_angle, first_state, first_k, first_v)
-    shape = _check(q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, first, cu_seqlens)
-    out, last_angle, last_state, last_k = _results(q, v, angles, mimo_v, mimo_out, cu_seqlens)
-    fields = _fields(
-        shape, q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, first, cu_seqlens,
-        neighbours,
+    inputs = _Inputs(
+        q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out,
+        first_angle, first_state, first_k, first_v, cu_seqlens,
     )  # fmt: skip
+    fields = _fields(_check(inputs), inputs, neighbours)
+    out, last_angle, last_state, last_k = _results(q, v, angles, mimo_v, mimo_out, cu_seqlens)
     rows = (0, 1, 2) if out.dim() == 4 else (0, 2, 3)
     _lib.mamba3_scan_forward(
         **fields.views, out=view(out, *rows), last_angle=view(last_angle), last_state=view(last_state),
@@ -174,30 +197,11 @@ class _Fields(NamedTuple):
     tensors: tuple[Tensor | None, ...]
 
 
-def _fields(
-    shape: Shape,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    q_bias: Tensor,
-    k_bias: Tensor,
-    angles: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    mimo_v: Tensor | None,
-    mimo_z: Tensor | None,
-    mimo_out: Tensor | None,
-    first: tuple[Tensor | None, ...],
-    cu_seqlens: Tensor | None,
-    neighbours: bool,
-) -> _Fields:
-    q, k = (t if _in_rows(t) else t.contiguous() for t in (q, k))
-    v, angles, q_bias, k_bias = (_dense(t) for t in (v, angles, q_bias, k_bias))
-    z, mimo_v, mimo_z, mimo_out = (_dense(t) for t in (z, mimo_v, mimo_z, mimo_out))
-    first_angle, first_state, first_k, first_v = (_dense(t) for t in first)
+def _fields(shape: _Shape, inputs: _Inputs, neighbours: bool) -> _Fields:
+    q, k = (t if _in_rows(t) else t.contiguous() for t in (inputs.q, inputs.k))
+    v, angles, q_bias, k_bias = (_dense(t) for t in (inputs.v, inputs.angles, inputs.q_bias, inputs.k_bias))
+    z, mimo_v, mimo_z, mimo_out = (_dense(t) for t in (inputs.z, inputs.mimo_v, inputs.mimo_z, inputs.mimo_out))
+    first_angle, first_state, first_k, first_v = (_dense(t) for t in inputs[14:18])
     rows = 2 if shape.rank > 1 else 1  # the axis whose stride leads from row to row
     views = {
         "sequences": shape.sequences,
@@ -214,13 +218,13 @@ def _fields(
         "k": view(k, 0, rows, 3),
         "v": view(v, 0, 1, 2),
         "z": view(z, 0, 1, 2),
-        "adt": view(adt),
-        "dt": view(dt),
-        "trap": view(trap),
+        "adt": view(inputs.adt),
+        "dt": view(inputs.dt),
+        "trap": view(inputs.trap),
         "rates": view(angles, 0, 1, 2),
         "q_bias": view(q_bias, 0, 1),
         "k_bias": view(k_bias, 0, 1),
-        "D": view(D),
+        "D": view(inputs.D),
         "mimo_v": view(mimo_v, 0, 1),
         "mimo_z": view(mimo_z, 0, 1),
         "mimo_out": view(mimo_out, 0, 1),
@@ -228,7 +232,7 @@ def _fields(
         "first_v": view(first_v, 0, 1),
         "first_state": view(first_state, 0, 1, 2),
         "first_k": view(first_k, 0, 1, 2),
-        "bounds": 0 if cu_seqlens is None else _library.address(cu_seqlens),
+        "bounds": 0 if inputs.cu_seqlens is None else _library.address(inputs.cu_seqlens),
     }
     kept = (q, k, v, angles, q_bias, k_bias, z, mimo_v, mimo_z, mimo_out, first_angle, first_state, first_k, first_v)
     return _Fields(views, kept)
@@ -258,24 +262,8 @@ def _results(
     )
 
 
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    q_bias: Tensor,
-    k_bias: Tensor,
-    angles: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    mimo_v: Tensor | None,
-    mimo_z: Tensor | None,
-    mimo_out: Tensor | None,
-    first: tuple[Tensor | None, ...],
-    cu_seqlens: Tensor | None,
-) -> Shape:
+def _check(inputs: _Inputs) -> _Shape:
+    q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, *first, cu_seqlens = inputs
     batch, seqlen, rank, groups, dstate = q.shape
     heads, head_dim = v.shape[2:]
     count = angles.shape[3]
@@ -319,32 +307,7 @@ def _check(
         bounds = cu_seqlens.tolist()
         if not bounds or bounds[0] != 0 or bounds[-1] != seqlen or sorted(bounds) != bounds:
             raise IndexError(f"cu_seqlens must rise from 0 to {seqlen}")
-    return Shape(batch, seqlen, rank, groups, dstate, heads, head_dim, count, sequences)
-
-
-def _fake_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    q_bias: Tensor,
-    k_bias: Tensor,
-    angles: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    mimo_v: Tensor | None,
-    mimo_z: Tensor | None,
-    mimo_out: Tensor | None,
-    first_angle: Tensor | None,
-    first_state: Tensor | None,
-    first_k: Tensor | None,
-    first_v: Tensor | None,
-    cu_seqlens: Tensor | None,
-    neighbours: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _results(q, v, angles, mimo_v, mimo_out, cu_seqlens)
+    return _Shape(batch, seqlen, rank, groups, dstate, heads, head_dim, count, sequences)
 
 
 def _backward(
@@ -377,30 +340,29 @@ def _backward(
     Tensor,
 ]:  # fmt: skip
     first = (first_angle, first_state, first_k, first_v)
-    shape = _check(q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, first, cu_seqlens)
-    fields = _fields(
-        shape, q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, first, cu_seqlens,
-        neighbours,
-    )  # fmt: skip
+    inputs = _Inputs(q, k, v, adt, dt, trap, q_bias, k_bias, angles, D, z, mimo_v, mimo_z, mimo_out, *first, cu_seqlens)
+    shape = _check(inputs)
+    fields = _fields(shape, inputs, neighbours)
     batch, seqlen, _, groups, dstate = q.shape
     heads, head_dim, sequences = shape.heads, shape.head_dim, shape.sequences
     # The threads share the sequences and groups first: only parts of a group's heads need copies of grad_q.
     parts = max(1, min(heads // groups, -(-torch.get_num_threads() // max(1, sequences * groups))))
 
-    def sums(wanted: bool, *sizes: int) -> Tensor:
-        return torch.zeros(sizes if wanted else (0,), dtype=torch.float32)
+    def sums(*sizes: int) -> Tensor:  # not of torch's default dtype or device
+        return v.new_zeros(sizes, dtype=torch.float32)
 
-    begins = first_state is not None
-    grad_q, grad_k = (torch.zeros(parts, batch, seqlen, groups, dstate) for _ in range(2))
-    grad_adt, grad_dt, grad_trap = (torch.zeros(batch, heads, seqlen) for _ in range(3))
-    grad_rates = torch.zeros(batch, seqlen, heads, shape.angles)
-    grad_q_bias, grad_k_bias = (torch.zeros(sequences, heads, dstate) for _ in range(2))
-    grad_D = sums(D is not None, sequences, heads)
-    grad_v = torch.zeros(v.shape, dtype=v.dtype)
-    grad_z = None if z is None else torch.zeros(z.shape, dtype=z.dtype)
+    def of_first(*sizes: int) -> Tensor:
+        return sums(0) if first_state is None else sums(*sizes)
+
+    grad_q, grad_k = (sums(parts, batch, seqlen, groups, dstate) for _ in range(2))
+    grad_adt, grad_dt, grad_trap = (sums(batch, heads, seqlen) for _ in range(3))
+    grad_rates = sums(batch, seqlen, heads, shape.angles)
+    grad_q_bias, grad_k_bias = (sums(sequences, heads, dstate) for _ in range(2))
+    grad_D = sums(0) if D is None else sums(sequences, heads)
+    grad_v, grad_z = (None if t is None else t.new_zeros(t.shape) for t in (v, z))
     grad_first = [
-        sums(begins, sequences, heads, shape.angles), sums(begins, sequences, heads, head_dim, dstate),
-        sums(begins, sequences, 1, heads, dstate), sums(begins, sequences, heads, head_dim),
+        of_first(sequences, heads, shape.angles), of_first(sequences, heads, head_dim, dstate),
+        of_first(sequences, 1, heads, dstate), of_first(sequences, heads, head_dim),
     ]  # fmt: skip
     grad_out = _dense(grad_out)
     last = [_dense(grad) for grad in (grad_last_angle, grad_last_state, grad_last_k)]
@@ -418,35 +380,14 @@ def _backward(
         grad_q.sum(0).unsqueeze(2).to(q.dtype), grad_k.sum(0).unsqueeze(2).to(k.dtype), grad_v, grad_adt.to(adt.dtype),
         grad_dt.to(dt.dtype), grad_trap.to(trap.dtype), grad_q_bias.sum(0).unsqueeze(1).to(q_bias.dtype),
         grad_k_bias.sum(0).unsqueeze(1).to(k_bias.dtype), grad_rates.to(angles.dtype),
-        grad_D if D is None else grad_D.sum(0).to(D.dtype), sums(False) if grad_z is None else grad_z, *like,
+        grad_D if D is None else grad_D.sum(0).to(D.dtype), sums(0) if grad_z is None else grad_z, *like,
     )  # fmt: skip
 
 
 def _fake_backward(
-    grad_out: Tensor,
-    grad_last_angle: Tensor | None,
-    grad_last_state: Tensor | None,
-    grad_last_k: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    adt: Tensor,
-    dt: Tensor,
-    trap: Tensor,
-    q_bias: Tensor,
-    k_bias: Tensor,
-    angles: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    mimo_v: Tensor | None,
-    mimo_z: Tensor | None,
-    mimo_out: Tensor | None,
-    first_angle: Tensor | None,
-    first_state: Tensor | None,
-    first_k: Tensor | None,
-    first_v: Tensor | None,
-    cu_seqlens: Tensor | None,
-    neighbours: bool,
+    q: Tensor, k: Tensor, v: Tensor, adt: Tensor, dt: Tensor, trap: Tensor, q_bias: Tensor, k_bias: Tensor,
+    angles: Tensor, D: Tensor | None, z: Tensor | None, first_angle: Tensor | None, first_state: Tensor | None,
+    first_k: Tensor | None, first_v: Tensor | None,
 ) -> tuple[
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
     Tensor,
@@ -485,7 +426,7 @@ def _not_twice(ctx: Any, *grads: Any) -> None:
     raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
 
 
-_library.register(_ops, "mamba3", _forward, _fake_forward)
+_library.register(_ops, "mamba3", _forward, _results)
 _library.register(_ops, "mamba3_backward", _backward, _fake_backward)
 torch.library.register_autograd("selective_scan_cpu::mamba3", _autograd, setup_context=_setup_context, lib=_ops)
 torch.library.register_autograd("selective_scan_cpu::mamba3_backward", _not_twice, lib=_ops)

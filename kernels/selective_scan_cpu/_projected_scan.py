@@ -129,19 +129,7 @@ def _scan(
     return out
 
 
-def _fake_scan(
-    u: Tensor,
-    projected: Tensor,
-    delta_weight: Tensor,
-    A: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    onto: Tensor | None,
-    scale: float,
-    reverse: bool,
-) -> Tensor:
+def _fake_scan(u: Tensor) -> Tensor:
     return torch.empty_like(u)
 
 

@@ -255,24 +255,11 @@ def check(
         raise ValueError(f"B and C must both have an axis of groups, or neither: {tuple(B.shape)}, {tuple(C.shape)}")
 
 
-def _fake_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    return_last_state: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def _fake_forward(u: Tensor, A: Tensor, return_last_state: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), _last_state(u, A, return_last_state)
 
 
 def _fake_backward(
-    grad_out: Tensor,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -281,8 +268,6 @@ def _fake_backward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def projection(t: Tensor) -> Tensor:
         # The kernel's sums have the state innermost, and are then transposed.

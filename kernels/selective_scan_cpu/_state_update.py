@@ -149,19 +149,7 @@ def _check(
         raise IndexError(f"state_batch_indices names entry {int(indices.max())} of {entries}")
 
 
-def _fake_update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    state_batch_indices: Tensor | None,
-) -> Tensor:
+def _fake_update(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 

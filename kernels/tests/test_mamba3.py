@@ -100,6 +100,28 @@ def test_gradients(batch, seqlen, groups, dstate, head_dim, optional, begins, ne
         reference.assert_close(grad, torch.zeros(grad.shape) if want is None else want, 4)
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_torch_s_default_dtype_does_not_count(default):
+    """Memory that the kernels write float32 to is of float32."""
+    x = {name: t.requires_grad_() for name, t in arguments(2, 40, 1, 1, 4, 16, 8, 4).items() if t is not None}
+    first = [state.requires_grad_() for state in states(x, 2)]
+    inputs = [*x.values(), *first]
+
+    def results():
+        out, last = kernels.mamba3(**x, states=first)
+        return [out, *last, *torch.autograd.grad([t.sum() for t in (out, *last)], inputs)]
+
+    wanted = results()
+    torch.set_default_dtype(default)
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 def test_gradients_of_packed_sequences():
     x = {name: t.requires_grad_() for name, t in arguments(1, 50, 1, 2, 4, 16, 9, 4).items() if t is not None}
     first = [state.requires_grad_() for state in states(x, 4)]
