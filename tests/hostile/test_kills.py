@@ -23,6 +23,7 @@ from tally import LENGTH, SEED, Tally
 from victims import SOFT, Victim, be_subreaper, command, difference, digests, start, still_running
 
 from mambaport import checkouts, interruption
+from mambaport.digests import file_sha256
 from mambaport.errors import HostError, MambaportError
 from mambaport.installing import install_wheels
 from mambaport.interpreter import read_interpreter
@@ -228,12 +229,11 @@ def test_fetch(board: Board, tmp_path: Path, pytestconfig: pytest.Config) -> Non
     for path in (board.store / "archives").glob("*/*"):
         (mirror / path.name).symlink_to(path)
     words = ("fetch", "-p", str(board.profile), "--mirror", str(mirror))
-    expected = {path.name: path.parent.name for path in (board.store / "archives").glob("*/*")}
-
     def complete() -> list[str]:
-        found = {path.name: path.parent.name for path in (store / "archives").glob("*/*")}
-        wrong = difference(found, {name: expected[name] for name in found})
-        return [wrong] if wrong or len(found) < 5 else []
+        """Every archive is there and has the digest that names its folder."""
+        found = {path: file_sha256(path) for path in (store / "archives").glob("*/*")}
+        wrong = [f"not its digest: {path}" for path, digest in found.items() if digest != path.parent.name]
+        return wrong if len(found) >= 5 else [*wrong, f"only {len(found)} archives"]
 
     def left() -> list[str]:
         entries = (store / "archives").glob("*")

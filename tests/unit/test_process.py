@@ -169,5 +169,9 @@ def test_the_signal_that_ended_a_program_is_its_return_code(number: signal.Signa
 
 
 def test_signals_that_python_ignores_are_not_ignored_in_a_program() -> None:
+    """SIGQUIT, for one, stays ignored where mambaport was started so, as a shell's background job is."""
     status = process.run(["grep", "SigIgn", "/proc/self/status"]).output
-    assert int(status.split()[1], 16) == 0
+    ignored = int(status.split()[1], 16)
+    restored = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+    for number in (signal.Signals[name] for name in restored):
+        assert not ignored >> (number - 1) & 1, number

@@ -28,7 +28,9 @@ try:
 except ModuleNotFoundError:  # a wheel without compiled kernels
     causal_conv1d_cpu = None
 except ImportError as error:
-    warnings.warn(f"causal_conv1d_cpu is installed but does not load; PyTorch computes in its place: {error}", stacklevel=2)
+    warnings.warn(
+        f"causal_conv1d_cpu is installed but does not load; PyTorch computes in its place: {error}", stacklevel=2
+    )
     causal_conv1d_cpu = None
 
 

@@ -9,7 +9,7 @@ from mamba_ssm.utils.triton_compat import tl
 
 
 def use_triton(x):
-    """True where Mamba-3's triton kernels take x: they read through descriptors, which older releases of triton lack."""
+    """True where Mamba-3's triton kernels take x: they read through descriptors, which older triton lacks."""
     return dispatch.use_triton(x) and hasattr(tl, "make_tensor_descriptor")
 
 

@@ -187,7 +187,8 @@ def mamba_chunk_scan_combined(
     """All steps. Differentiable in every tensor, and through the final states, but not the varlen ones.
 
     x, z: (b, L, h, p); dt: (b, L, h); A, dt_bias: (h,); B, C: (b, L, g, n); D: (h,) or (h, p)
-    initial_states: (b, h, p, n); seq_idx: (b, L), where a negative index is padding, which leaves no state; cu_seqlens: (sequences + 1,), for batch 1
+    initial_states: (b, h, p, n); seq_idx: (b, L), where a negative index is padding, which leaves no state
+    cu_seqlens: (sequences + 1,), for batch 1
 
     Returns out (b, L, h, p) in the dtype of x; then final states (b, h, p, n) in float32 or wider; then
     varlen states (sequences, h, p, n) in the dtype of C.
