@@ -269,6 +269,33 @@ def register(
         ops.impl(name, resolve, "Negative")
 
 
+def differentiable(
+    ops: torch.library.Library,
+    name: str,
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    variable: str,
+) -> None:
+    """Makes operator ``name`` differentiable by ``backward``. Differentiating ``name``_backward is a RuntimeError.
+
+    Args:
+        backward, setup_context: as for `torch.library.register_autograd`
+        variable: the environment variable with which PyTorch computes, and differentiates twice
+    """
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(f"{ops.ns}::{name} differentiates once; twice, with {variable}=TRUE")
+
+    qualified = f"{ops.ns}::{name}"
+    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=ops)
+    torch.library.register_autograd(f"{qualified}_backward", refuse, lib=ops)
+
+
+def contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """The tensor, its elements next to each other; None for None."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def _integers_as_int32(name: str, arg: Any) -> Any:
     if isinstance(arg, torch.Tensor) and not arg.is_floating_point() and not arg.is_complex():
         return as_int32(name, arg)

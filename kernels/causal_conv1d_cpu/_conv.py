@@ -295,12 +295,7 @@ def _autograd(ctx: Any, grad_out: Tensor | None, grad_final_states: Tensor | Non
     return grads[0], grads[1], grad_bias, None, grad_initial, None, None, None
 
 
-def _not_twice(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("the compiled convolution differentiates once; twice, with CAUSAL_CONV1D_FORCE_FALLBACK=TRUE")
-
-
 _library.register(_ops, "conv", _forward, _fake_forward)
 _library.register(_ops, "conv_backward", _backward, _fake_backward)
 _library.register(_ops, "update", _update, _fake_update, writes=(1,))
-torch.library.register_autograd("causal_conv1d_cpu::conv", _autograd, setup_context=_setup_context, lib=_ops)
-torch.library.register_autograd("causal_conv1d_cpu::conv_backward", _not_twice, lib=_ops)
+_library.differentiable(_ops, "conv", _autograd, _setup_context, "CAUSAL_CONV1D_FORCE_FALLBACK")

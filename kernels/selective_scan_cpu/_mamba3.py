@@ -422,11 +422,6 @@ def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     return (*of_inputs, None, None, None, angle, state, k, v, None, None)
 
 
-def _not_twice(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
-
-
 _library.register(_ops, "mamba3", _forward, _results)
 _library.register(_ops, "mamba3_backward", _backward, _fake_backward)
-torch.library.register_autograd("selective_scan_cpu::mamba3", _autograd, setup_context=_setup_context, lib=_ops)
-torch.library.register_autograd("selective_scan_cpu::mamba3_backward", _not_twice, lib=_ops)
+_library.differentiable(_ops, "mamba3", _autograd, _setup_context, "SELECTIVE_SCAN_FORCE_FALLBACK")

@@ -171,7 +171,7 @@ def _step(
     states = (("angle_state", angle_state), ("ssm_state", ssm_state), ("k_state", k_state), ("v_state", v_state))
     for name, state in states:
         x = _library.apart(name, state, x)
-    x, in_bias, out_bias = x.contiguous(), _dense(in_bias), _dense(out_bias)
+    x, in_bias, out_bias = x.contiguous(), _library.contiguous(in_bias), _library.contiguous(out_bias)
     in_weight, out_weight = (w if w.stride(1) == 1 else w.contiguous() for w in (in_weight, out_weight))
     kept = ssm_state
     if ssm_state.stride(3) != 1:
@@ -190,10 +190,6 @@ def _step(
         kept.copy_(ssm_state)
     _library.written(angle_state, kept, k_state, v_state)
     return out
-
-
-def _dense(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.contiguous()
 
 
 def _fake_step(x: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def _step(
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     x = _library.apart("ssm_state", ssm_state, _library.apart("conv_state", conv_state, x))
     # The kernel reads rows whose elements are next to each other.
-    x, in_bias, out_bias = x.contiguous(), _dense(in_bias), _dense(out_bias)
+    x, in_bias, out_bias = x.contiguous(), _library.contiguous(in_bias), _library.contiguous(out_bias)
     in_weight, x_weight, dt_weight, out_weight = [
         weight if weight.stride(1) == 1 else weight.contiguous()
         for weight in (in_weight, x_weight, dt_weight, out_weight)
@@ -121,10 +121,6 @@ def _step(
     )  # fmt: skip
     _library.written(conv_state, ssm_state)
     return out
-
-
-def _dense(bias: Tensor) -> Tensor | None:
-    return None if bias is None else bias.contiguous()
 
 
 def _fake_step(x: Tensor) -> Tensor:

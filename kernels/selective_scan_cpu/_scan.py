@@ -298,11 +298,6 @@ def _autograd(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tens
     return u, delta, A, B, C, D, z, bias, None, None, None
 
 
-def _not_twice(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("the compiled scan differentiates once; twice, with SELECTIVE_SCAN_FORCE_FALLBACK=TRUE")
-
-
 _library.register(_ops, "scan", _forward, _fake_forward)
 _library.register(_ops, "scan_backward", _backward, _fake_backward)
-torch.library.register_autograd("selective_scan_cpu::scan", _autograd, setup_context=_setup_context, lib=_ops)
-torch.library.register_autograd("selective_scan_cpu::scan_backward", _not_twice, lib=_ops)
+_library.differentiable(_ops, "scan", _autograd, _setup_context, "SELECTIVE_SCAN_FORCE_FALLBACK")
