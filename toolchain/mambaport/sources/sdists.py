@@ -84,7 +84,7 @@ def bring_sdist(fetcher: Fetcher, project: str, wanted: str, folder: Path) -> Sd
     else:
         download(fetcher.index, project, name, path, MAX_SDIST_BYTES, fetcher.report)
     digest = file_sha256(path)
-    fetcher.report.line("fetch", name, f"not pinned; sha256 {digest[:16]}…")
+    fetcher.report.line("fetch", name, f"as the index has it; sha256 {digest[:16]}…")
     return Sdist(project, str(version), path, digest)
 
 
