@@ -38,7 +38,7 @@ from mambaport.pins import Pin
 from mambaport.pip_settings import pip_settings
 from mambaport.plan import PackagePlan, Plan, set_json
 from mambaport.releases import Source, combination, lock_for
-from mambaport.report import size_text
+from mambaport.report import counted, size_text
 from mambaport.sources import Workshop, assemble
 from mambaport.store import LOG_KEY
 from mambaport.temporary import temporary_file
@@ -133,15 +133,18 @@ class Pipeline:
         lock = lock_for(package.name, package.source.version, package.sets)
         self.pristine(package.source, tree)
         moved = apply_sets(tree, package.sets, lock)
-        counts = ", ".join(
-            f"{item.name} ({len(item.patches)} patches, {len(item.overlay_files())} files)"
-            for item in package.sets
-        )
-        self.report.line("patch", f"{package.name} {package.source.version}", counts)
+        counts = []
+        for item in package.sets:
+            parts = (
+                counted(len(item.patches), "patch", "patches"),
+                counted(len(item.overlay_files()), "file"),
+            )
+            counts.append(f"{item.name} ({', '.join(part for part in parts if not part.startswith('0 '))})")
+        self.report.line("patch", f"{package.name} {package.source.version}", ", ".join(counts))
         if lock is None:
             self.report.warn(
                 f"no lock has the patch sets {combination(package.sets)}: every hunk was found, "
-                f"those of {len(moved)} patches at another line"
+                f"those of {counted(len(moved), 'patch', 'patches')} at another line"
             )
 
     # build, audit, wheelhouse

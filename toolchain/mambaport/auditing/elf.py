@@ -11,6 +11,7 @@ from functools import cached_property
 from mambaport.auditing.findings import Finding, judge
 from mambaport.auditing.image import DT_NEEDED, DT_RPATH, DT_RUNPATH, MACHINES, Image, image_faults
 from mambaport.goal import Goal
+from mambaport.report import counted
 from mambaport.wheels import Wheel
 
 # What every glibc system has. Anything else would have to be in the wheel, or is not on the device.
@@ -136,7 +137,11 @@ def _loading(libraries: list[Library]) -> Finding:
         for item in libraries
         for fault in image_faults(item.image, None if item.has_gpu_code else 1)
     ]
-    found = f"{len(libraries)} shared libraries, code apart from data" if libraries else "nothing to load"
+    found = (
+        f"{counted(len(libraries), 'shared library', 'shared libraries')}, code apart from data"
+        if libraries
+        else "nothing to load"
+    )
     expected = "shared libraries whose code is read-only, apart from data, and where its headers say"
     return judge("loading", faults, found, expected)
 
