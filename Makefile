@@ -124,11 +124,11 @@ lint: $(TOOL)/.test ## run ruff, strict mypy and clang-format
 	$(TOOL)/bin/ruff check .
 	$(TOOL)/bin/clang-format --dry-run -Werror kernels/csrc/*/*.[ch]
 	@! grep --line-number --extended-regexp '.{121}' kernels/csrc/*/*.[ch] || { echo "lines of C have at most 120 columns"; exit 1; }
-	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/tests
+	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/mypy
 
 format: $(TOOL)/.test ## format the code
-	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/tests
+	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/ruff check --fix .
 	$(TOOL)/bin/clang-format -i kernels/csrc/*/*.[ch]
 
