@@ -1,4 +1,4 @@
-"""kernels/mambaport_onnx/operators.py: the description of our ONNX operators agrees with itself and with the kernels."""
+"""The description of our ONNX operators agrees with itself and with the kernels."""
 
 import re
 import sys
