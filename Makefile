@@ -120,17 +120,18 @@ coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport 
 	@$(TOOL)/bin/coverage combine --quiet
 	@$(TOOL)/bin/coverage report
 
+C_SOURCES := $(wildcard kernels/csrc/*/*.[ch] kernels/csrc/*/operators/*.c)
 lint: $(TOOL)/.test ## run ruff, strict mypy and clang-format
 	$(TOOL)/bin/ruff check .
-	$(TOOL)/bin/clang-format --dry-run -Werror kernels/csrc/*/*.[ch]
-	@! grep --line-number --extended-regexp '.{121}' kernels/csrc/*/*.[ch] || { echo "lines of C have at most 120 columns"; exit 1; }
+	$(TOOL)/bin/clang-format --dry-run -Werror $(C_SOURCES)
+	@! grep --line-number --extended-regexp '.{121}' $(C_SOURCES) || { echo "lines of C have at most 120 columns"; exit 1; }
 	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/mypy
 
 format: $(TOOL)/.test ## format the code
 	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/ruff check --fix .
-	$(TOOL)/bin/clang-format -i kernels/csrc/*/*.[ch]
+	$(TOOL)/bin/clang-format -i $(C_SOURCES)
 
 docs: $(TOOL)/.tool ## write docs/reference from the code
 	$(TOOL)/bin/python docs/generate.py

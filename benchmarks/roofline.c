@@ -8,11 +8,11 @@
 #include <time.h>
 
 #if defined __AVX512F__
-#include "simd_avx512.h"
+#define ISA avx512
 #elif defined __AVX2__
-#include "simd_avx2.h"
+#define ISA avx2
 #else
-#include "simd_base.h"
+#define ISA base
 #endif
 #include "simd_math.h"
 
@@ -64,4 +64,3 @@ int main(int argc, char **argv) {
     }
     return 0;
 }
-#include "simd_end.h"

@@ -20,12 +20,22 @@ NVCC_FLAGS = (
     "--use_fast_math",
 )
 
+INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "base": (),
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
+        "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
+    },
+}
+"""By architecture, as compilers name it: what operators are compiled for beside the base, and the options for it."""
+
 
 @dataclass(frozen=True)
 class KernelLibrary:
     """A library of CPU kernels in C, loaded by the Python package of the same name.
 
-    Its sources are the C files of ``csrc/common`` and ``csrc/NAME`` in the folder `root`.
+    Its sources are the C files of ``csrc/common`` and ``csrc/NAME`` in the folder `root`, compiled once, and those of
+    their folders ``operators``, compiled once for each instruction set.
     """
 
     name: str
@@ -38,6 +48,12 @@ class KernelLibrary:
     @property
     def sources(self) -> list[Path]:
         return sorted((path for folder in self.folders for path in folder.glob("*.c")), key=lambda path: path.name)
+
+    @property
+    def operators(self) -> list[Path]:
+        """The largest first: it takes the compiler longest."""
+        found = (path for folder in self.folders for path in folder.glob("operators/*.c"))
+        return sorted(found, key=lambda path: (-path.stat().st_size, path.name))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport_build.config import BuildConfig, CudaConfig
-from mambaport_build.libraries import CudaLibrary, KernelLibrary
+from mambaport_build.libraries import INSTRUCTION_SETS, CudaLibrary, KernelLibrary
 
 KERNEL_FLAGS = (
     "-std=gnu11",
@@ -32,7 +32,7 @@ KERNEL_FLAGS = (
     "-Wextra",
 )
 # No build id: two linkers that agree on everything else would give different ones. Symbols are for debuggers only.
-KERNEL_LINK_FLAGS = ("-shared", "-pthread", "-Wl,--build-id=none", "-Wl,-z,now", "-s")
+KERNEL_LINK_FLAGS = ("-shared", "-pthread", "-Wl,--build-id=none", "-Wl,-z,now", "-Wl,-z,defs", "-s")
 # What torch's BuildExtension adds and upstream does not take back.
 TORCH_FLAGS = ("-DNDEBUG", "-D__CUDA_NO_HALF2_OPERATORS__")
 CUDA_LINK_FLAGS = (
@@ -73,17 +73,17 @@ class Link:
 def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: BuildConfig) -> tuple[list[Unit], Link]:
     """The units of a library of CPU kernels. CC, CFLAGS and LDFLAGS of the environment say with what."""
     compiler = shlex.split(os.environ.get("CC") or "cc")
-    flags = [*KERNEL_FLAGS, *_target_flags(compiler), *shlex.split(os.environ.get("CFLAGS", ""))]
-    includes = [f"-I{path.as_posix()}" for path in library.folders]
+    machine = _machine(compiler)
+    flags = [*KERNEL_FLAGS, *_target_flags(machine), *shlex.split(os.environ.get("CFLAGS", ""))]
+    words = (*_cached(compiler, folder, config), *flags, *(f"-I{path.as_posix()}" for path in library.folders))
+    objects = folder / library.name
+    sets = INSTRUCTION_SETS.get(machine, {"base": ()})
     units = [
-        Unit(
-            source,
-            folder / library.name / f"{source.stem}.o",
-            (*_cached(compiler, folder, config), *flags, *includes),
-            KERNEL_MIB,
-        )
-        for source in library.sources
+        Unit(source, objects / f"{source.stem}_{name}.o", (*words, f"-DISA={name}", *options), KERNEL_MIB)
+        for source in library.operators
+        for name, options in sets.items()
     ]
+    units += [Unit(source, objects / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources]
     after = (*KERNEL_LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
     return units, Link(output, tuple(unit.object for unit in units), (*compiler, *flags), after)
 
@@ -206,8 +206,8 @@ def _linked(folder: Path, name: str, target: str) -> Path:
     return link
 
 
-def _target_flags(compiler: Sequence[str]) -> list[str]:
-    """Flags for the machine that `compiler` compiles for, which need not be this one."""
+def _machine(compiler: Sequence[str]) -> str:
+    """The architecture that `compiler` compiles for, such as ``aarch64``; it need not be that of this machine."""
     try:
         answer = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -218,5 +218,9 @@ def _target_flags(compiler: Sequence[str]) -> list[str]:
         raise SystemExit(
             f"the C compiler {compiler[0]!r} does not run: {fault.strerror}; name a program in CC"
         ) from None
+    return answer.stdout.partition("-")[0]
+
+
+def _target_flags(machine: str) -> list[str]:
     # gcc would otherwise link in helpers that hold LSE atomics, which a Cortex-A72 does not have.
-    return ["-mno-outline-atomics"] if answer.stdout.partition("-")[0] == "aarch64" else []
+    return ["-mno-outline-atomics"] if machine == "aarch64" else []

@@ -62,8 +62,8 @@ def ends(compilers: Sequence[str]) -> list[str]:
 def build(compiler: str, flags: str, folder: Path, builder: str) -> str | None:
     """Compiles both libraries in a copy of the kernels; returns the end of what was printed if that fails."""
     shutil.copytree(KERNELS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "*.so", "__pycache__"))
-    # A function that no library of the target has is an error of the linker, not of the program that loads the kernels.
-    link = flags if "sanitize" in flags else "-Wl,-z,defs"
+    # The program that loads a sanitized library brings the sanitizers' functions.
+    link = f"{flags} -Wl,-z,undefs" if "sanitize" in flags else ""
     env = {**os.environ, "CC": compiler, "CFLAGS": flags, "LDFLAGS": link}
     done = subprocess.run(
         [builder, "-m", "mambaport_build"], cwd=folder, env=env, capture_output=True, text=True, check=False

@@ -117,6 +117,8 @@ def judge(it: Attack, victim: Victim, kind: signal.Signals) -> list[str]:
         victim.send(signal.SIGKILL)
         victim.ended(10)
         faults.append("did not end")
+    if "<frozen site>" in victim.text:  # Python itself was starting; nothing of mambaport had run
+        return faults
     if "Traceback" in victim.text or "Exception ignored" in victim.text:
         faults.append(f"traceback: {victim.text[-700:]}")
     faults += [f"still runs: {row}" for row in still_running()]

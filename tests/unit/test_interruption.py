@@ -77,6 +77,17 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
     assert ran.stdout == "goes on\n", ran.stderr
 
 
+def test_the_exit_code_after_an_interruption_inside_exec(tmp_path: Path) -> None:
+    """``python -m`` would kill itself by SIGINT."""
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\nfrom mambaport import interruption\n"
+        "try:\n    exec('raise KeyboardInterrupt')\n"
+        "except KeyboardInterrupt:\n    interruption.end()\n    sys.exit(130)\n"
+    )
+    words = [sys.executable, "-m", "interrupted"]
+    assert subprocess.run(words, cwd=tmp_path, check=False).returncode == 130
+
+
 def test_an_interruption_that_python_drops_in_a_finalizer_comes_again() -> None:
     ran = script(
         """

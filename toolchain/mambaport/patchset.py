@@ -314,6 +314,6 @@ def kernel_sources(package: str) -> dict[str, Path]:
     sources = {
         f"kernels/{path.relative_to(root).as_posix()}": path
         for folder in folders
-        for path in sorted(folder.glob("*.[ch]"))
+        for path in sorted(folder.rglob("*.[ch]"))
     }
     return {**python, **sources}

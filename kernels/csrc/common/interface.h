@@ -28,12 +28,6 @@ typedef float *field_floats;          /* contiguous, or NULL */
     int function##_base(const struct args *a);                                                                      \
     int function##_avx2(const struct args *a);                                                                      \
     int function##_avx512(const struct args *a);
-#define DEFINE_BASE(exported, function, args, FIELDS) \
-    int function##_base(const struct args *a) { return function(a); }
-#define DEFINE_AVX2(exported, function, args, FIELDS) \
-    int function##_avx2(const struct args *a) { return function(a); }
-#define DEFINE_AVX512(exported, function, args, FIELDS) \
-    int function##_avx512(const struct args *a) { return function(a); }
 #define EXPORT_KERNEL(exported, function, args, FIELDS) \
     EXPORT int exported(const struct args *a) { return CHOSEN_ISA(function, a); }
 #define DESCRIBE_KERNEL(exported, function, args, FIELDS) #exported ":" FIELDS(DESCRIBE_FIELD) "\n"

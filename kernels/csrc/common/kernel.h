@@ -18,6 +18,11 @@ struct tensor {
     int64_t stride[4];
 };
 
+/* A contiguous vector of floats as a tensor. */
+static inline struct tensor of_floats(float *data) {
+    return (struct tensor){.data = (char *)data, .dtype = FLOAT32, .stride = {1}};
+}
+
 static inline int64_t element_size(const struct tensor *t) { return t->dtype == FLOAT32 ? 4 : 2; }
 
 static inline char *element(const struct tensor *t, int64_t offset) { return t->data + offset * element_size(t); }

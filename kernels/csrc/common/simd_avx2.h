@@ -1,9 +1,6 @@
 /* Vectors of eight floats. simd_base.h says what each function returns. */
 #pragma once
 
-#define SIMD_TARGET "avx2,fma,f16c"
-#include "simd_begin.h"
-
 #include <immintrin.h>
 
 #include "kernel.h"

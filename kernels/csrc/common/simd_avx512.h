@@ -1,14 +1,6 @@
 /* Vectors of sixteen floats. simd_base.h says what each function returns. */
 #pragma once
 
-#if defined __clang__ && __clang_major__ >= 18 && __clang_major__ <= 21
-/* In clang 18 to 21, 512-bit registers are a separate feature, for AVX10; other compilers do not know its name. */
-#define SIMD_TARGET "avx512f,avx512dq,avx512bw,avx512vl,evex512,avx2,fma,f16c"
-#else
-#define SIMD_TARGET "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"
-#endif
-#include "simd_begin.h"
-
 #include <immintrin.h>
 
 #include "kernel.h"

@@ -7,8 +7,6 @@
    h + (2^x - 1) h has more correct digits than the product 2^x h, so vec_step computes a sum. */
 #pragma once
 
-#include "simd_begin.h"
-
 #if defined __aarch64__
 #include <arm_neon.h>
 #endif

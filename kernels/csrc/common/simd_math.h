@@ -1,5 +1,8 @@
-/* Functions of float vectors, and tiles of tensors. Include one simd_*.h before. */
+/* Functions of float vectors, and parts and tiles of tensors. */
 #pragma once
+
+#include "kernel.h"
+#include "simd.h"
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); the logarithm as 2 artanh(s), s = e / (2 + e) at most 1/3. */
 INLINE vec vec_softplus(vec x) {
@@ -33,6 +36,43 @@ INLINE void vec_store_as(char *p, int64_t dtype, vec v) {
     else vec_store_half((uint16_t *)p, v);
 }
 
+/* `count` elements at distances of `stride`, as the first lanes of a vector; the other lanes are zero. */
+INLINE vec load_part(const struct tensor *t, int64_t offset, int64_t stride, int64_t count) {
+    if (count == LANES && stride == 1) return vec_load_as(element(t, offset), t->dtype);
+    float values[LANES] = {0};
+    load_floats(values, t, offset, stride, count);
+    return vec_load(values);
+}
+
+INLINE void store_part(const struct tensor *t, int64_t offset, int64_t stride, int64_t count, vec v) {
+    if (count == LANES && stride == 1) {
+        vec_store_as(element(t, offset), t->dtype, v);
+        return;
+    }
+    float values[LANES];
+    vec_store(values, v);
+    store_floats(t, offset, stride, count, values);
+}
+
+/* The lanes that are left from `at` to `end`, LANES at most. */
+INLINE int64_t lanes_left(int64_t end, int64_t at) { return end - at < LANES ? end - at : LANES; }
+
+/* The mean of the n squared differences from `centre`. */
+HELPER float mean_of_squares(const float *values, int64_t n, float centre) {
+    vec sums[4] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        UNROLL
+        for (int j = 0; j < 4; j++) {
+            const vec v = vec_load(values + i + j * LANES) - vec_set(centre);
+            sums[j] = vec_fma(v, v, sums[j]);
+        }
+    }
+    float sum = vec_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < n; i++) sum += (values[i] - centre) * (values[i] - centre);
+    return sum / (float)n;
+}
+
 /* A tile holds `steps` rows of LANES floats: one column per channel (or state), one row per step. Of its columns
    only `columns` exist in the tensor; the others are read as zero and never written. */
 struct tile_shape {
@@ -40,65 +80,7 @@ struct tile_shape {
     int64_t column_stride, step_stride; /* in the tensor */
 };
 
-INLINE void tile_load_transposed(float *tile, int64_t pitch, const struct tensor *t, int64_t offset,
-                                 struct tile_shape s, int64_t first) {
-    vec rows[LANES];
-    /* With a step stride of -1, the last step of the block has the lowest address. */
-    const int64_t start = offset + (s.step_stride > 0 ? first : -(first + LANES - 1));
-    UNROLL
-    for (int64_t c = 0; c < LANES; c++) {
-        rows[c] = c < s.columns ? vec_load_as(element(t, start + c * s.column_stride), t->dtype) : vec_set(0.0f);
-    }
-    vec_transpose(rows);
-    UNROLL
-    for (int64_t i = 0; i < LANES; i++) {
-        vec_store(tile + (first + (s.step_stride > 0 ? i : LANES - 1 - i)) * pitch, rows[i]);
-    }
-}
-
 /* Reads a tile; the distance between its rows in memory is `pitch` floats. */
-static __attribute__((unused)) void tile_load(float *tile, int64_t pitch, const struct tensor *t, int64_t offset,
-                                              struct tile_shape s) {
-    if (s.column_stride == 1 && s.columns == LANES) {
-        for (int64_t i = 0; i < s.steps; i++)
-            vec_store(tile + i * pitch, vec_load_as(element(t, offset + i * s.step_stride), t->dtype));
-    } else if ((s.step_stride == 1 || s.step_stride == -1) && s.steps >= LANES) {
-        /* The last block may overlap the block before it: the same values are then written twice. */
-        for (int64_t i = 0; i + LANES <= s.steps; i += LANES) tile_load_transposed(tile, pitch, t, offset, s, i);
-        if (s.steps % LANES) tile_load_transposed(tile, pitch, t, offset, s, s.steps - LANES);
-    } else {
-        for (int64_t i = 0; i < s.steps; i++) {
-            load_floats(tile + i * pitch, t, offset + i * s.step_stride, s.column_stride, s.columns);
-            for (int64_t c = s.columns; c < LANES; c++) tile[i * pitch + c] = 0.0f;
-        }
-    }
-}
-
-INLINE void tile_store_transposed(const float *tile, const struct tensor *t, int64_t offset, struct tile_shape s,
-                                  int64_t first) {
-    vec rows[LANES];
-    const int64_t start = offset + (s.step_stride > 0 ? first : -(first + LANES - 1));
-    UNROLL
-    for (int64_t i = 0; i < LANES; i++) {
-        rows[i] = vec_load(tile + (first + (s.step_stride > 0 ? i : LANES - 1 - i)) * LANES);
-    }
-    vec_transpose(rows);
-    UNROLL
-    for (int64_t c = 0; c < LANES; c++) {
-        if (c < s.columns) vec_store_as(element(t, start + c * s.column_stride), t->dtype, rows[c]);
-    }
-}
-
-static __attribute__((unused)) void tile_store(const float *tile, const struct tensor *t, int64_t offset,
-                                               struct tile_shape s) {
-    if (s.column_stride == 1 && s.columns == LANES) {
-        for (int64_t i = 0; i < s.steps; i++)
-            vec_store_as(element(t, offset + i * s.step_stride), t->dtype, vec_load(tile + i * LANES));
-    } else if ((s.step_stride == 1 || s.step_stride == -1) && s.steps >= LANES) {
-        for (int64_t i = 0; i + LANES <= s.steps; i += LANES) tile_store_transposed(tile, t, offset, s, i);
-        if (s.steps % LANES) tile_store_transposed(tile, t, offset, s, s.steps - LANES);
-    } else {
-        for (int64_t i = 0; i < s.steps; i++)
-            store_floats(t, offset + i * s.step_stride, s.column_stride, s.columns, tile + i * LANES);
-    }
-}
+void FOR_ISA(tile_load)(float *tile, int64_t pitch, const struct tensor *t, int64_t offset, struct tile_shape s);
+/* Writes a tile, whose rows are LANES floats apart. */
+void FOR_ISA(tile_store)(const float *tile, const struct tensor *t, int64_t offset, struct tile_shape s);

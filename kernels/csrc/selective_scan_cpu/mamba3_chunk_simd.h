@@ -1,4 +1,4 @@
-/* A chunk of Mamba-3's scan, prepared for matrix products. Include one simd_*.h before.
+/* A chunk of Mamba-3's scan, prepared for matrix products.
 
    The term with v[t-1] is added to the state one step earlier, without its decay: the state then has one product
    v k^T per step and row. A chunk has `steps` steps and rows = steps * rank rows; matrices with a row or column for
@@ -9,7 +9,7 @@
 #include "mamba3.h"
 #include "parallel.h"
 #include "product_simd.h"
-#include "state_update_simd.h"
+#include "simd_math.h"
 
 enum { ROWS_PER_CHUNK = 32 };
 
@@ -80,7 +80,7 @@ struct mamba3_task {
     int64_t start, end; /* the steps of the sequence */
 };
 
-static int mamba3_layout(const struct mamba3_args *a, struct mamba3_layout *layout) {
+HELPER int mamba3_layout(const struct mamba3_args *a, struct mamba3_layout *layout) {
     const int64_t dstate = a->dstate;
     if (dstate > LONGEST || a->head_dim > LONGEST || a->rank > LONGEST || a->angles > LONGEST) return TOO_LARGE;
     layout->steps = a->rank < ROWS_PER_CHUNK ? ROWS_PER_CHUNK / a->rank : 1;
@@ -142,7 +142,7 @@ INLINE void mamba3_prefetch(const struct mamba3_task *t, const struct tensor *fr
 }
 
 /* Advances the angle over the steps of a chunk, and stores cosines and sines in the rows of each step. */
-static void mamba3_angles(const struct mamba3_task *t, int64_t first, int64_t count) {
+HELPER void mamba3_angles(const struct mamba3_task *t, int64_t first, int64_t count) {
     const struct mamba3_args *a = t->a;
     const struct mamba3_work *w = t->w;
     for (int64_t i = 0; i < a->angles; i += LANES) {
@@ -175,8 +175,8 @@ static void mamba3_angles(const struct mamba3_task *t, int64_t first, int64_t co
     const struct tensor cosines = {(char *)w->cosine_rows, FLOAT32, {0}}, sines = {(char *)w->sine_rows, FLOAT32, {0}};
     for (int64_t m = 0; m < w->wide; m += LANES) {
         const struct tile_shape shape = {rows - m < LANES ? (rows > m ? rows - m : 0) : LANES, w->turns, w->turns, 1};
-        tile_load(w->cosine + m, w->wide, &cosines, m * w->turns, shape);
-        tile_load(w->sine + m, w->wide, &sines, m * w->turns, shape);
+        FOR_ISA(tile_load)(w->cosine + m, w->wide, &cosines, m * w->turns, shape);
+        FOR_ISA(tile_load)(w->sine + m, w->wide, &sines, m * w->turns, shape);
     }
 }
 
@@ -205,17 +205,17 @@ INLINE int is_rotated(const struct mamba3_args *a, int64_t n) {
 }
 
 /* Reads q or k of a chunk, and rotates it. */
-static void mamba3_rotated(const struct mamba3_task *t, const struct tensor *from, float *x, const float *bias,
+HELPER void mamba3_rotated(const struct mamba3_task *t, const struct tensor *from, float *x, const float *bias,
                            int64_t first, int64_t rows) {
     const struct mamba3_args *a = t->a;
     const struct mamba3_work *w = t->w;
     for (int64_t m = 0; m < w->wide; m += LANES) {
         const struct tile_shape shape = {rows - m < LANES ? (rows > m ? rows - m : 0) : LANES, a->dstate,
                                          from->stride[1], 1};
-        tile_load(x + m, w->wide, from,
-                  t->batch * from->stride[0] + (first * a->rank + (shape.columns ? m : 0)) * from->stride[1] +
-                      t->group * from->stride[2],
-                  shape);
+        FOR_ISA(tile_load)(x + m, w->wide, from,
+                           t->batch * from->stride[0] + (first * a->rank + (shape.columns ? m : 0)) * from->stride[1] +
+                               t->group * from->stride[2],
+                           shape);
     }
     for (int64_t i = 0; i < a->angles; i++) rotate_pair(w, x, bias, i, first_of_pair(a, i), second_of_pair(a, i));
     for (int64_t n = 0; n < a->dstate; n++) {
@@ -226,7 +226,7 @@ static void mamba3_rotated(const struct mamba3_task *t, const struct tensor *fro
 }
 
 /* Stores the rows of v, or of another tensor of its shape, times those of `weight`. */
-static void mamba3_rows(const struct mamba3_task *t, const struct tensor *from, int64_t at, const struct tensor *weight,
+HELPER void mamba3_rows(const struct mamba3_task *t, const struct tensor *from, int64_t at, const struct tensor *weight,
                         float *rows) {
     const struct mamba3_args *a = t->a;
     for (int64_t p = 0; p < a->head_dim; p += LANES) {
@@ -242,7 +242,7 @@ static void mamba3_rows(const struct mamba3_task *t, const struct tensor *from, 
 }
 
 /* Steps first to first + count - 1 of dt and trap, as `same` and `earlier`, with one step more where there is one. */
-static void mamba3_mixes(const struct mamba3_task *t, int64_t first, int64_t count) {
+HELPER void mamba3_mixes(const struct mamba3_task *t, int64_t first, int64_t count) {
     const struct mamba3_args *a = t->a;
     const struct mamba3_work *w = t->w;
     const int64_t more = first + count < t->end ? count + 1 : count;
@@ -269,7 +269,7 @@ static void mamba3_mixes(const struct mamba3_task *t, int64_t first, int64_t cou
 }
 
 /* Reads a chunk: everything but `products`, `distance`, `present` and the decays. */
-static void mamba3_read(const struct mamba3_task *t, int64_t first, int64_t count) {
+HELPER void mamba3_read(const struct mamba3_task *t, int64_t first, int64_t count) {
     const struct mamba3_args *a = t->a;
     const struct mamba3_work *w = t->w;
     const int64_t rows = count * a->rank;
@@ -289,7 +289,7 @@ INLINE int64_t rows_before(const struct mamba3_args *a, int64_t m, int64_t rows)
 }
 
 /* q k^T, for each row of q with the rows of its own step and of earlier steps. */
-static void mamba3_products(const struct mamba3_task *t, int64_t rows) {
+HELPER void mamba3_products(const struct mamba3_task *t, int64_t rows) {
     const struct mamba3_work *w = t->w;
     for (int64_t m = 0; m < rows; m += TALL) {
         const struct product p = {.c = w->products + m * w->wide,
@@ -302,12 +302,12 @@ static void mamba3_products(const struct mamba3_task *t, int64_t rows) {
                                   .rows = rows - m < TALL ? rows - m : TALL,
                                   .depth = t->a->dstate,
                                   .columns = whole_vectors(rows_before(t->a, m, rows))};
-        multiply(&p);
+        FOR_ISA(multiply)(&p);
     }
 }
 
 /* The decays of a chunk, from its values of adt, and the weights of the rows of k for each step. */
-static void mamba3_decays(const struct mamba3_task *t, int64_t count) {
+HELPER void mamba3_decays(const struct mamba3_task *t, int64_t count) {
     const struct mamba3_work *w = t->w;
     const int64_t rank = t->a->rank;
     memset(w->distance, 0, (size_t)w->wide * sizeof(float));

@@ -171,6 +171,13 @@ def _needed(libraries: list[Library]) -> Finding:
         for name in item.needed
         if name not in inside and not allowed(item, name)
     ]
+    # glibc's symbols have versions. A CUDA extension also takes symbols of torch, which have none: another rule.
+    faults += [
+        f"{item.name} needs the symbol {name}, which no library has"
+        for item in libraries
+        if not item.has_gpu_code
+        for name in sorted(item.undefined)
+    ]
     faults += [
         f"{item.name} looks for libraries in {path}"
         for item in libraries

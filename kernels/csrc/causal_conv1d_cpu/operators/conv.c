@@ -1,7 +1,5 @@
-/* The convolution. Include one simd_*.h before. The forward pass reads float32 tensors in place where steps or channels
+/* The convolution. The forward pass reads float32 tensors in place where steps or channels
    are adjacent in memory. All other cases copy tiles, whose rows are steps and whose columns are channels. */
-#pragma once
-
 #include "conv.h"
 #include "parallel.h"
 #include "simd_math.h"
@@ -26,12 +24,12 @@ INLINE struct channels channels_of(int64_t dim, int64_t batch, int64_t tile) {
 /* Reads steps `first` to first + steps - 1 of a (batch, dim, time) tensor. */
 static void load_steps(float *rows, const struct tensor *t, struct channels c, int64_t first, int64_t steps) {
     const struct tile_shape s = {c.count, steps, t->stride[1], t->stride[2]};
-    tile_load(rows, LANES, t, c.batch * t->stride[0] + c.first * t->stride[1] + first * t->stride[2], s);
+    FOR_ISA(tile_load)(rows, LANES, t, c.batch * t->stride[0] + c.first * t->stride[1] + first * t->stride[2], s);
 }
 
 static void store_steps(const float *rows, const struct tensor *t, struct channels c, int64_t first, int64_t steps) {
     const struct tile_shape s = {c.count, steps, t->stride[1], t->stride[2]};
-    tile_store(rows, t, c.batch * t->stride[0] + c.first * t->stride[1] + first * t->stride[2], s);
+    FOR_ISA(tile_store)(rows, t, c.batch * t->stride[0] + c.first * t->stride[1] + first * t->stride[2], s);
 }
 
 struct taps {
@@ -42,7 +40,7 @@ static struct taps load_taps(const struct tensor *weight, const struct tensor *b
     struct taps taps;
     float rows[(MAX_WIDTH + 1) * LANES] = {0};
     const struct tile_shape s = {c.count, width, weight->stride[0], weight->stride[1]};
-    tile_load(rows, LANES, weight, c.first * weight->stride[0], s);
+    FOR_ISA(tile_load)(rows, LANES, weight, c.first * weight->stride[0], s);
     if (bias->data) load_floats(rows + MAX_WIDTH * LANES, bias, c.first * bias->stride[0], bias->stride[0], c.count);
     for (int i = 0; i < MAX_WIDTH; i++) taps.weight[i] = vec_load(rows + i * LANES);
     taps.bias = vec_load(rows + MAX_WIDTH * LANES);
@@ -283,7 +281,7 @@ static void copied_task(const void *context, int64_t index, void *scratch) {
     store_final_states(a, c);
 }
 
-static int conv_forward(const struct conv_args *a) {
+int FOR_ISA(conv_forward)(const struct conv_args *a) {
     const size_t scratch = sizeof(struct forward_scratch);
     const int64_t tiles = a->batch * ((a->dim + LANES - 1) / LANES);
     const int floats = a->x.dtype == FLOAT32 && a->out.dtype == FLOAT32 && !a->seq_idx,
@@ -413,7 +411,7 @@ static void backward_task(const void *context, int64_t index, void *scratch) {
     if (b->grad_bias) store_floats(&grad_bias, c.first, 1, c.count, sums);
 }
 
-static int conv_backward(const struct conv_back_args *b) {
+int FOR_ISA(conv_backward)(const struct conv_back_args *b) {
     const int64_t tiles = (b->conv.dim + LANES - 1) / LANES;
     return parallel_run(backward_task, b, tiles, sizeof(struct backward_scratch), b->conv.threads);
 }
@@ -449,7 +447,7 @@ static void update_task(const void *context, int64_t index, void *scratch) {
             store_steps(rows + (length + i) * LANES, &a->state, state, (next + i) % length, 1);
 }
 
-static int conv_update(const struct conv_update_args *a) {
+int FOR_ISA(conv_update)(const struct conv_update_args *a) {
     const int64_t tiles = (a->dim + LANES - 1) / LANES;
     struct scratch layout = {.overflow = a->state_len > LONGEST || a->seqlen > LONGEST};
     if (!layout.overflow) scratch_add(&layout, a->state_len + 2 * a->seqlen, LANES); /* the state and x, then out */

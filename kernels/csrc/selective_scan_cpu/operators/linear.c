@@ -1,7 +1,5 @@
-/* The product of a matrix and a vector. Include one simd_*.h before. Lanes are columns. */
-#pragma once
-
-#include "linear.h"
+/* The product of a matrix and a vector. Lanes are columns. */
+#include "kernels.h"
 #include "parallel.h"
 #include "simd_math.h"
 
@@ -68,7 +66,7 @@ static void linear_task(const void *context, int64_t index, void *scratch) {
     store_floats(&a->out, first, 1, count, out);
 }
 
-static int linear(const struct linear_args *a) {
+int FOR_ISA(linear)(const struct linear_args *a) {
     const int64_t share = rows_per_share(a), small = a->rows * a->columns < 1 << 16;
     struct scratch layout = {.overflow = a->columns > LONGEST};
     scratch_add(&layout, 1, a->columns + MOST_ROWS);

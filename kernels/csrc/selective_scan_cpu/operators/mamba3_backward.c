@@ -1,12 +1,11 @@
-/* The gradient of Mamba-3's scan, of rank 1. Include one simd_*.h before.
+/* The gradient of Mamba-3's scan, of rank 1.
 
    The states before each chunk are computed forwards and kept. Then each chunk is read again, from the last to the
    first: with S0 and S1 the states before and after it, H = grad_out v^T, W the weights of its rows and A = W q k^T,
 
        grad q = decay S0 grad_out + (H W) k        grad v = A^T grad_out + decay W k grad S1
        grad k = (H W)^T q + decay W grad S1 v      grad S0 = decay grad S1 + q^T decay grad_out  */
-#pragma once
-
+#include "kernels.h"
 #include "mamba3_simd.h"
 
 // clang-format off
@@ -48,7 +47,7 @@ static void transpose(float *to, int64_t pitch, const float *from, int64_t rows,
     const struct tensor source = {(char *)from, FLOAT32, {0}};
     for (int64_t m = 0; m < pitch; m += LANES) {
         const struct tile_shape shape = {rows - m < LANES ? (rows > m ? rows - m : 0) : LANES, columns, from_pitch, 1};
-        tile_load(to + m, pitch, &source, shape.columns ? m * from_pitch : 0, shape);
+        FOR_ISA(tile_load)(to + m, pitch, &source, shape.columns ? m * from_pitch : 0, shape);
     }
 }
 
@@ -95,7 +94,7 @@ static void mamba3_grad_weights(const struct mamba3_backward_task *k, int64_t ro
                               .rows = rows,
                               .depth = c->columns,
                               .columns = wide};
-    multiply(&h);
+    FOR_ISA(multiply)(&h);
     memset(w->of_column, 0, (size_t)wide * sizeof(float));
     memset(w->of_weight, 0, (size_t)wide * sizeof(float));
     for (int64_t m = 0; m < rows; m++) {
@@ -141,9 +140,9 @@ static void mamba3_grad_qk(const struct mamba3_backward_task *k, int64_t rows, c
                                  .rows = a->dstate,
                                  .depth = columns,
                                  .columns = wide};
-    multiply(&from_state);
+    FOR_ISA(multiply)(&from_state);
     from_state.c = w->grad_k, from_state.a = w->later, from_state.b = w->v_across;
-    multiply(&from_state);
+    FOR_ISA(multiply)(&from_state);
     for (int64_t j = 0; j < wide; j += LANES) {
         const vec from_start = vec_load(c->from_start + j), to_end = vec_load(c->to_end + j);
         const vec scale = to_end * vec_load(c->weight + j);
@@ -170,10 +169,10 @@ static void mamba3_grad_qk(const struct mamba3_backward_task *k, int64_t rows, c
                               .depth = rows,
                               .columns = wide,
                               .factor = &one};
-    multiply(&q);
+    FOR_ISA(multiply)(&q);
     struct product key = q;
     key.c = w->grad_k, key.a = c->q, key.b = w->gains;
-    multiply(&key);
+    FOR_ISA(multiply)(&key);
 }
 
 /* The gradients of v, adt and the weights; then that of the state before the chunk, in `later`. */
@@ -195,9 +194,9 @@ static void mamba3_grad_rest(const struct mamba3_backward_task *k, int64_t first
                         .rows = rows,
                         .depth = a->dstate,
                         .columns = columns};
-    multiply(&v);
+    FOR_ISA(multiply)(&v);
     v.a = c->products, v.b = w->grad, v.depth = rows, v.factor = w->of_row, v.factor_row = 1;
-    multiply(&v);
+    FOR_ISA(multiply)(&v);
     for (int64_t m = 0; m < rows; m++) {
         for (int64_t p = 0; p < columns; p += LANES) {
             const int64_t left = a->head_dim - p < LANES ? a->head_dim - p : LANES;
@@ -232,7 +231,7 @@ static void mamba3_grad_rest(const struct mamba3_backward_task *k, int64_t first
                                    .depth = rows,
                                    .columns = columns,
                                    .factor = c->from_start + rows - 1};
-    multiply(&before);
+    FOR_ISA(multiply)(&before);
 }
 
 /* Rotates the gradients of q and k back, and adds what they give of the angle. */
@@ -434,7 +433,7 @@ static void mamba3_backward_part(const void *context, int64_t index, void *scrat
     }
 }
 
-static int mamba3_backward(const struct mamba3_backward_args *b) {
+int FOR_ISA(mamba3_backward)(const struct mamba3_backward_args *b) {
     struct mamba3_backward_context context = {.args = b};
     struct mamba3_backward_layout *const layout = &context.layout;
     const struct mamba3_args *a = &b->scan;

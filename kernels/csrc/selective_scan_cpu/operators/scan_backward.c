@@ -3,8 +3,7 @@
    Of the forward pass, only the inputs are kept. Each set of tiles passes through time twice: forwards, to store the
    states at the start of every block of BACK_STEPS steps; then backwards over the blocks, where the states of a block
    are computed again from its first states, and then its gradients from the last step to the first. */
-#pragma once
-
+#include "kernels.h"
 #include "scan_simd.h"
 
 enum { BACK_STEPS = 64 };
@@ -152,9 +151,10 @@ static void back_tile(const struct scan_back_args *b, struct back_workspace *w, 
     const struct scan_args *a = &b->scan;
     struct workspace *s = &w->scan;
     const int careful = prepare(a, s, c, first, steps) == CAREFUL || !all_finite(start, a->dstate);
-    tile_load(w->u, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
-    tile_load(w->grad_out, LANES, &b->grad_out, offset_of(&b->grad_out, c, first), shape_of(&b->grad_out, c, steps));
-    if (a->z.data) tile_load(w->z, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
+    FOR_ISA(tile_load)(w->u, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
+    FOR_ISA(tile_load)(w->grad_out, LANES, &b->grad_out, offset_of(&b->grad_out, c, first),
+                       shape_of(&b->grad_out, c, steps));
+    if (a->z.data) FOR_ISA(tile_load)(w->z, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
     const vec zero = vec_set(0.0f), one = vec_set(1.0f);
     for (int64_t t = 0; t < steps; t++) {
         vec grad_y = vec_load(w->grad_out + t * LANES);
@@ -190,9 +190,11 @@ static void back_tile(const struct scan_back_args *b, struct back_workspace *w, 
     }
     vec_store(w->grad_D + tile * LANES, grad_D);
     vec_store(w->grad_bias + tile * LANES, grad_bias);
-    tile_store(w->u, &b->grad_u, offset_of(&b->grad_u, c, first), shape_of(&b->grad_u, c, steps));
-    tile_store(s->delta, &b->grad_delta, offset_of(&b->grad_delta, c, first), shape_of(&b->grad_delta, c, steps));
-    if (a->z.data) tile_store(w->z, &b->grad_z, offset_of(&b->grad_z, c, first), shape_of(&b->grad_z, c, steps));
+    FOR_ISA(tile_store)(w->u, &b->grad_u, offset_of(&b->grad_u, c, first), shape_of(&b->grad_u, c, steps));
+    FOR_ISA(tile_store)(s->delta, &b->grad_delta, offset_of(&b->grad_delta, c, first),
+                        shape_of(&b->grad_delta, c, steps));
+    if (a->z.data)
+        FOR_ISA(tile_store)(w->z, &b->grad_z, offset_of(&b->grad_z, c, first), shape_of(&b->grad_z, c, steps));
 }
 
 /* Adds the gradient of B or C for one block, summed over lanes, to the sum of this part, (seqlen, dstate). */
@@ -230,7 +232,7 @@ static void back_batch(const struct scan_back_args *b, struct back_workspace *w,
             const float *start = w->starts + (block * TASK_TILES + i) * state;
             float *end = w->starts + ((block + 1) * TASK_TILES + i) * state;
             memcpy(end, start, (size_t)state * sizeof *end);
-            scan_tile_states(a, s, c, end, first, BACK_STEPS);
+            FOR_ISA(scan_tile_states)(a, s, c, end, first, BACK_STEPS);
         }
     }
     memset(w->carry, 0, (size_t)(TASK_TILES * state) * sizeof(float));
@@ -298,16 +300,16 @@ static void back_task(const void *context, int64_t index, void *scratch) {
             const struct tensor grad_A = {.data = (char *)b->grad_A}, grad_B = {.data = (char *)b->grad_B},
                                 grad_C = {.data = (char *)b->grad_C};
             const struct tensor grad_D = {.data = (char *)b->grad_D}, grad_bias = {.data = (char *)b->grad_bias};
-            tile_store(w.grad_A + i * state, &grad_A, at * a->dstate, rows);
-            if (!a->variable_B) tile_store(w.grad_B + i * state, &grad_B, at * a->dstate, rows);
-            if (!a->variable_C) tile_store(w.grad_C + i * state, &grad_C, at * a->dstate, rows);
-            if (b->grad_D) tile_store(w.grad_D + i * LANES, &grad_D, at, row);
-            if (b->grad_bias) tile_store(w.grad_bias + i * LANES, &grad_bias, at, row);
+            FOR_ISA(tile_store)(w.grad_A + i * state, &grad_A, at * a->dstate, rows);
+            if (!a->variable_B) FOR_ISA(tile_store)(w.grad_B + i * state, &grad_B, at * a->dstate, rows);
+            if (!a->variable_C) FOR_ISA(tile_store)(w.grad_C + i * state, &grad_C, at * a->dstate, rows);
+            if (b->grad_D) FOR_ISA(tile_store)(w.grad_D + i * LANES, &grad_D, at, row);
+            if (b->grad_bias) FOR_ISA(tile_store)(w.grad_bias + i * LANES, &grad_bias, at, row);
         }
     }
 }
 
-static int scan_backward(const struct scan_back_args *b) {
+int FOR_ISA(scan_backward)(const struct scan_back_args *b) {
     const struct scan_layout scan = scan_layout_of(&b->scan);
     const struct back_work work = {b, scan, back_layout_of(&b->scan, &scan)};
     return parallel_run(back_task, &work, b->batch_parts * b->channel_parts, scratch_bytes(&work.back.total),

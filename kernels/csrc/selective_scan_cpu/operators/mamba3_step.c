@@ -1,13 +1,9 @@
-/* One token through a Mamba-3 mixer. Include one simd_*.h before. Lanes are elements of the state's last axis. */
-#pragma once
-
+/* One token through a Mamba-3 mixer. Lanes are elements of the state's last axis. */
+#include <math.h>
 #include <stdlib.h>
 
-#include "linear_simd.h"
+#include "kernels.h"
 #include "mamba3_chunk_simd.h"
-#include "mamba3_step.h"
-#include "mamba_step_simd.h"
-#include "norm_simd.h"
 
 // clang-format off
 /* What one worker needs for a head. */
@@ -171,7 +167,7 @@ static void mamba3_head_task(const void *context, int64_t head, void *scratch) {
 }
 #undef WEIGHT
 
-static int mamba3_step(const struct mamba3_step_args *a) {
+int FOR_ISA(mamba3_step)(const struct mamba3_step_args *a) {
     if (a->heads > LONGEST >> 8 || a->head_dim > LONGEST >> 8 || a->rank > LONGEST >> 8 || a->dstate > LONGEST >> 8 ||
         a->groups > LONGEST >> 8 || a->angles > LONGEST)
         return TOO_LARGE;
@@ -191,7 +187,7 @@ static int mamba3_step(const struct mamba3_step_args *a) {
     c.z = projected, c.v = c.z + inner, c.B = c.v + inner, c.C = c.B + width, c.dt = c.C + width;
     c.A = c.dt + a->heads, c.trap = c.A + a->heads, c.angles = c.trap + a->heads, c.y = projected + rows;
     const struct linear_args in = {rows, a->features, a->threads, a->in_weight, a->x, a->in_bias, of_floats(projected)};
-    int failed = linear(&in);
+    int failed = FOR_ISA(linear)(&in);
     if (!failed) {
         normalise_rows(projected + 2 * inner, rank * a->groups, a->dstate, &a->B_weight, 0, (float)a->B_eps);
         normalise_rows(projected + 2 * inner + width, rank * a->groups, a->dstate, &a->C_weight, 0, (float)a->C_eps);
@@ -201,7 +197,7 @@ static int mamba3_step(const struct mamba3_step_args *a) {
     if (!failed) {
         const struct linear_args out = {a->features,    inner,       a->threads, a->out_weight,
                                         of_floats(c.y), a->out_bias, a->out};
-        failed = linear(&out);
+        failed = FOR_ISA(linear)(&out);
     }
     free(projected);
     return failed;

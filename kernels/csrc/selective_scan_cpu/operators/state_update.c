@@ -1,27 +1,8 @@
 /* The single step. Values per channel are computed for LANES channels at once; then, channel by channel, lanes are
    states. */
-#pragma once
-
+#include "kernels.h"
 #include "parallel.h"
 #include "simd_math.h"
-#include "state_update.h"
-
-INLINE vec load_part(const struct tensor *t, int64_t offset, int64_t stride, int64_t count) {
-    if (count == LANES && stride == 1) return vec_load_as(element(t, offset), t->dtype);
-    float values[LANES] = {0};
-    load_floats(values, t, offset, stride, count);
-    return vec_load(values);
-}
-
-INLINE void store_part(const struct tensor *t, int64_t offset, int64_t stride, int64_t count, vec v) {
-    if (count == LANES && stride == 1) {
-        vec_store_as(element(t, offset), t->dtype, v);
-        return;
-    }
-    float values[LANES];
-    vec_store(values, v);
-    store_floats(t, offset, stride, count, values);
-}
 
 /* Advances the states of one channel and returns C . h. */
 INLINE float update_channel(const struct state_update_args *a, int64_t state_at, int64_t A_at, int64_t B_at,
@@ -98,7 +79,7 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
 #undef PARAMETER
 }
 
-static int state_update(const struct state_update_args *a) {
+int FOR_ISA(state_update)(const struct state_update_args *a) {
     const int64_t tiles = (a->head_dim + LANES - 1) / LANES, rows = a->batch * a->heads;
     /* A small problem takes less time than waking a second thread. */
     const int64_t small = rows * a->head_dim * a->dstate < 1 << 17;

@@ -1,15 +1,9 @@
 /* One token through a mixer, by the kernels of its parts. The values between them are float32 in scratch memory. */
-#pragma once
-
 #include <stdlib.h>
 
-#include "linear_simd.h"
-#include "mamba_step.h"
-#include "state_update_simd.h"
-
-INLINE struct tensor of_floats(float *data) {
-    return (struct tensor){.data = (char *)data, .dtype = FLOAT32, .stride = {1}};
-}
+#include "kernels.h"
+#include "parallel.h"
+#include "simd_math.h"
 
 // clang-format off
 #define MAMBA_STEP_PARTS(PART) \
@@ -44,10 +38,10 @@ static void convolve_step(const struct mamba_step_args *a, const float *x, float
 INLINE int project(const struct mamba_step_args *a, int64_t rows, int64_t columns, struct tensor weight,
                    struct tensor x, struct tensor bias, struct tensor out) {
     const struct linear_args args = {rows, columns, a->threads, weight, x, bias, out};
-    return linear(&args);
+    return FOR_ISA(linear)(&args);
 }
 
-static int mamba_step(const struct mamba_step_args *a) {
+int FOR_ISA(mamba_step)(const struct mamba_step_args *a) {
     const int64_t inner = a->inner, rank = a->rank, dstate = a->dstate;
     if (inner > LONGEST || rank > LONGEST || dstate > LONGEST) return TOO_LARGE;
     const int64_t narrow = rank + 2 * dstate;
@@ -86,7 +80,7 @@ static int mamba_step(const struct mamba_step_args *a) {
         float *const data[] = {u, dt, z, y, projected + rank, projected + rank + dstate};
         for (int i = 0; i < 6; i++)
             *rows[i] = (struct tensor){.data = (char *)data[i], .dtype = FLOAT32, .stride = {0, 0, 1}};
-        failed = state_update(&step);
+        failed = FOR_ISA(state_update)(&step);
     }
     if (!failed) failed = project(a, a->features, inner, a->out_weight, of_floats(y), a->out_bias, a->out);
     free(memory);

@@ -1,34 +1,15 @@
-/* Norms. Include one simd_*.h before. Lanes are features of one row. */
-#pragma once
-
+/* Norms. Lanes are features of one row. */
 #include <math.h>
 
-#include "norm.h"
-#include "state_update_simd.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "simd_math.h"
 
 enum { ROWS_PER_TASK = 8 };
 
 /* Features first to first + count - 1 of a row; other lanes are zero. */
 INLINE vec load_features(const struct tensor *t, int64_t row, int64_t first, int64_t count) {
     return load_part(t, row * t->stride[0] + first, 1, count);
-}
-
-INLINE int64_t lanes_left(int64_t end, int64_t at) { return end - at < LANES ? end - at : LANES; }
-
-/* The mean of the squared differences from `centre`. */
-static float mean_of_squares(const float *values, int64_t n, float centre) {
-    vec sums[4] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
-    int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        UNROLL
-        for (int j = 0; j < 4; j++) {
-            const vec v = vec_load(values + i + j * LANES) - vec_set(centre);
-            sums[j] = vec_fma(v, v, sums[j]);
-        }
-    }
-    float sum = vec_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    for (; i < n; i++) sum += (values[i] - centre) * (values[i] - centre);
-    return sum / (float)n;
 }
 
 static float mean(const float *values, int64_t n) {
@@ -70,7 +51,7 @@ static void norm_task(const void *context, int64_t index, void *scratch) {
     for (int64_t row = first; row < a->rows && row < first + ROWS_PER_TASK; row++) norm_row(a, row, scratch);
 }
 
-static int norm(const struct norm_args *a) {
+int FOR_ISA(norm)(const struct norm_args *a) {
     const int64_t tasks = (a->rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, small = a->rows * a->dim < 1 << 16;
     struct scratch layout = {.overflow = a->dim > LONGEST};
     scratch_add(&layout, 1, a->dim + LANES);
