@@ -116,6 +116,15 @@ def test_a_library_that_the_wheel_brings_itself_is_no_foreign_one(tmp_path: Path
     assert audit_wheel(wheel, None).ok
 
 
+def test_a_symbol_that_no_library_has_is_refused(tmp_path: Path) -> None:
+    library = shared_library("int missing(void); int demo(void) { return missing(); }\n")
+    found = findings(tmp_path, for_machine(library, EM_AARCH64), LINUX_PI, PI)["needed"]
+    assert (found.verdict, found.found) == (
+        "fail",
+        "demo/libdemo.so needs the symbol missing, which no library has",
+    )
+
+
 @pytest.mark.parametrize(("path", "verdict"), [("/home/me/lib", "fail"), ("$ORIGIN/lib", "pass")])
 def test_a_search_path_on_the_builders_disk_is_refused(tmp_path: Path, path: str, verdict: str) -> None:
     library = for_machine(shared_library("int demo;\n", f"-Wl,-rpath,{path}"), EM_AARCH64)

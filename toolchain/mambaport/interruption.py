@@ -37,8 +37,8 @@ def end() -> None:
     """From now on, :data:`SIGNALS` have no effect: only the message and the exit code are left to do."""
     for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
-    # After a KeyboardInterrupt inside exec() of a string, as when a dataclass is made, `python -m` kills itself by
-    # SIGINT, whatever the exit code. Another exec() resets that.
+    # After a KeyboardInterrupt inside exec() of a string, as when a dataclass is made, `python -m` kills
+    # itself by SIGINT, whatever the exit code. Another exec() resets that.
     exec("")  # noqa: S102
 
 

@@ -171,11 +171,11 @@ def _needed(libraries: list[Library]) -> Finding:
         for name in item.needed
         if name not in inside and not allowed(item, name)
     ]
-    # glibc's symbols have versions. A CUDA extension also takes symbols of torch, which have none: another rule.
+    # The symbols of the system's libraries have versions. cuda.py reads those of torch, which have none.
     faults += [
         f"{item.name} needs the symbol {name}, which no library has"
         for item in libraries
-        if not item.has_gpu_code
+        if all(SYSTEM_LIBRARIES.fullmatch(name) for name in item.needed)
         for name in sorted(item.undefined)
     ]
     faults += [
