@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape as rich_escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -56,6 +57,14 @@ def open_console(*, stderr: bool) -> Console:
     if console.is_terminal:
         return console
     return kind(stderr=stderr, theme=THEME, highlight=False, width=UNBOUNDED)
+
+
+def print_indented(console: Console, text: str, columns: int) -> None:
+    """Prints a paragraph whose lines all begin at column `columns`; on a terminal it is wrapped."""
+    if console.is_terminal:
+        console.print(Padding(text, (0, 2, 0, columns), expand=False))
+    else:
+        console.print(" " * columns + text)
 
 
 class _Console(Console):

@@ -6,9 +6,9 @@ from collections import Counter
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 
 from mambaport.patchset import PatchSet
+from mambaport.report import print_indented
 
 
 def print_reasons(console: Console, item: PatchSet) -> None:
@@ -21,15 +21,15 @@ def print_reasons(console: Console, item: PatchSet) -> None:
         notes = [*replacement.failures, *([replacement.thread] if replacement.thread else [])]
         head = f"    {replacement.file} replaced  [warn]{escape(', '.join(notes))}[/warn]"
         console.print(head, soft_wrap=True)
-        console.print(Padding(f"[quiet]{escape(replacement.why)}[/quiet]", (0, 2, 0, 9)))
+        print_indented(console, f"[quiet]{escape(replacement.why)}[/quiet]", 9)
     for patch in item.patches:
         notes = [*patch.failures]
         notes += [f"upstream since {patch.upstream}"] if patch.upstream else []
         notes += [patch.thread] if patch.thread else []
         head = f"    {patch.file.removesuffix('.patch')}"
         console.print(head + (f"  [warn]{escape(', '.join(notes))}[/warn]" if notes else ""), soft_wrap=True)
-        console.print(Padding(f"[quiet]{escape(patch.why)}[/quiet]", (0, 2, 0, 9), expand=False))
+        print_indented(console, f"[quiet]{escape(patch.why)}[/quiet]", 9)
     folders = Counter(name.rpartition("/")[0] or "." for name in item.overlay_files())
     if folders:
         parts = ", ".join(f"{folder}/ ({count})" for folder, count in sorted(folders.items()))
-        console.print(Padding(f"overlay: [quiet]{escape(parts)}[/quiet]", (0, 2, 0, 4), expand=False))
+        print_indented(console, f"overlay: [quiet]{escape(parts)}[/quiet]", 4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 from rich.markup import escape
-from rich.padding import Padding
 
 from mambaport.cli.options import Session, complete_profile, output_options, release_options, variant_option
 from mambaport.cli.reasons import print_reasons
@@ -12,7 +11,7 @@ from mambaport.host import read_host
 from mambaport.plan import Plan, make_plan
 from mambaport.profile import find_profile
 from mambaport.release_lines import ReleaseChoice
-from mambaport.report import Report
+from mambaport.report import Report, print_indented
 
 
 @click.command()
@@ -43,7 +42,7 @@ def _print(plan: Plan, report: Report) -> None:
                 f"  source {archive.filename}  [quiet]sha256 {archive.sha256}[/quiet]", soft_wrap=True
             )
             if archive.why:
-                console.print(Padding(f"[quiet]{escape(archive.why)}[/quiet]", (0, 2, 0, 9), expand=False))
+                print_indented(console, f"[quiet]{escape(archive.why)}[/quiet]", 9)
         for item in package.sets:
             print_reasons(console, item)
         for name, value in package.environment:
