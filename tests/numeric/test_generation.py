@@ -184,6 +184,26 @@ def test_a_folder_and_back(model, tmp_path, dtype):
         assert loaded.generate(ids, max_length=10).shape == (1, 10)
 
 
+def test_a_folder_with_safetensors(model, tmp_path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    model.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    save_file({name: value.clone() for name, value in model.state_dict().items()}, tmp_path / "model.safetensors")
+    loaded = MambaLMHeadModel.from_pretrained(str(tmp_path))
+    ids = torch.randint(50, (1, 6))
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_torch_that_cannot_load_pickles_safely(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    with pytest.raises(RuntimeError, match=r"torch 2\.5\.1 cannot load pytorch_model\.bin safely"):
+        MambaLMHeadModel.from_pretrained(str(tmp_path))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    ids = torch.randint(50, (1, 6))
+    assert torch.equal(MambaLMHeadModel.from_pretrained(str(tmp_path))(ids).logits, model(ids).logits)
+
+
 def test_a_folder_without_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no config"):
         cached_file(str(tmp_path), "config.json")

@@ -4,10 +4,10 @@ import argparse
 import inspect
 import os
 import platform
-from contextlib import nullcontext
 from functools import partial
 
 import torch
+from torch.torch_version import TorchVersion
 
 
 def default_device():
@@ -46,9 +46,21 @@ def autocast(device):
 
 
 def load_checkpoint(file):
-    """The contents of a checkpoint file, on the CPU. A file that would run code when read is refused."""
-    allowed = getattr(torch.serialization, "safe_globals", None)
-    with allowed([argparse.Namespace]) if allowed else nullcontext():
+    """The contents of a checkpoint file, on the CPU. A file that would run code when read is refused.
+
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, a variable of torch, says that the file is trusted and may run code.
+
+    Raises:
+        SystemExit: torch is older than 2.6; there, a crafted file runs code also with weights_only=True.
+    """
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
+        return torch.load(file, map_location="cpu", weights_only=False)
+    if TorchVersion(torch.__version__) < "2.6.0":
+        raise SystemExit(
+            f"torch {torch.__version__} cannot load {file} safely (CVE-2025-32434): use torch 2.6 or newer; or, for a "
+            "file that you trust, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+        )
+    with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -2,6 +2,9 @@
 
 import os
 
+import torch
+from torch.torch_version import TorchVersion
+
 WEIGHTS_NAME = "pytorch_model.bin"
 CONFIG_NAME = "config.json"
 
@@ -17,6 +20,28 @@ except ImportError:
 
         save_pretrained = push_to_hub = _needs_the_hub
         from_pretrained = classmethod(_needs_the_hub)
+
+
+def load_weights(model_name, device):
+    """The tensors of a model by name, on `device`: from model.safetensors in a folder, else from pytorch_model.bin.
+
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, a variable of torch, says that the file is trusted and may run code.
+    Raises RuntimeError for pytorch_model.bin with a torch older than 2.6: there, a crafted file runs code also with
+    weights_only=True (CVE-2025-32434). FileNotFoundError and ImportError as for `cached_file`.
+    """
+    tensors = os.path.join(model_name, "model.safetensors")
+    if os.path.isfile(tensors):
+        from safetensors.torch import load_file
+
+        return load_file(tensors, device=str(device or "cpu"))
+    trusted = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true")
+    if not trusted and TorchVersion(torch.__version__) < "2.6.0":
+        raise RuntimeError(
+            f"{model_name}: torch {torch.__version__} cannot load {WEIGHTS_NAME} safely (CVE-2025-32434). Use torch 2.6 or "
+            "newer, or a folder with model.safetensors; or, for a file that you trust, set "
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+        )
+    return torch.load(cached_file(model_name, WEIGHTS_NAME), map_location=device, weights_only=not trusted)
 
 
 def cached_file(model_name, filename):
