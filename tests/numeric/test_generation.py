@@ -188,7 +188,8 @@ def test_a_folder_with_safetensors(model, tmp_path):
     save_file = pytest.importorskip("safetensors.torch").save_file
     model.save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").unlink()
-    save_file({name: value.clone() for name, value in model.state_dict().items()}, tmp_path / "model.safetensors")
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
     loaded = MambaLMHeadModel.from_pretrained(str(tmp_path))
     ids = torch.randint(50, (1, 6))
     assert torch.equal(loaded(ids).logits, model(ids).logits)
