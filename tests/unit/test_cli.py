@@ -113,6 +113,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "install",
         "verify",
         "adopt",
+        "index",
         "infer",
         "evaluate",
         "bench",

@@ -12,10 +12,20 @@ import mambaport
 PACKAGE = Path(mambaport.__file__).parent
 GROUND = {
     *("boards", "cuda.machine", "digests", "errors", "goal", "host", "models", "process", "redaction"),
-    *("report", "resources", "seals", "settings", "store", "wheels"),
+    *("indexes", "report", "resources", "seals", "settings", "store", "wheels"),
     *("locking", "temporary", "interruption", "keeper"),
 }
-STAGES = {"sources", "patching", "building", "auditing", "installing", "verifying", "doctoring", "running"}
+STAGES = {
+    "sources",
+    "patching",
+    "building",
+    "auditing",
+    "installing",
+    "verifying",
+    "doctoring",
+    "running",
+    "indexing",
+}
 # Building and verifying fetch what they need; doctor asks whether an environment would do, and whether
 # the parts of a build can be had.
 ALLOWED = {

@@ -120,6 +120,13 @@ class RunError(MambaportError):
     kind = "run"
 
 
+class IndexFault(MambaportError):  # noqa: N818 - the fault of an index of wheels; IndexError is Python's
+    """An index of wheels is damaged, or would hold two different files where pip sees one."""
+
+    exit_code = 18
+    kind = "index"
+
+
 class Interrupted(MambaportError):  # noqa: N818 - the user's own wish, not a fault
     """Stopped by the user."""
 

@@ -76,6 +76,11 @@ class Made:
         }
 
 
+def proven_files(wheels: list[Wheel]) -> dict[str, str]:
+    """The wheels of a proof, for its report: file name -> sha256."""
+    return {wheel.path.name: wheel.sha256 for wheel in wheels}
+
+
 def audit_is_whole(audit: dict[str, Any]) -> bool:
     """Whether an audit's record has the keys that a build's results are made from."""
     findings = audit["findings"]
@@ -313,17 +318,36 @@ class Pipeline:
                 raise unfit(reasons, target) from None
             raise
 
-    def install(self, python: Path, wheelhouse: Path | None) -> tuple[Interpreter, list[Wheel], Verification]:
+    def install(
+        self, python: Path, wheelhouse: Path | None, index: str | None = None
+    ) -> tuple[Interpreter, list[Wheel], Verification]:
         """Installs the wheels into an environment and proves them there. A failure restores the environment.
+
+        Args:
+            index: the address of an index of wheels, in place of a wheelhouse.
 
         Raises:
             InstallError, AuditError, VerifyError
+            FetchError, IndexFault: the index cannot be reached, or a file of it is not as the index says.
         """
+        if index is None:
+            return self._install(python, wheelhouse, None)
+        with self.store.scratch() as scratch:
+            return self._install(python, scratch, index)
+
+    def _install(
+        self, python: Path, wheelhouse: Path | None, index: str | None
+    ) -> tuple[Interpreter, list[Wheel], Verification]:
         profile = self.plan.profile
         names = [package.name for package in self.plan.packages]
         wanted = [Requirement(text).name for text in profile.install.requires]
         target = read_interpreter(python, [*names, *wanted])
         check_target(target, profile, self.plan.goal)
+        if index is not None and wheelhouse is not None:
+            self.plan.require(building=False)
+            wanted_wheels = {package.name: package.version for package in self.plan.packages}
+            place = self.fetcher.wheel_index(index)
+            place.bring(self.plan.folder, wanted_wheels, self.plan.goal.arch, wheelhouse)
         wheels = self.wheels(wheelhouse, target)
         for wheel in wheels:  # before anything else is read from them
             require_audit(self.audit(wheel))
@@ -332,7 +356,8 @@ class Pipeline:
         versions = {wheel.name: wheel.version for wheel in wheels}
 
         def prove() -> None:
-            proven.append(self._judged(probe_interpreter(python, self.report, self._compiled(versions))))
+            found = probe_interpreter(python, self.report, self._compiled(versions))
+            proven.append(self._judged(found, proven_files(wheels)))
 
         options = self.fetcher.pip_options()
         settings = self.fetcher.pip_settings(pip_settings(target.executable))
@@ -364,7 +389,9 @@ class Pipeline:
         with self.store.scratch() as scratch:
             site = unpack_wheels([wheel.path for wheel in wheels], scratch / "site")
             versions = {wheel.name: wheel.version for wheel in wheels}
-            return self._judged(probe_emulated(root, site, self.report, self._compiled(versions)))
+            return self._judged(
+                probe_emulated(root, site, self.report, self._compiled(versions)), proven_files(wheels)
+            )
 
     def _compiled(self, versions: Mapping[str, str]) -> list[str]:
         """The compiled modules that the packages of these versions must have and run."""
@@ -379,7 +406,8 @@ class Pipeline:
                 modules += [name.replace("_cpu", "_cuda") for name in kernels]
         return modules
 
-    def _judged(self, result: Verification) -> Verification:
+    def _judged(self, result: Verification, wheels: Mapping[str, str] | None = None) -> Verification:
+        result = result.model_copy(update={"wheels": dict(wheels or {})})
         self.report.show(table(result))
         self.report.line("verify", f"{len(result.components)} components", summary(result))
         require_verification(result)

@@ -105,14 +105,12 @@ class Plan:
     def folder(self) -> str:
         """The folder of this plan's wheels in a wheelhouse: profile, variant, and torch where it is not the
         profile's default. All wheels of a folder are for one kind of device, so pip cannot mix them."""
-        profile = self.profile
-        parts = [profile.aliases[0] if profile.aliases else profile.name]
-        parts += [self.variant] if self.variant else []
-        if self.cuda is not None and profile.cuda is not None and self.cuda.goal.torch != profile.cuda.torch:
-            parts.append(f"torch{self.cuda.goal.torch}")
-        if any(package.fallback for package in self.packages):
-            parts.append("fallback")  # pip takes 1.fallback for newer than 1
-        return "-".join(parts)
+        return wheel_folder(
+            self.profile,
+            self.variant,
+            self.cuda.goal.torch if self.cuda else None,
+            fallback=any(package.fallback for package in self.packages),
+        )
 
     @property
     def native(self) -> bool:
@@ -130,6 +128,22 @@ class Plan:
             "build_requirements": [pin.filename for pin in self.build_requirements],
             "packages": [package.to_json() for package in self.packages],
         }
+
+
+def wheel_folder(profile: Profile, variant: str | None, torch: str | None, *, fallback: bool) -> str:
+    """The folder of a profile's wheels, in a wheelhouse and in an index.
+
+    Args:
+        profile: the profile with its variant's keys in place.
+        torch: the minor of torch that the CUDA extensions are for; None without extensions.
+    """
+    parts = [profile.aliases[0] if profile.aliases else profile.name]
+    parts += [variant] if variant else []
+    if torch is not None and profile.cuda is not None and torch != profile.cuda.torch:
+        parts.append(f"torch{torch}")
+    if fallback:
+        parts.append("fallback")  # pip takes 1.fallback for newer than 1
+    return "-".join(parts)
 
 
 def set_json(item: PatchSet) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Store:
                 build(entry)
                 if kind == "toolchains":
                     _same_times(entry)
-                _flush(entry)
+                flush(entry)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if kind in SEALED:
                     self._seal(kind, key).write(entry)
@@ -235,7 +235,7 @@ def _same_times(folder: Path) -> None:
             os.utime(path, (FILE_TIME, FILE_TIME))
 
 
-def _flush(root: Path) -> None:
+def flush(root: Path) -> None:
     """Flushes a finished folder to the disk before the folder is renamed to its final path."""
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
     if len(files) > _FSYNC_EACH_UP_TO:

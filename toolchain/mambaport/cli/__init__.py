@@ -32,7 +32,7 @@ Examples:
 
 \b
 Exit codes: 0 done, 2 usage, 10 fetch, 11 patch, 12 machine or toolchain, 13 build,
-14 audit, 15 install, 16 verify, 17 run, 130 interrupted (ctrl-C, SIGTERM, SIGHUP).
+14 audit, 15 install, 16 verify, 17 run, 18 index, 130 interrupted (ctrl-C, SIGTERM, SIGHUP).
 """
 
 
@@ -43,6 +43,7 @@ COMMANDS = (
     "patch",
     "build",
     "audit",
+    "index",
     "install",
     "verify",
     "infer",

@@ -16,6 +16,7 @@ from mambaport.cli.options import (
     source_options,
     wheelhouse_option,
 )
+from mambaport.errors import UsageError
 from mambaport.release_lines import ReleaseChoice
 
 
@@ -24,6 +25,12 @@ from mambaport.release_lines import ReleaseChoice
 @release_options
 @python_option
 @wheelhouse_option
+@click.option(
+    "--index",
+    metavar="URL",
+    help="An index that `mambaport index` has written, or a folder with one; #sha256= of its SHA256SUMS may "
+    "follow.",
+)
 @build_options
 @source_options
 def install(
@@ -33,6 +40,7 @@ def install(
     releases: ReleaseChoice,
     python: Path | None,
     wheelhouse: Path | None,
+    index: str | None,
     toolchain: str | None,
     jobs: int | None,
 ) -> None:
@@ -45,17 +53,26 @@ def install(
     Examples:
       mambaport install --profile rpi --python ~/mamba/bin/python
       mambaport install -p rpi --wheelhouse wheelhouse/       the same as wheelhouse/rpi/
+      mambaport install -p rpi --index https://example.org/wheels/
     """
+    if index is not None and wheelhouse is not None:
+        raise UsageError(
+            "--index and --wheelhouse were both given",
+            expected="one place that the wheels come from",
+            hint="drop one of the two options",
+        )
     environment = default_python(python)
     pipeline = session.pipeline(
         profile_name, variant, toolchain, jobs, environment=environment, releases=releases
     )
-    target, wheels, proven = pipeline.install(environment, wheelhouse)
+    target, wheels, proven = pipeline.install(environment, wheelhouse, index)
     if session.emit(
         {
             "environment": target.prefix,
             "site": str(target.site),
-            "wheels": [{"name": w.name, "version": w.version, "sha256": w.sha256} for w in wheels],
+            "wheels": [
+                {"name": w.name, "version": w.version, "sha256": proven.wheels[w.path.name]} for w in wheels
+            ],
             "verification": proven.to_json(),
         }
     ):

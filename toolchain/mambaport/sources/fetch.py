@@ -11,9 +11,10 @@ from mambaport.digests import file_sha256
 from mambaport.errors import FetchError
 from mambaport.pins import Pin
 from mambaport.report import Report, size_text
-from mambaport.sources.client import download
+from mambaport.sources.client import download, make_client
 from mambaport.sources.download import OTHER_FILE
 from mambaport.sources.index import IndexSettings
+from mambaport.sources.wheel_index import WheelIndex
 from mambaport.store import Store
 
 
@@ -51,6 +52,14 @@ class Fetcher:
             )
         entry = self.store.make("archives", pin.sha256, lambda folder: self._bring(pin, folder))
         return entry / pin.filename
+
+    def wheel_index(self, address: str) -> WheelIndex:
+        """An index of wheels, reached as pip's settings say.
+
+        Raises:
+            UsageError, FetchError, IndexFault
+        """
+        return WheelIndex(address, make_client(self.index), self.report, offline=self.offline)
 
     def pip_options(self) -> list[str]:
         """The options that make pip use this fetcher's mirror folder, or no index when offline."""

@@ -6,6 +6,7 @@ import json
 import signal
 from typing import Any
 
+from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
@@ -54,6 +55,8 @@ class Verification(Model):
     components: tuple[Component, ...]
     emulated: str | None = None
     """The emulated system, when it was one."""
+    wheels: dict[str, str] = Field(default_factory=dict)
+    """The wheels that were proven, where they were given as files: file name -> sha256."""
 
     @property
     def ok(self) -> bool:

@@ -1,0 +1,184 @@
+"""``mambaport index``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from mambaport.auditing import audit_wheel
+from mambaport.auditing import require as require_audit
+from mambaport.cli.options import FILE, FOLDER, Session, output_options
+from mambaport.errors import UsageError
+from mambaport.goal import Goal
+from mambaport.host import Host
+from mambaport.indexing import (
+    Finding,
+    Proof,
+    WheelRecord,
+    make_record,
+    only_writer,
+    profile_of,
+    read_site,
+    write_site,
+)
+from mambaport.plan import resolve_goal
+from mambaport.report import counted
+from mambaport.wheels import Wheel, read_wheel, wheels_in
+
+
+@click.command()
+@click.argument("wheelhouses", nargs=-1, type=FILE, metavar="WHEELHOUSE...")
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, metavar="DIR", help="The index: a new folder, or an index."
+)
+@click.option("--url", metavar="URL", help="The address that the index is served at, for locks and pages.")
+@click.option(
+    "--proof",
+    "proofs",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="What `mambaport verify --json` printed for these wheels; may be repeated.",
+)
+@output_options
+def index(
+    session: Session, wheelhouses: tuple[Path, ...], output: Path, url: str | None, proofs: tuple[Path, ...]
+) -> None:
+    """Write a static index of wheels: for pip, uv, mambaport, and people.
+
+    A WHEELHOUSE is a wheel, a folder of wheels, or the folder above such folders. Every wheel is audited
+    first. The index has a folder for each profile and variant. Wheels that the index has already stay.
+
+    \b
+    Examples:
+      mambaport index wheelhouse/ -o site              every profile's wheels
+      mambaport index wheelhouse/rpi -o site --proof verify-rpi.json
+      mambaport index -o site                          the pages again, for example with another --url
+    """
+    address = _address(url)
+    wheels = [wheel for path in wheelhouses for wheel in _wheels(path)]
+    added = [_record(session, wheel) for wheel in wheels]
+    reports = [(path, _proof(path)) for path in proofs]
+    with only_writer(output):
+        before = read_site(output)
+        site = before.with_records(added)
+        for path, proof in reports:
+            chosen = [item for item in site.records if item.sha256 in proof.wheels.values()]
+            if not chosen:
+                raise UsageError(
+                    f"The proof {path} is of wheels that the index does not have",
+                    found=", ".join(proof.wheels),
+                    expected="a report of `mambaport verify --emulate --json` on these wheels",
+                    hint="verify the wheels again and give the new report",
+                )
+            site = site.with_records(item.model_copy(update={"proofs": (proof,)}) for item in chosen)
+        sources = {item.sha256: wheel.path for item, wheel in zip(added, wheels, strict=True)}
+        digest = write_site(site, sources, address)
+    known = {item.sha256 for item in before.records}
+    new = [item for item in site.records if item.sha256 not in known]
+    folders = sorted({item.folder for item in site.records})
+    data = {
+        "index": str(output.resolve()),
+        "sha256": digest,
+        "folders": folders,
+        "wheels": [
+            {"folder": item.folder, "filename": item.filename, "sha256": item.sha256} for item in site.records
+        ],
+        "added": [item.filename for item in new],
+    }
+    if session.emit(data):
+        return
+    for item in new:
+        session.report.result("add", f"{item.folder}/{item.filename}")
+    session.report.result("sums", digest, "of SHA256SUMS; `install --index URL#sha256=...` compares it")
+    session.report.success(
+        f"{counted(len(site.records), 'wheel')} in {counted(len(folders), 'folder')} of {output}/"
+    )
+
+
+def _address(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.query:
+        raise UsageError(
+            "--url is not the address of an index",
+            found=url if not parts.username else "an address with a password",
+            expected="http:// or https://, a host, and a path, without a password",
+            hint="for example --url https://example.org/wheels",
+        )
+    return url.rstrip("/")
+
+
+def _wheels(path: Path) -> list[Wheel]:
+    if path.suffix == ".whl":
+        return [read_wheel(path)]
+    found = wheels_in(path) if path.is_dir() else []
+    if not found:
+        raise UsageError(
+            f"There are no wheels in {path}",
+            found="a folder without wheels" if path.is_dir() else "no such folder",
+            expected="a wheel, a folder of wheels, or the folder above",
+            hint="`mambaport build` writes wheelhouse/PROFILE",
+        )
+    return found
+
+
+def _record(session: Session, wheel: Wheel) -> WheelRecord:
+    """Audits a wheel against the target of the profile that its provenance names.
+
+    Raises:
+        AuditError: a rule fails, or the wheel says nothing of how it was built.
+    """
+    require_audit(audit_wheel(wheel, None))  # before anything else is read from it
+    record = make_record(wheel)
+    audit = audit_wheel(wheel, _goal(record, session.shop.host))
+    require_audit(audit)
+    session.report.line("audit", wheel.path.name, f"{len(audit.findings)} rules")
+    return record.model_copy(update={"audit": tuple(Finding(**vars(item)) for item in audit.findings)})
+
+
+def _goal(record: WheelRecord, host: Host) -> Goal:
+    """The target that a wheel must be for: that of the built-in profile. For a user's profile, and a profile
+    of the machine that builds, the wheel's provenance names the target."""
+    provenance = record.provenance
+    profile = profile_of(provenance)
+    if profile is None or profile.target.arch == "host":
+        return Goal(record.arch, provenance.target.glibc, provenance.target.cpu)
+    goal = resolve_goal(profile, host)
+    if (
+        goal.cuda is not None and provenance.cuda is not None
+    ):  # the profile may have wheels for several torches
+        goal = replace(goal, cuda=replace(goal.cuda, torch=provenance.cuda.torch_minor))
+    return goal
+
+
+def _proof(path: Path) -> Proof:
+    """A report of `mambaport verify --json`.
+
+    Raises:
+        UsageError: the file is not such a report, or a component failed in it.
+    """
+    try:
+        proof = Proof.model_validate_json(path.read_bytes())
+        fault = None if proof.wheels else "no digests of wheels"
+    except (OSError, ValueError) as unread:
+        fault = str(unread)
+    if fault is not None:
+        raise UsageError(
+            f"{path} is not a report of the proof of wheels",
+            found=fault,
+            expected="what `mambaport verify --emulate --wheelhouse DIR --json` prints",
+            hint="write its stdout into a file",
+        )
+    if failed := [item.name for item in proof.components if not item.ok]:
+        raise UsageError(
+            f"{path} is the report of a failed proof",
+            found=", ".join(failed),
+            expected="every component within its bound",
+            hint="do not publish these wheels",
+        )
+    return proof

@@ -1,0 +1,16 @@
+"""Index: a static site of audited wheels, for pip, uv, mambaport and people."""
+
+from mambaport.indexing.record import Finding, Proof, WheelRecord, make_record, profile_of
+from mambaport.indexing.site import Site, only_writer, read_site, write_site
+
+__all__ = [
+    "Finding",
+    "Proof",
+    "Site",
+    "WheelRecord",
+    "make_record",
+    "only_writer",
+    "profile_of",
+    "read_site",
+    "write_site",
+]

@@ -1,0 +1,172 @@
+"""The pages of an index for people: the front page, and one page for each wheel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from mambaport.indexes import FILES
+from mambaport.indexing.record import Proof, WheelRecord
+from mambaport.indexing.shelves import Shelf, shelves
+from mambaport.indexing.simple import lock_name
+from mambaport.releases import read_package
+from mambaport.report import size_text
+
+ASSETS = ("style.css", "site.js")
+"""Files that the pages load; the pages load nothing from elsewhere."""
+PLACEHOLDER = "https://wheels.example"
+"""Stands in install lines where no ``--url`` is given; a script of the page puts the page's address in."""
+
+
+@cache
+def _templates() -> Environment:
+    # Every value is escaped: wheels, patches and reports are data of others.
+    environment = Environment(
+        loader=PackageLoader("mambaport.indexing"),
+        autoescape=select_autoescape(("html",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["size"] = size_text
+    environment.filters["path"] = quote
+    environment.filters["thread"] = thread_url
+    return environment
+
+
+def site_pages(records: Iterable[WheelRecord], url: str | None) -> dict[str, bytes]:
+    """Relative path -> content of every page for people, and of the files that the pages load."""
+    found = shelves(records)
+    address = url or PLACEHOLDER
+    environment = _templates()
+    pages: dict[str, bytes] = {}
+    for name in ASSETS:
+        source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+        pages[name] = source.encode()
+    views = [_shelf_view(shelf, address) for shelf in found]
+    pages["index.html"] = _render(
+        "index.html", shelves=views, places=[_place(item) for item in found], top=""
+    )
+    for shelf, view in zip(found, views, strict=True):
+        page = _render("shelf.html", shelf=view, top="../")
+        pages[f"{shelf.folder}/index.html"] = page
+        for record in shelf.records:
+            pages[f"{shelf.folder}/{record.page}"] = _render(
+                "wheel.html", shelf=view, wheel=_wheel_view(record, shelf, address), top="../../"
+            )
+    return pages
+
+
+def _render(template: str, **values: Any) -> bytes:
+    return _templates().get_template(template).render(**values).encode()
+
+
+def _place(shelf: Shelf) -> dict[str, Any]:
+    """What the finder of the front page compares with the output of `mambaport doctor`."""
+    cuda = shelf.cuda
+    return {
+        "folder": shelf.folder,
+        "arch": shelf.facts.target.arch,
+        "glibc": shelf.facts.target.glibc,
+        "sm": cuda["sm"] if cuda else [],
+        "torch": shelf.torch,
+        "l4t": shelf.l4t,
+        "devices": f"{shelf.devices} {shelf.summary}",
+    }
+
+
+def _shelf_view(shelf: Shelf, address: str) -> dict[str, Any]:
+    lines = [
+        {
+            "name": name,
+            "default": name == shelf.default_line,
+            "lock": lock_name(shelf, name),
+            "commands": _commands(shelf, [items[0] for items in wheels.values()], address, name),
+        }
+        for name, wheels in shelf.lines.items()
+    ]
+    return {
+        "folder": shelf.folder,
+        "option": shelf.option,
+        "summary": shelf.summary,
+        "devices": shelf.devices,
+        "target": shelf.facts.target,
+        "cuda": shelf.cuda,
+        "torch": shelf.torch,
+        "torch_reason": shelf.torch_reason,
+        "wheels": [
+            {"record": item, "page": item.page} for items in shelf.projects.values() for item in items
+        ],
+        "lines": sorted(lines, key=lambda line: not line["default"]),
+    }
+
+
+def _commands(
+    shelf: Shelf, wheels: list[WheelRecord], address: str, line: str | None
+) -> list[dict[str, str]]:
+    """Lines to copy: for mambaport, pip and uv."""
+    pins = " ".join(f"'{item.name}=={item.version}'" for item in wheels)
+    simple = f"{address}/{shelf.folder}/simple/"
+    requires = " ".join(f"'{word}'" for word in shelf.requires)
+    chosen = f" --line {line}" if line and line != shelf.default_line else ""
+    found = [
+        {
+            "tool": "mambaport",
+            "note": "checks digests, audits, installs, proves; a failed proof restores what was before",
+            "text": f"mambaport install {shelf.option}{chosen} --index {address}/",
+        }
+    ]
+    for tool, command in (("pip", "pip install"), ("uv", "uv pip install")):
+        before = f"{command} {requires} && " if requires else ""
+        text = f"{before}{command} --no-deps --index-url {simple} {pins}"
+        found.append(
+            {"tool": tool, "note": f"into an environment that has torch {shelf.torch}", "text": text}
+        )
+    return found
+
+
+def _wheel_view(record: WheelRecord, shelf: Shelf, address: str) -> dict[str, Any]:
+    provenance = record.provenance
+    package = read_package(record.name) if shelf.profile else None
+    files = f"../{FILES}/{quote(record.filename)}"
+    kinds = {"metadata": ".metadata", "provenance": ".provenance.json", "sbom": ".sbom.cdx.json"}
+    needs = [item.found for item in record.audit if item.rule in ("glibc", "isa")]
+    return {
+        "record": record,
+        "file": files,
+        "links": {name: files + suffix for name, suffix in {**kinds, "record": ".record.json"}.items()},
+        "homepage": package.homepage if package else None,
+        "license": package.license if package else None,
+        "needs": needs,
+        "patches": sum(len(item.patches) for item in provenance.patch_sets),
+        "cuda": provenance.cuda.model_dump(exclude_none=True) if provenance.cuda else {},
+        "proofs": [_proof_view(item) for item in record.proofs],
+        "commands": _commands(shelf, [record], address, None)[1:],
+    }
+
+
+def thread_url(text: str) -> str:
+    """The address of ``owner/repository#number``."""
+    repository, _, number = text.partition("#")
+    return f"https://github.com/{quote(repository)}/issues/{quote(number)}"
+
+
+def _proof_view(proof: Proof) -> dict[str, Any]:
+    """A proof as a table: a row for each component, a column for each path."""
+    names = list(dict.fromkeys(item.name for item in proof.components))
+    paths = list(dict.fromkeys(item.path for item in proof.components))
+    cells = {(item.name, item.path): item for item in proof.components}
+    inputs = {item.name: item.input for item in reversed(proof.components)}
+    return {
+        "proof": proof,
+        "where": f"emulated {proof.emulated}" if proof.emulated else proof.gpu or "this machine",
+        "paths": paths,
+        "rows": [
+            {"name": name, "input": inputs[name], "cells": [cells.get((name, path)) for path in paths]}
+            for name in names
+        ],
+    }
