@@ -260,3 +260,9 @@ def test_every_link_of_every_page_leads_to_a_file(whole: Path) -> None:
                 continue
             target = (page.parent / unquote(parts.path)).resolve()
             assert target.is_file() or (target / "index.html").is_file(), f"{page}: {link}"
+
+
+def test_the_matrix_leaves_out_what_the_index_has(whole: Path, shared: Path) -> None:
+    with served(whole) as url:
+        answer = mambaport(shared, "matrix", "-p", "rpi", "--index", url).good()
+    assert [row["name"] for row in answer["include"]] == ["rpi-line-2.3"]

@@ -114,6 +114,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "verify",
         "adopt",
         "index",
+        "matrix",
         "infer",
         "evaluate",
         "bench",

@@ -44,6 +44,7 @@ COMMANDS = (
     "build",
     "audit",
     "index",
+    "matrix",
     "install",
     "verify",
     "infer",

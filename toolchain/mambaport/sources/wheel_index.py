@@ -153,6 +153,17 @@ class WheelIndex:
                 raise self._lacks(folder, name, version, [item["filename"] for item in files])
             self._bring_wheel(folder, page, found[0], into)
 
+    def has(self, folder: str, name: str, version: str, arch: str) -> bool:
+        """Whether the index has a wheel of this version for the architecture.
+
+        Raises:
+            FetchError, IndexFault
+        """
+        page = project_page(folder, name)
+        return page in self._sums and any(
+            _is(item["filename"], name, version, arch) for item in self._files(page)
+        )
+
     def _files(self, page: str) -> list[dict[str, Any]]:
         content = self._page(page)
         try:
