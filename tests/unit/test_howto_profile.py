@@ -47,7 +47,7 @@ def without_builds(script: str) -> str:
 def test_the_page_has_its_two_boards() -> None:
     assert len(BLOCKS) == 2
     known = {name for profile in builtin_profiles() for name in (profile.name, *profile.aliases)}
-    assert not {"orange-pi-5", "jetson-thor"} & known
+    assert not {"orange-pi-5", "dgx-spark"} & known
 
 
 def test_a_board_without_a_gpu(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_a_board_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_a_board_with_a_gpu(tmp_path: Path) -> None:
-    assert "target     aarch64, neoverse-v3ae, glibc 2.39" in run(BLOCKS[1], tmp_path)
-    cuda = read_profile(tmp_path / "jetson-thor.toml").cuda
+    assert "target     aarch64, cortex-a725, glibc 2.39" in run(BLOCKS[1], tmp_path)
+    cuda = read_profile(tmp_path / "dgx-spark.toml").cuda
     assert cuda is not None
-    assert (cuda.version, cuda.sm, cuda.torch) == ("13.0", ("110",), "2.11")
+    assert (cuda.version, cuda.sm, cuda.torch) == ("13.0", ("121",), "2.11")
 
 
 def test_the_error_that_the_page_shows(tmp_path: Path) -> None:

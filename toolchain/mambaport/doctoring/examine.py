@@ -12,6 +12,7 @@ from mambaport.building.cuda_root import debian_lacks
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.doctoring.checks import Check
 from mambaport.doctoring.cuda import cuda_checks, cuda_facts, gpu_checks
+from mambaport.doctoring.fitting import fitting_profiles
 from mambaport.errors import MambaportError
 from mambaport.host import Host
 from mambaport.installing import check_target
@@ -47,6 +48,7 @@ def facts(host: Host, store: Store) -> dict[str, str]:
         "network isolation": "builds run without network"
         if host.network_isolation
         else "not allowed by the kernel",
+        "profiles": ", ".join(fitting_profiles(host)) or "none",
         "store": f"{store.root} ({free / 1e9:.0f} GB free)",
     }
 
