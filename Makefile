@@ -56,8 +56,10 @@ wheels: $(TOOL)/.tool ## build, audit and collect the wheels of PROFILE in wheel
 kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for this machine
 	cd kernels && ../$(TOOL)/bin/python -m mambaport_build
 
-test-kernels: kernels $(NUMERIC)/.numeric ## compile the kernels in place and test them alone, after each change of C
-	cd kernels/tests && PYTHONPATH=.. ../../$(NUMERIC)/bin/python -m pytest --quiet .
+# Which tests, in pytest's words, such as "-k norm"; empty for all.
+TESTS ?=
+test-kernels: kernels $(NUMERIC)/.numeric ## compile the kernels in place and test them alone, after each change of C; TESTS="-k norm"
+	cd kernels/tests && PYTHONPATH=.. ../../$(NUMERIC)/bin/python -m pytest --quiet . $(TESTS)
 
 # Compilers to test, such as "gcc-11 clang-19"; empty for all compilers of this machine.
 COMPILERS ?=

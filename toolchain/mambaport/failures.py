@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class Failure(Model):
     """Every part of mambaport that handles the failure; empty where none does."""
 
 
-def catalogue() -> list[Failure]:
-    """Every row with its owners, in the order of the file.
+@cache
+def catalogue() -> tuple[Failure, ...]:
+    """Every row with its owners, in the order of the file; read once, since all patch sets are read.
 
     Raises:
         UsageError: the file is not valid.
@@ -56,7 +58,7 @@ def catalogue() -> list[Failure]:
     for row, fields in read_toml(CATALOGUE).items():
         owners = [*patches.get(row, []), *fields.get("also", [])]
         rows.append(validate(Failure, {"id": row, "owners": owners, **fields}, CATALOGUE))
-    return rows
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
