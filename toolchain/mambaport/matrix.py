@@ -81,7 +81,9 @@ class Job:
             )
             if profile.emulate
             else "",
-            "key": data_sha256([package.key for package in plan.packages])[:40] if self.versions else "",
+            "key": data_sha256([package.key for package in plan.packages])[:40]
+            if self.versions and not plan.lacks
+            else "",
             "cache": data_sha256(inputs)[:40],
             "inputs": inputs,
             "memory_mib": profile.build.memory_per_job_mib,
@@ -127,7 +129,6 @@ def jobs(profiles: Sequence[Profile], host: Host, variant: str | None, lines: Se
 
     Raises:
         UsageError: an unknown variant or line.
-        HostError: no toolchain of this machine compiles for a profile.
     """
     known = read_lines()
     names = [*lines] or [line.name for line in known.line] if known else [*lines]
@@ -144,6 +145,7 @@ def jobs(profiles: Sequence[Profile], host: Host, variant: str | None, lines: Se
                         variant=chosen,
                         cuda=CudaOptions(torch=torch or None),
                         releases=ReleaseChoice(line),
+                        buildable=False,
                     )
                     yield Job(plan, profile, line, line == default, torch)
 

@@ -229,6 +229,7 @@ def make_plan(
     environ: Mapping[str, str] | None = None,
     cuda: CudaOptions | None = None,
     releases: ReleaseChoice | None = None,
+    buildable: bool = True,
 ) -> Plan:
     """Resolves a profile for this machine.
 
@@ -236,6 +237,7 @@ def make_plan(
         environ: the variables that settings are read from; this process's by default.
         cuda: the command line's options for CUDA, torch and Python.
         releases: the command line's options for release lines and versions.
+        buildable: whether a machine without a toolchain is an error; else :attr:`Plan.lacks` names it.
 
     Raises:
         UsageError: an unknown variant, package, release or release line.
@@ -246,7 +248,7 @@ def make_plan(
     profile = profile.with_variant(variant)
     settings = read_settings(environ)
     goal = resolve_goal(profile, host, settings)
-    tool, lacks = _choose(profile, host, goal, toolchain)
+    tool, lacks = _choose(profile, host, goal, toolchain, buildable)
     cuda_plan = None
     if lacks is None:
         cuda_plan, lacks = _plan_cuda(profile, goal, host, tool, cuda or CudaOptions())
@@ -271,12 +273,12 @@ def make_plan(
 
 
 def _choose(
-    profile: Profile, host: Host, goal: Goal, requested: str | None
+    profile: Profile, host: Host, goal: Goal, requested: str | None, buildable: bool
 ) -> tuple[Toolchain, HostError | None]:
     try:
         return choose(profile, host, goal, requested), None
     except HostError as fault:
-        if profile.cuda is None or requested:
+        if (profile.cuda is None and buildable) or requested:
             raise
         return TOOLCHAINS[profile.build.toolchains[0 if host.arch == goal.arch else -1]], fault
 

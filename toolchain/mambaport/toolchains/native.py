@@ -26,8 +26,8 @@ class Native:
         return ()
 
     def identity(self, host: Host) -> dict[str, str]:
-        assert host.cc is not None
-        return {"name": self.name, "cc": host.cc.identity, "glibc": host.glibc}
+        compiler = {"cc": host.cc.identity} if host.cc else {}
+        return {"name": self.name, **compiler, "glibc": host.glibc}
 
     def glibc(self, host: Host, goal: Goal) -> str:
         return newer_glibc(host.glibc, goal.glibc)  # linked against this machine's glibc
