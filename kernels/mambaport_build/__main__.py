@@ -6,10 +6,11 @@ Arguments: names of libraries; all of them when there is none. The compiler is C
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mambaport_build.config import machine_config
-from mambaport_build.libraries import KernelLibrary
+from mambaport_build.libraries import ONNX, KernelLibrary
 from mambaport_build.ninja_build import run_ninja
 from mambaport_build.units import kernel_units
 
@@ -20,7 +21,8 @@ def main(names: list[str]) -> None:
     config, folder = machine_config(), Path("build")
     units, links = [], []
     for name in names:
-        more, link = kernel_units(KernelLibrary(name, root="."), Path(name, f"lib{name}.so"), folder, config)
+        library = replace(ONNX if name == ONNX.name else KernelLibrary(name), root=".")
+        more, link = kernel_units(library, Path(name, f"lib{name}.so"), folder, config)
         units += more
         links.append(link)
     run_ninja(units, links, folder, config)

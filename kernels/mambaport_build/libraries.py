@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Upstream's flags of both packages, without those for profilers.
@@ -32,28 +32,53 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class KernelLibrary:
-    """A library of CPU kernels in C, loaded by the Python package of the same name.
+    """A library in C, loaded by the Python package of the same name.
 
     Its sources are the C files of ``csrc/common`` and ``csrc/NAME`` in the folder `root`, compiled once, and those of
-    their folders ``operators``, compiled once for each instruction set.
+    their folders ``operators``, compiled once for each instruction set. A file of ``csrc/NAME`` replaces the file of
+    the same name in ``csrc/common``.
     """
 
     name: str
     root: str = "kernels"
+    borrows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Another library -> those of its operators that this library contains too, from the same objects."""
 
     @property
-    def folders(self) -> tuple[Path, Path]:
-        return Path(self.root, "csrc", "common"), Path(self.root, "csrc", self.name)
+    def folders(self) -> list[Path]:
+        """Where headers are found."""
+        return [Path(self.root, "csrc", name) for name in ("common", self.name, *self.borrows)]
 
     @property
     def sources(self) -> list[Path]:
-        return sorted((path for folder in self.folders for path in folder.glob("*.c")), key=lambda path: path.name)
+        found = {path.name: path for folder in self.folders[:2] for path in folder.glob("*.c")}
+        return [found[name] for name in sorted(found)]
 
     @property
     def operators(self) -> list[Path]:
         """The largest first: it takes the compiler longest."""
-        found = (path for folder in self.folders for path in folder.glob("operators/*.c"))
-        return sorted(found, key=lambda path: (-path.stat().st_size, path.name))
+        return _by_size(path for folder in self.folders[:2] for path in folder.glob("operators/*.c"))
+
+    @property
+    def lenders(self) -> Iterator[tuple[KernelLibrary, list[Path]]]:
+        """(library, the sources of its operators that this library contains too)."""
+        for name, operators in self.borrows.items():
+            lender = KernelLibrary(name, self.root)
+            yield lender, [path for path in lender.operators if path.stem in operators]
+
+
+ONNX = KernelLibrary(
+    "mambaport_onnx",
+    borrows={
+        "causal_conv1d_cpu": ["conv"],
+        "selective_scan_cpu": ["linear", "mamba_step", "norm", "scan_forward", "state_update"],
+    },
+)
+"""The operators for ONNX Runtime, of the same kernels as the libraries for torch."""
+
+
+def _by_size(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: (-path.stat().st_size, path.name))
 
 
 @dataclass(frozen=True)

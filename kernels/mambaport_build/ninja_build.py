@@ -28,6 +28,7 @@ def run_ninja(units: Sequence[Unit], links: Sequence[Link], folder: Path, config
     Raises:
         SystemExit: a compiler or the linker failed; its message is printed.
     """
+    units = list(dict.fromkeys(units))  # libraries share kernels
     path = folder / "build.ninja"
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream:

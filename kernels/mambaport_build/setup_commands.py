@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ NOT_PACKAGES = ("build", "csrc", "include", "tests", "dist", "docs", "benchmarks
 
 
 def run_setup(
-    package: str, prefix: str, fallback_variable: str, kernels: KernelLibrary, cuda: CudaLibrary
+    package: str, prefix: str, fallback_variable: str, kernels: Sequence[KernelLibrary], cuda: CudaLibrary
 ) -> None:
     """``setup()`` of a package whose metadata is in pyproject.toml.
 
@@ -53,7 +54,7 @@ def run_setup(
     config = read_config()
     libraries: list[KernelLibrary | CudaLibrary] = []
     if not truthy(os.environ.get(fallback_variable)):
-        libraries.append(kernels)
+        libraries += kernels
         if _wants_cuda(prefix, config):
             libraries.append(cuda)
     setup(

@@ -75,15 +75,20 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
     compiler = shlex.split(os.environ.get("CC") or "cc")
     machine = _machine(compiler)
     flags = [*KERNEL_FLAGS, *_target_flags(machine), *shlex.split(os.environ.get("CFLAGS", ""))]
-    words = (*_cached(compiler, folder, config), *flags, *(f"-I{path.as_posix()}" for path in library.folders))
-    objects = folder / library.name
+    start = (*_cached(compiler, folder, config), *flags)
     sets = INSTRUCTION_SETS.get(machine, {"base": ()})
-    units = [
-        Unit(source, objects / f"{source.stem}_{name}.o", (*words, f"-DISA={name}", *options), KERNEL_MIB)
-        for source in library.operators
-        for name, options in sets.items()
+    units = []
+    for owner, operators in ((library, library.operators), *library.lenders):
+        words = (*start, *(f"-I{path.as_posix()}" for path in owner.folders))
+        units += [
+            Unit(source, folder / owner.name / f"{source.stem}_{name}.o", (*words, f"-DISA={name}", *options), KERNEL_MIB)
+            for source in operators
+            for name, options in sets.items()
+        ]
+    words = (*start, *(f"-I{path.as_posix()}" for path in library.folders))
+    units += [
+        Unit(source, folder / library.name / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources
     ]
-    units += [Unit(source, objects / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources]
     after = (*KERNEL_LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
     return units, Link(output, tuple(unit.object for unit in units), (*compiler, *flags), after)
 

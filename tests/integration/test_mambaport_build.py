@@ -40,7 +40,7 @@ run_setup(
     package="thing",
     prefix="THING",
     fallback_variable="THING_FORCE_FALLBACK",
-    kernels=KernelLibrary("thing_cpu"),
+    kernels=[KernelLibrary("thing_cpu")],
     cuda=CudaLibrary(
         name="thing_cuda",
         sources=["csrc/slow.cu", "csrc/one.cpp", "csrc/two.cpp"],

@@ -98,7 +98,7 @@ class PatchSetFile(Model):
     shared: tuple[Name, ...] = ()
     """Folders of ``patches/shared/`` that are laid over the tree like the overlay."""
     kernels: tuple[str, ...] = ()
-    """Packages of ``kernels/`` that are laid over the tree, each with its C sources."""
+    """Packages of ``kernels/`` that are laid over the tree, each with its C sources; ``csrc/NAME``: these alone."""
     overlays: dict[OverlayFolder, Releases] = Field(default_factory=dict)
     """Further overlay folders -> the releases for which their files go before those of ``overlay/``."""
     replace: tuple[Replacement, ...] = ()
@@ -298,18 +298,21 @@ def write_lock(path: Path, lock: Model) -> bool:
 def kernel_sources(package: str) -> dict[str, Path]:
     """Path in the tree -> file, of a package of ``kernels/``: Python at the top, C below ``kernels/csrc/``.
 
+    ``csrc/NAME`` names the C sources of a package alone.
+
     Raises:
         PatchError: ``kernels/`` has no package of that name.
     """
     root = kernels_dir()
-    if not (root / package / "__init__.py").is_file():
+    only_c = package.startswith("csrc/")
+    own = root / package if only_c else root / "csrc" / package
+    if not (own.is_dir() if only_c else (root / package / "__init__.py").is_file()):
         raise PatchError(
             f"There is no kernel package {package}",
             found=f"no {root / package}",
-            expected="every name under `kernels` in patchset.toml is a package of kernels/",
+            expected="every name under `kernels` in patchset.toml is a package of kernels/, or csrc/ and its name",
         )
-    python = {f"{package}/{path.name}": path for path in sorted((root / package).glob("*.py"))}
-    own = root / "csrc" / package
+    python = {} if only_c else {f"{package}/{path.name}": path for path in sorted((root / package).glob("*.py"))}
     folders = (root / "csrc" / "common", own) if own.is_dir() else ()
     sources = {
         f"kernels/{path.relative_to(root).as_posix()}": path

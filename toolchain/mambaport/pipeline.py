@@ -399,7 +399,7 @@ class Pipeline:
         for package in self.plan.packages:
             if package.fallback or versions.get(package.name, "").endswith(".fallback"):
                 continue
-            owned = owned_modules(package.name)
+            owned = [name for name in owned_modules(package.name) if name.endswith("_cpu")]  # for torch
             kernels = [name for item in package.sets for name in item.meta.kernels if name in owned]
             modules += kernels
             if self.plan.cuda is not None:

@@ -10,7 +10,7 @@ run_setup(
     package="causal_conv1d",
     prefix="CAUSAL_CONV1D",
     fallback_variable="CAUSAL_CONV1D_FORCE_FALLBACK",
-    kernels=KernelLibrary("causal_conv1d_cpu"),
+    kernels=[KernelLibrary("causal_conv1d_cpu")],
     cuda=CudaLibrary(
         name="causal_conv1d_cuda",
         sources=[

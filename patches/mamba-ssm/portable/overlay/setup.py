@@ -3,7 +3,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # an isolated build does not have the source tree on sys.path
 
-from mambaport_build.libraries import CudaLibrary, KernelLibrary
+from mambaport_build.libraries import ONNX, CudaLibrary, KernelLibrary
 from mambaport_build.setup_commands import run_setup
 
 SCAN = "csrc/selective_scan"
@@ -12,7 +12,7 @@ run_setup(
     package="mamba_ssm",
     prefix="MAMBA",
     fallback_variable="SELECTIVE_SCAN_FORCE_FALLBACK",
-    kernels=KernelLibrary("selective_scan_cpu"),
+    kernels=[KernelLibrary("selective_scan_cpu"), ONNX],
     cuda=CudaLibrary(
         name="selective_scan_cuda",
         sources=[
