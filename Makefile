@@ -45,7 +45,7 @@ $(TOOL)/.test: $(TOOL)/.tool
 
 $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 	@echo "setup    $(TORCH) into $(NUMERIC)/ (the README says how to get its small CPU build)"
-	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers peft torchao bitsandbytes lycoris-lora pytest hypothesis
+	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers peft torchao bitsandbytes lycoris-lora onnx onnxruntime pytest hypothesis
 	@touch $@
 
 setup: $(TOOL)/.tool ## install mambaport into .venv

@@ -79,9 +79,9 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
     sets = INSTRUCTION_SETS.get(machine, {"base": ()})
     units = []
     for owner, operators in ((library, library.operators), *library.lenders):
-        words = (*start, *(f"-I{path.as_posix()}" for path in owner.folders))
+        words, objects = (*start, *(f"-I{path.as_posix()}" for path in owner.folders)), folder / owner.name
         units += [
-            Unit(source, folder / owner.name / f"{source.stem}_{name}.o", (*words, f"-DISA={name}", *options), KERNEL_MIB)
+            Unit(source, objects / f"{source.stem}_{name}.o", (*words, f"-DISA={name}", *options), KERNEL_MIB)
             for source in operators
             for name, options in sets.items()
         ]

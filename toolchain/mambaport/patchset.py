@@ -98,7 +98,7 @@ class PatchSetFile(Model):
     shared: tuple[Name, ...] = ()
     """Folders of ``patches/shared/`` that are laid over the tree like the overlay."""
     kernels: tuple[str, ...] = ()
-    """Packages of ``kernels/`` that are laid over the tree, each with its C sources; ``csrc/NAME``: these alone."""
+    """Packages of ``kernels/`` that are laid over the tree with their C sources; ``csrc/NAME``: C alone."""
     overlays: dict[OverlayFolder, Releases] = Field(default_factory=dict)
     """Further overlay folders -> the releases for which their files go before those of ``overlay/``."""
     replace: tuple[Replacement, ...] = ()
@@ -310,9 +310,10 @@ def kernel_sources(package: str) -> dict[str, Path]:
         raise PatchError(
             f"There is no kernel package {package}",
             found=f"no {root / package}",
-            expected="every name under `kernels` in patchset.toml is a package of kernels/, or csrc/ and its name",
+            expected="each of `kernels` in patchset.toml is a package of kernels/, or csrc/ and its name",
         )
-    python = {} if only_c else {f"{package}/{path.name}": path for path in sorted((root / package).glob("*.py"))}
+    modules = () if only_c else sorted((root / package).glob("*.py"))
+    python = {f"{package}/{path.name}": path for path in modules}
     folders = (root / "csrc" / "common", own) if own.is_dir() else ()
     sources = {
         f"kernels/{path.relative_to(root).as_posix()}": path

@@ -1,5 +1,5 @@
-/* The operators of the domain: their inputs, attributes and outputs as mambaport_onnx/operators.py describes them, which
-   a test compares. */
+/* The operators of the domain: their inputs, attributes and outputs. A test compares them with the description in
+   mambaport_onnx/operators.py. */
 #pragma once
 
 #include <stdint.h>
