@@ -28,7 +28,7 @@ EACH = pytest.mark.parametrize("op", OPERATORS, ids=lambda op: op.name)
 
 def axes_of(text: str) -> list[str]:
     """The axes of the first shape of a text."""
-    return text.split("|")[0].replace("... ", "batch seqlen ").split()
+    return text.split("|", maxsplit=1)[0].replace("... ", "batch seqlen ").split()
 
 
 def shape_of(text: str, lengths=LENGTHS) -> tuple[int, ...]:

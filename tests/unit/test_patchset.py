@@ -8,7 +8,7 @@ import pytest
 from helpers import HEX64, diff, use_patches, write_package, write_set, write_tree
 
 from mambaport.errors import PatchError
-from mambaport.patchset import PatchSet
+from mambaport.patchset import PatchSet, kernel_sources
 
 PATCH = diff("x.py", "one\ntwo\n", "one\n2\n")
 
@@ -169,3 +169,12 @@ def test_a_replaced_file_may_have_one_digest_for_each_release(root: Path) -> Non
         f'sha256 = {{ "2.2.4" = "{one}", "2.3.0" = "{other}" }}\n'
     )
     assert PatchSet(folder, "2.3.0").replaced == {"setup.py": {one, other}}
+
+
+def test_c_sources_may_be_laid_without_their_python_package() -> None:
+    found = kernel_sources("csrc/causal_conv1d_cpu")
+    assert "kernels/csrc/causal_conv1d_cpu/operators/conv.c" in found
+    assert all(name.startswith("kernels/csrc/") for name in found)
+    assert set(found) < set(kernel_sources("causal_conv1d_cpu"))
+    with pytest.raises(PatchError, match="There is no kernel package csrc/nothing"):
+        kernel_sources("csrc/nothing")

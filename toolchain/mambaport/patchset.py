@@ -202,7 +202,7 @@ class PatchSet:
         for name, path in laid:
             if "__pycache__" in name:
                 continue
-            if name in files:
+            if files.get(name, path) != path:  # packages of kernels/ share their common C sources
                 raise PatchError(
                     f"Patch set {self.name} overlays {name} twice",
                     found=f"{files[name]} and {path}",
