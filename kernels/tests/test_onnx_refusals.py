@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -201,7 +202,11 @@ def test_importing_the_package_and_its_path_need_no_torch():
     code = "import sys, mambaport_onnx as m; m.library_path(); print(*sorted({'torch', 'numpy'} & sys.modules.keys()))"
     folder = str(Path(mambaport_onnx.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": folder}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": folder},
     )
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
@@ -234,10 +239,10 @@ def test_a_library_of_another_processor_is_named(tmp_path, monkeypatch, number, 
         library.library_path()
 
 
-def test_an_instruction_set_that_the_processor_lacks_is_named(monkeypatch):
+def test_an_instruction_set_that_the_processor_lacks_is_named():
     code = "import onnxruntime, mambaport_onnx; mambaport_onnx.register(onnxruntime.SessionOptions())"
     folder = str(Path(mambaport_onnx.__file__).parents[1])
-    environment = {"PYTHONPATH": folder, "MAMBAPORT_KERNEL_ISA": "sve9"}
+    environment = {**os.environ, "PYTHONPATH": folder, "MAMBAPORT_KERNEL_ISA": "sve9"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode != 0
     assert "MAMBAPORT_KERNEL_ISA is sve9, and the instruction sets of this processor are" in done.stderr

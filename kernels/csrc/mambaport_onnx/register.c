@@ -8,7 +8,6 @@
 #include "isa.h"
 
 int best_instruction_set(void);
-void use_instruction_set(int isa);
 
 /* An operator as ONNX Runtime sees it. */
 struct custom_operation {
@@ -209,7 +208,7 @@ static OrtStatus *choose_instruction_set(const OrtApi *api) {
                           "set it to one of base, %s, or unset it",
                           wanted, names[best], names[best]);
     }
-    use_instruction_set(chosen);
+    chosen_isa = (enum isa)chosen;
     return NULL;
 }
 
