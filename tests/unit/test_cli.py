@@ -556,7 +556,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_no_traceback(
     ("line", "offered"),
     [
         ("mambaport build -p r", {"rpi", "rpi-cpu"}),
-        ("mambaport install --profile jet", {"jetson", "jetson-orin"}),
+        ("mambaport install --profile jet", {"jetson", "jetson-orin", "jetson-thor"}),
         ("mambaport show c", {"cpu", "cuda"}),
         ("mambaport doctor -p rpi-", {"rpi-cpu"}),
         ("mambaport build -p jetson --variant jetpack", {"jetpack6", "jetpack7"}),
