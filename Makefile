@@ -18,7 +18,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-gpu test-jetson test-hostile coverage lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-gpu test-jetson test-hostile coverage lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,11 +95,18 @@ test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wh
 	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels in the installed wheels
 	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # test the GPU tests on the CPU
 
+TRANSFORMERS := cd tests/transformers && OMP_NUM_THREADS=1 ../../$(NUMERIC)/bin/python -m pytest
+test-transformers: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every model of transformers 5 that calls the packages, on both lines
+	for line in default 2.3; do \
+	  $(TOOL)/bin/mambaport install --profile cpu $$(test $$line = default || echo --line $$line) --python $(NUMERIC)/bin/python && \
+	  ($(TRANSFORMERS) .) || exit 1; done
+
 LINE_TESTS := test_imports.py test_every_function.py test_generation.py test_line_2_3.py test_mamba3.py test_one_call_steps.py
 # What the lines share, kernels included, `make test-numeric` tests; `make test-numeric LINE=2.3` tests all on that line.
-test-line: $(TOOL)/.tool $(NUMERIC)/.numeric ## test line 2.3 in short: imports, each function, what differs from the default line
+test-line: $(TOOL)/.tool $(NUMERIC)/.numeric ## test line 2.3 in short: imports, each function, what differs from the default line, transformers in short
 	$(TOOL)/bin/mambaport install --profile cpu --line 2.3 --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest $(LINE_TESTS)
+	$(TRANSFORMERS) --short .
 
 test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## build wheels for this machine's NVIDIA GPU, prove and test them
 	$(TOOL)/bin/mambaport install --profile cuda $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python

@@ -5,7 +5,9 @@ A unit test holds the files against the code.
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -139,6 +141,20 @@ def troubleshooting() -> str:
     return "\n".join(lines) + "\n"
 
 
+def transformers() -> str:
+    """docs/how-to/transformers.md: the page as it is, with the tables of the tests' expectations."""
+    tests = DOCS.parent / "tests" / "transformers"
+    sys.path.insert(0, str(tests))
+    try:
+        expected = importlib.import_module("expected")
+    finally:
+        sys.path.remove(str(tests))
+    text = (DOCS / "how-to" / "transformers.md").read_text(encoding="utf-8")
+    begin, end = "<!-- tables of tests/transformers/expected.py -->\n", "<!-- end of the tables -->\n"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{expected.page_tables()}\n\n{end}{rest.partition(end)[2]}"
+
+
 def _section(command: click.Command, context: click.Context) -> str:
     return f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
 
@@ -149,6 +165,7 @@ FILES = {
     "reference/patches.md": patches,
     "reference/failures.md": failures,
     "how-to/troubleshooting.md": troubleshooting,
+    "how-to/transformers.md": transformers,
 }
 
 

@@ -156,3 +156,67 @@ def test_threads_that_are_none_are_refused(tmp_path: Path, threads: str) -> None
     ran = mambaport(tmp_path / "store", "bench", "--threads", threads)
     assert ran.code == 2
     assert ran.json["error"]["kind"] == "usage"
+
+
+# A configuration of transformers ------------------------------------------------------------------------
+
+CONFIG = {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 99, "state_size": 8}
+BENCH = ("--seconds", "0.1", "--prompt", "16", "--threads", "1")
+
+
+def bench_of(folder: Path, python: Path, config: dict[str, Any], *words: str | Path) -> Ran:
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return mambaport(folder / "store", "bench", "--model", f"hf:{path}", *BENCH, *words, "--python", python)
+
+
+def test_a_configuration_of_transformers_is_measured_with_the_packages_and_without(
+    python: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "result.json"
+    answer = bench_of(tmp_path, python, CONFIG, "--compare", "fallback", "-o", output).good()
+    kinds = [(item["measure"], item["variant"]) for item in answer["measures"]]
+    variants = ("default", "without", "fallback")
+    assert kinds == [(measure, variant) for measure in ("prefill", "decode") for variant in variants]
+    assert answer["model"] == "hf:mamba"
+    assert answer["depth"] == 2
+    assert answer["environment"]["transformers"].startswith("5.")
+    again = bench_of(tmp_path, python, CONFIG, "--compare", output)
+    assert again.code == 0, again.err
+    other = bench_of(tmp_path, python, {**CONFIG, "hidden_size": 48}, "--compare", output)
+    assert other.code == 2
+    assert "another configuration" in other.json["error"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "what"),
+    [
+        ({"model_type": "mamba9"}, 17, "no model of the type"),
+        ({"model_type": "mamba", "hidden_size": "many"}, 17, "refuses the configuration"),
+        ({"model_type": "mamba", "hidden_size": 300_000, "num_hidden_layers": 2}, 12, "not enough memory"),
+    ],
+)
+def test_a_configuration_that_cannot_be_measured_is_refused(
+    python: Path, tmp_path: Path, config: dict[str, Any], code: int, what: str
+) -> None:
+    ran = bench_of(tmp_path, python, config)
+    assert ran.code == code, ran.err
+    assert what in ran.json["error"]["what"]
+    assert "Traceback" not in ran.err
+
+
+def test_transformers_that_is_missing_or_too_old_is_named(cpu: Any, tmp_path: Path) -> None:
+    python = with_wheels(tmp_path / "less", cpu, ("transformers",))
+    ran = bench_of(tmp_path, python, CONFIG)
+    assert ran.code == 12
+    assert "There is no transformers" in ran.json["error"]["what"]
+    assert "transformers>=" in ran.json["error"]["hint"]
+    (site,) = (tmp_path / "less" / "venv" / "lib").glob("python3*/site-packages")
+    old = site / "transformers"
+    (old / "integrations").mkdir(parents=True)
+    (old / "__init__.py").write_text('__version__ = "4.57.3"\n')
+    (old / "integrations" / "hub_kernels.py").write_text("")
+    ran = bench_of(tmp_path, python, CONFIG)
+    assert ran.code == 12
+    assert "does not call mamba_ssm and causal_conv1d on a CPU" in ran.json["error"]["what"]
+    assert "4.57.3" in ran.json["error"]["found"]

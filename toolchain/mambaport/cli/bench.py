@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from pydantic import ValidationError
 
 from mambaport import __version__
+from mambaport.cli.hf import HF, ModelType, read_config
 from mambaport.cli.models import device_options, request, size_options
 from mambaport.cli.options import FILE, Session, default_python, output_options
 from mambaport.errors import UsageError
@@ -25,16 +27,17 @@ BUSY = 0.5
 @click.command()
 @click.option(
     "--model",
-    type=click.Choice([*VISION, *LANGUAGE]),
+    type=ModelType([*VISION, *LANGUAGE]),
     default="vim-tiny",
     show_default=True,
-    help="A Vision Mamba, or a language model.",
+    help="A Vision Mamba, a language model, or hf: and the path of a config.json of transformers.",
 )
 @click.option(
     "--compare",
     metavar="WITH",
     multiple=True,
-    help="fallback: pure PyTorch, in the same run. Or the JSON file of another run, on any machine.",
+    help="fallback: the packages in pure PyTorch, in the same run. Or the JSON file of another run, on any "
+    "machine.",
 )
 @click.option(
     "--seconds",
@@ -76,13 +79,22 @@ def bench(
     Weights are random, so nothing has to be downloaded. p50 is the median of the runs, and one run in
     twenty takes longer than p95. A language model is measured twice: reading a prompt, decoding one token.
 
+    With hf:CONFIG.json, the environment needs transformers 5.15 or newer. The model is measured with
+    mamba_ssm and causal_conv1d, and without, in float32.
+
     \b
     Examples:
       mambaport bench --python ~/mamba/bin/python
       mambaport bench --model mamba-130m --threads 4 --compare fallback
       mambaport bench -o pi5.json --plot pi5.svg
       mambaport bench --compare pi5.json
+      mambaport bench --model hf:falcon-mamba/config.json --prompt 128 --threads 1
     """
+    extra: dict[str, Any] = {}
+    if model.startswith(HF):
+        path = Path(model.removeprefix(HF))
+        extra = {"config": read_config(path, size=size, depth=depth), "path": str(path)}
+        model = HF + extra["config"]["model_type"]
     others = [_read(Path(item), model) for item in compare if item != "fallback"]
     task = request(
         "bench",
@@ -94,6 +106,7 @@ def bench(
         prompt=prompt,
         size=size,
         depth=depth,
+        **extra,
     )
     result = run_task(default_python(python), task, Benchmark, session.report)
     host = read_host()
@@ -145,8 +158,15 @@ def _read(path: Path, model: str) -> Benchmark:
 
 
 def _same_work(ours: Benchmark, other: Benchmark) -> None:
-    for name in ("size", "depth", "prompt"):
+    for name in ("size", "depth", "prompt", "parameters"):
         our_value, other_value = getattr(ours, name), getattr(other, name)
+        if our_value != other_value and ours.model.startswith(HF) and name != "prompt":
+            raise UsageError(
+                "The other run measured another configuration",
+                found=f"{name} {other_value}",
+                expected=f"{name} {our_value}",
+                hint="measure the same config.json on both machines",
+            )
         if our_value != other_value:
             raise UsageError(
                 "The other run measured other work",

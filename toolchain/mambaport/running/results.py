@@ -34,6 +34,8 @@ class Environment(Result):
     """Whether compiled kernels were used; False means pure PyTorch."""
     capability: str
     """The CPU instruction set that torch chose."""
+    transformers: str | None = None
+    """None where the model is not one of transformers."""
 
 
 class Class(Result):
@@ -123,9 +125,10 @@ class Measure(Result):
     measure: str
     """``image``, ``prefill`` or ``decode``."""
     variant: str
-    """``default``, or ``fallback``: pure PyTorch."""
+    """``default``, ``fallback`` (the packages in pure PyTorch) or ``without`` (transformers without them)."""
     unit: str
-    flops: Flops
+    flops: Flops | None
+    """None: not counted, as for a model of transformers."""
     peak_bytes: int | None
     runs: int
     p50_ms: float

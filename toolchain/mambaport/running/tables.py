@@ -16,6 +16,7 @@ from mambaport.running.results import Benchmark, Classified, Environment, Evalua
 
 BAR = 20
 BENCH_BAR = 10
+VARIANTS = {"fallback": "pure PyTorch", "without": "no packages"}
 
 
 def classes_table(image: Classified) -> Table:
@@ -62,7 +63,7 @@ def benchmark_table(results: list[Benchmark]) -> Table:
             short(item.p50_ms),
             short(item.p95_ms),
             f"{item.per_second:.3g}",
-            f"{item.flops.total / item.p50_ms / 1e6:.3g}",
+            "" if item.flops is None else f"{item.flops.total / item.p50_ms / 1e6:.3g}",
             "" if item.peak_bytes is None else f"{item.peak_bytes / 1e6:.0f}",
             _bar(item.p50_ms / row.longest, BENCH_BAR),
             f"{item.p50_ms / base[item.measure]:.3g} x",
@@ -94,7 +95,7 @@ def rows(results: list[Benchmark]) -> list[Row]:
         longest = max(item.p50_ms for _, _, item in alike)
         for place, result, item in alike:
             words = [machine_text(result)] if place else []
-            words += ["pure PyTorch"] if item.variant == "fallback" else []
+            words += [VARIANTS[item.variant]] if item.variant in VARIANTS else []
             found.append(Row(f"  {', '.join(words)}" if words else kind, item, longest, ours=not place))
     return found
 
@@ -125,7 +126,7 @@ def facts_lines(result: Benchmark) -> Iterator[tuple[str, str]]:
         memory = f"{machine.memory_mib / 1024:.1f} GiB"
         yield "machine", f"{machine_text(result)}, {machine.cores} cores, {memory}, {machine.system}"
     yield "runs on", environment_text(result.environment)
-    if first_measure is not None:
+    if first_measure is not None and first_measure.flops is not None:
         flops = first_measure.flops
         shares = ", ".join(
             f"{name} {count / flops.total:.0%}"
@@ -166,7 +167,8 @@ def environment_text(environment: Environment) -> str:
     how = "compiled kernels" if environment.kernels else "pure PyTorch"
     return (
         f"{environment.device}, {how}, torch {environment.torch}, mamba-ssm {environment.mamba_ssm}, "
-        f"Python {environment.python}"
+        + ("" if environment.transformers is None else f"transformers {environment.transformers}, ")
+        + f"Python {environment.python}"
     )
 
 

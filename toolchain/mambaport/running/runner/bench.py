@@ -19,13 +19,11 @@ def bench(request):
     """Every measure of a model, on its default path and, if requested, with pure PyTorch forced."""
     device = prepare(request["threads"], request["device"])
     send(stage=f"making {request['model']}")
-    shape = shape_of(request)
-    work = vision_work if request["model"] in VISION else language_work
     with torch.inference_mode():
-        model, measures = work(shape, request, device)
+        made = make(request, device)
         before, hottest, results = state(), {}, []
-        for name, (function, unit, count, operations) in measures.items():
-            variants = {"default": synchronized(function, device)}
+        for name, (functions, unit, count, operations) in made["measures"].items():
+            variants = {variant: synchronized(function, device) for variant, function in functions.items()}
             if request["fallback"]:
                 variants["fallback"] = forced(variants["default"])
             peaks = {variant: peak_of(run, device) for variant, run in variants.items()}
@@ -46,16 +44,34 @@ def bench(request):
         warmest(moment["temperatures"], hottest)
     return {
         "model": request["model"],
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "size": shape.size if request["model"] in VISION else None,
-        "depth": shape.depth,
-        "prompt": request["prompt"] if request["model"] in LANGUAGE else None,
+        "parameters": sum(p.numel() for p in made["model"].parameters()),
+        "size": made["size"],
+        "depth": made["depth"],
+        "prompt": None if request["model"] in VISION else request["prompt"],
         "measures": results,
         "before": before,
         "after": after,
         "hottest": hottest,
-        "environment": facts(device),
+        "environment": {**facts(device), **made.get("environment", {})},
     }
+
+
+def make(request, device):
+    """The model and its depth, size (of an image) and measures.
+
+    The measures are by name: (functions, unit, units per call, operations). The functions are by variant, and
+    the operations None where they are not counted.
+    """
+    if request.get("config") is not None:
+        import hf
+
+        return hf.make(request, device)
+    shape = shape_of(request)
+    work = vision_work if request["model"] in VISION else language_work
+    model, measures = work(shape, request, device)
+    measures = {name: ({"default": function}, *rest) for name, (function, *rest) in measures.items()}
+    size = shape.size if request["model"] in VISION else None
+    return {"model": model, "depth": shape.depth, "size": size, "measures": measures}
 
 
 def shape_of(request):

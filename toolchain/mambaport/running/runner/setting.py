@@ -16,6 +16,7 @@ HINTS = {
     "torch": "pip install the torch that fits this device, into the environment that --python names",
     "mamba_ssm": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
     "causal_conv1d": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
+    "transformers": "pip install 'transformers>=5.15', into the environment that --python names",
     "PIL": "pip install pillow, into the environment that --python names",
 }
 
