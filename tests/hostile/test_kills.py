@@ -23,8 +23,9 @@ from tally import LENGTH, SEED, Tally
 from victims import SOFT, Victim, be_subreaper, command, difference, digests, start, still_running
 
 from mambaport import checkouts, interruption
+from mambaport.cli import error_of
 from mambaport.digests import file_sha256
-from mambaport.errors import HostError, MambaportError
+from mambaport.errors import MambaportError
 from mambaport.installing import install_wheels
 from mambaport.interpreter import read_interpreter
 from mambaport.patching import refresh_checkout_lock
@@ -365,12 +366,12 @@ class Environment:
                     install_wheels(target, [wheel], profile, prove, Report(), options)
             except KeyboardInterrupt:
                 return 130
-            except HostError as fault:
-                print(fault.what)
-                return fault.exit_code
-            except MambaportError as fault:
-                if fault.what != "the proof fails":
-                    raise
+            except (MambaportError, OSError) as fault:
+                error = error_of(fault)  # as the command line does
+                if error.what == "the proof fails":
+                    return 0
+                print(error.what)
+                return error.exit_code
             return 0
 
         return action

@@ -39,6 +39,12 @@ def test_the_command_and_its_output_are_appended_to_the_log(tmp_path: Path) -> N
     assert log.read_text() == "$ echo 'a b'\na b\n$ echo second\nsecond\n"
 
 
+def test_an_argument_that_is_not_utf_8_is_escaped_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process.run(["true", "/tmp/\udcff"], log=log)
+    assert log.read_text() == "$ true '/tmp/\\udcff'\n"
+
+
 def test_bytes_that_are_not_text_do_not_stop_a_run(tmp_path: Path) -> None:
     finished = process.run(["printf", r"\377ok\n"], log=tmp_path / "log")
     assert finished.output.endswith("ok\n")

@@ -70,7 +70,7 @@ def run(
     with contextlib.ExitStack() as stack:
         sink: IO[str] | None = None
         if log is not None:
-            sink = stack.enter_context(log.open("a", encoding="utf-8"))
+            sink = stack.enter_context(log.open("a", encoding="utf-8", errors="backslashreplace"))
             sink.write(redact(f"$ {shlex.join(command)}\n"))
             sink.flush()
         keeper = stack.enter_context(_kept(command, env, cwd, subprocess.PIPE))
