@@ -87,7 +87,7 @@ def model_class(request):
         raise Refusal(
             "run",
             f"transformers has no model of the type {name!r}",
-            found=f"transformers {transformers.__version__}, {len(CONFIG_MAPPING)} types",
+            found=f"transformers {transformers.__version__}",
             expected="the model_type of a model in transformers, such as mamba, mamba2 or falcon_mamba",
             hint=f"correct model_type in {request['path']}; a new model needs a new transformers: {UPGRADE}",
         )
@@ -109,13 +109,12 @@ def refusing(request, function):
     except (MemoryError, Refusal):
         raise
     except Exception as fault:  # transformers' checks of a configuration raise errors of many kinds
-        lines = [line for line in str(fault).splitlines() if line.strip()]
         if "can't allocate memory" in str(fault):  # torch's error for memory of the CPU
             raise
         raise Refusal(
             "run",
             f"transformers refuses the configuration {request['path']}",
-            found=f"{type(fault).__name__}: {lines[0].strip() if lines else ''}",
+            found=f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}",
             hint="correct the entry of the file that the message names",
         ) from None
 
