@@ -29,6 +29,10 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """By architecture, as compilers name it: what operators are compiled for beside the base, and the options for it."""
 
+ZIG_OPTIONS = {"avx512": ("-mevex512",)}
+"""More options for zig, which turns every feature off that its -mcpu lacks: in zig 0.15's LLVM, 512-bit registers are a
+feature of their own."""
+
 
 @dataclass(frozen=True)
 class KernelLibrary:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport_build.config import BuildConfig, CudaConfig
-from mambaport_build.libraries import INSTRUCTION_SETS, CudaLibrary, KernelLibrary
+from mambaport_build.libraries import INSTRUCTION_SETS, ZIG_OPTIONS, CudaLibrary, KernelLibrary
 
 KERNEL_FLAGS = (
     "-std=gnu11",
@@ -76,7 +76,9 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
     machine = _machine(compiler)
     flags = [*KERNEL_FLAGS, *_target_flags(machine), *shlex.split(os.environ.get("CFLAGS", ""))]
     start = (*_cached(compiler, folder, config), *flags)
-    sets = INSTRUCTION_SETS.get(machine, {"base": ()})
+    sets = dict(INSTRUCTION_SETS.get(machine, {"base": ()}))
+    if Path(compiler[0]).name == "zig":
+        sets = {name: (*options, *ZIG_OPTIONS.get(name, ())) for name, options in sets.items()}
     units = []
     for owner, operators in ((library, library.operators), *library.lenders):
         words, objects = (*start, *(f"-I{path.as_posix()}" for path in owner.folders)), folder / owner.name
@@ -86,9 +88,7 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
             for name, options in sets.items()
         ]
     words = (*start, *(f"-I{path.as_posix()}" for path in library.folders))
-    units += [
-        Unit(source, folder / library.name / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources
-    ]
+    units += [Unit(source, folder / library.name / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources]
     after = (*KERNEL_LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
     return units, Link(output, tuple(unit.object for unit in units), (*compiler, *flags), after)
 
@@ -126,9 +126,7 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
             nvcc = [(home / "bin" / "nvcc").as_posix(), "-ccbin", *cxx]
             flags = [*common, "-Xcompiler", "-fPIC,-fno-canonical-system-headers", *library.nvcc_flags]
             words = [*nvcc, *flags, *cuda.gencode, *_local_names(source, objects, cuda), *outside]
-            units.append(
-                Unit(source, made, _nvcc_command(words, source, made, library, config), library.memory_mib)
-            )
+            units.append(Unit(source, made, _nvcc_command(words, source, made, library, config), library.memory_mib))
         else:
             flags = [*common, "-fPIC", "-fno-canonical-system-headers", *library.cxx_flags]
             units.append(Unit(source, made, (*_cached(cxx, folder, config), *flags, *outside), CXX_MIB))
@@ -216,9 +214,7 @@ def _machine(compiler: Sequence[str]) -> str:
     try:
         answer = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SystemExit(
-            f"the C compiler {compiler[0]!r} was not found: install one, or name one in CC"
-        ) from None
+        raise SystemExit(f"the C compiler {compiler[0]!r} was not found: install one, or name one in CC") from None
     except OSError as fault:  # a folder, a file that is no program
         raise SystemExit(
             f"the C compiler {compiler[0]!r} does not run: {fault.strerror}; name a program in CC"
