@@ -1,7 +1,7 @@
 """Which code runs for which tensor.
 
 The CUDA extension for a CUDA tensor, the compiled kernel for a CPU tensor, plain PyTorch for all else,
-and for everything where CAUSAL_CONV1D_FORCE_FALLBACK is set.
+and for everything where CAUSAL_CONV1D_FORCE_FALLBACK is set. Under torch.onnx.export, `exporting` for all.
 """
 
 import os
@@ -10,7 +10,7 @@ import warnings
 import torch
 from torch.autograd import forward_ad
 
-from causal_conv1d import fallback
+from causal_conv1d import exporting, fallback
 
 try:
     import causal_conv1d_cuda
@@ -42,12 +42,12 @@ def force_fallback():
 
 def use_cuda(x):
     """True where the CUDA extension takes x."""
-    return x.is_cuda and causal_conv1d_cuda is not None and not force_fallback()
+    return x.is_cuda and causal_conv1d_cuda is not None and not force_fallback() and exporting.form() is None
 
 
 def use_cpu_kernel(x):
     """True where the compiled kernel may be asked whether it supports a call with x."""
-    return x.is_cpu and causal_conv1d_cpu is not None and not (force_fallback() or _transformed())
+    return x.is_cpu and causal_conv1d_cpu is not None and not (force_fallback() or _transformed() or exporting.form())
 
 
 def _transformed():
@@ -78,6 +78,10 @@ def causal_conv1d_fn(
         _check_shape("seq_idx", seq_idx, (batch, seqlen))
     if initial_states is not None:
         _check_shape("initial_states", initial_states, (batch, dim, weight.shape[1] - 1))
+    if exporting.form() and seq_idx is None:
+        return exporting.causal_conv1d_fn(
+            x, weight, bias, initial_states, return_final_states, activation, reverse
+        )
     if use_cpu_kernel(x) and causal_conv1d_cpu.supports(x, weight, bias, seq_idx, initial_states):
         result = causal_conv1d_cpu.causal_conv1d(
             x, weight, bias, seq_idx, initial_states, return_final_states, activation, reverse
@@ -109,6 +113,8 @@ def _update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_i
         )
     rows = x.shape[0] if conv_state_indices is None else conv_state.shape[0]
     _check_shape("conv_state", conv_state, (rows, x.shape[1], conv_state.shape[2]))
+    if exporting.form() and cache_seqlens is None and conv_state_indices is None:
+        return exporting.causal_conv1d_update(x, conv_state, weight, bias, activation)
     run = fallback.causal_conv1d_update
     if use_cpu_kernel(x) and causal_conv1d_cpu.supports_update(
         x, conv_state, weight, bias, cache_seqlens, conv_state_indices

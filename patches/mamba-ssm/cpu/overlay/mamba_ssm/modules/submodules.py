@@ -37,7 +37,8 @@ def are_plain(*modules):
 
     modules: linear layers, convolutions, gated norms; None for an absent module
     """
-    if any(_GLOBAL_HOOKS) or nn.Module.__call__ is not _CALL:
+    exporting = dispatch.exporting.form() is not None  # torch.export replaces nn.Module.__call__ and every weight
+    if any(_GLOBAL_HOOKS) or not (exporting or nn.Module.__call__ is _CALL):
         return False
     for module in modules:
         if module is None:
@@ -49,9 +50,15 @@ def are_plain(*modules):
             return False
         parameters = module._parameters
         bias = parameters.get("bias")
-        if type(parameters.get("weight")) not in _PLAIN or not (bias is None or type(bias) in _PLAIN):
-            return False
+        for tensor in (parameters.get("weight"), *([] if bias is None else [bias])):
+            if type(tensor) not in _PLAIN and not (exporting and _stands_in(tensor)):
+                return False
     return True
+
+
+def _stands_in(tensor):
+    """Whether a tensor is one of torch's own without numbers, which stand for plain tensors in an exported graph."""
+    return type(tensor).__module__.startswith("torch._subclasses.")
 
 
 def may_fuse(x, *modules):
@@ -79,8 +86,8 @@ def _has_hooks(module):
 def kernel_may_take(x):
     """Whether a kernel may replace torch's linear: x is a single row, without autocast or torch function mode."""
     return (
-        x.numel() == x.shape[-1]
-        and dispatch.use_cpu_kernel(x)
+        dispatch.use_cpu_kernel(x)  # first: a comparison of shapes would fix them in an exported graph
+        and x.numel() == x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._is_torch_function_mode_enabled()
     )

@@ -1,7 +1,8 @@
 """Which code runs for which tensor.
 
 CUDA code, compiled or triton, for a CUDA tensor; the compiled kernel for a CPU tensor; plain PyTorch for
-all else, and for everything where SELECTIVE_SCAN_FORCE_FALLBACK is set.
+all else, and for everything where SELECTIVE_SCAN_FORCE_FALLBACK is set. Under torch.onnx.export, `exporting`
+for all.
 """
 
 import os
@@ -10,7 +11,7 @@ import warnings
 import torch
 from torch.autograd import forward_ad
 
-from mamba_ssm.ops import fallback
+from mamba_ssm.ops import exporting, fallback
 from mamba_ssm.ops.cuda_extension import selective_scan_cuda
 from mamba_ssm.utils.triton_compat import HAS_TRITON
 
@@ -33,12 +34,12 @@ def force_fallback():
 
 def use_cuda(x):
     """True where selective_scan_cuda takes x."""
-    return x.is_cuda and bool(selective_scan_cuda) and not force_fallback()
+    return x.is_cuda and bool(selective_scan_cuda) and not (force_fallback() or exporting.form())
 
 
 def use_triton(x):
     """True where triton kernels take x."""
-    return x.is_cuda and HAS_TRITON and not force_fallback()
+    return x.is_cuda and HAS_TRITON and not (force_fallback() or exporting.form())
 
 
 def check_triton(x, instead):
@@ -49,7 +50,12 @@ def check_triton(x, instead):
 
 def use_cpu_kernel(x):
     """True where the compiled kernels may be asked whether they support a call with x."""
-    return x.is_cpu and selective_scan_cpu is not None and not (force_fallback() or _transformed())
+    return x.is_cpu and selective_scan_cpu is not None and not (force_fallback() or _transformed() or exporting.form())
+
+
+def prefers_rows(x):
+    """True where the steps after x are quicker with the features of a step innermost."""
+    return use_cpu_kernel(x) or exporting.form() is not None
 
 
 def _transformed():
@@ -75,6 +81,10 @@ def selective_scan(
     reverse: time runs from the last step to the first, as if all inputs and out were flipped.
     """
     delta_softplus = bool(delta_softplus)
+    if exporting.form():
+        return exporting.selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse
+        )
     if use_cpu_kernel(u) and selective_scan_cpu.supports(u, delta, A, B, C, D, z, delta_bias):
         return selective_scan_cpu.selective_scan(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse
@@ -124,6 +134,8 @@ def selective_state_update(
 ):
     """`selective_state_update` for a tensor that triton does not take."""
     arguments = (state, x, dt, A, B, C, D, z, dt_bias, bool(dt_softplus), state_batch_indices)
+    if exporting.form() == "fused" and state_batch_indices is None:
+        return exporting.selective_state_update(*arguments[:-1])
     if use_cpu_kernel(x) and selective_scan_cpu.supports_state_update(*arguments):
         return selective_scan_cpu.selective_state_update(*arguments)
     return fallback.selective_state_update(*arguments)
@@ -147,6 +159,8 @@ def layer_norm(
 ):
     """`layer_norm_fn` for a tensor that triton does not take."""
     plain = x1 is None and weight1 is None and rowscale is None and not dropout_p and not return_dropout_mask
+    if plain and exporting.form() == "fused":
+        return exporting.layer_norm(x, weight, bias, residual, eps, prenorm, residual_in_fp32, is_rms_norm)
     if plain and use_cpu_kernel(x) and selective_scan_cpu.supports_norm(x, weight, bias, residual):
         return selective_scan_cpu.layer_norm(
             x, weight, bias, residual, eps, prenorm, residual_in_fp32, is_rms_norm
@@ -171,6 +185,8 @@ def layer_norm(
 
 def gated_norm(x, weight, bias, z=None, eps=1e-6, group_size=None, norm_before_gate=True, is_rms_norm=False):
     """`layernorm_fn` of layernorm_gated for a tensor that triton does not take."""
+    if exporting.form() == "fused":
+        return exporting.gated_norm(x, weight, bias, z, eps, group_size, norm_before_gate, is_rms_norm)
     run = fallback.gated_norm
     if use_cpu_kernel(x) and selective_scan_cpu.supports_norm(x, weight, bias, z=z):
         run = selective_scan_cpu.gated_norm
@@ -197,6 +213,8 @@ def mamba_chunk_scan_combined(
 ):
     """`mamba_chunk_scan_combined` for a tensor that triton does not take."""
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
+    if exporting.form() and not return_varlen_states:
+        return exporting.mamba_chunk_scan_combined(*tensors, dt_softplus, dt_limit, return_final_states)
     if not return_varlen_states and use_cpu_kernel(x) and selective_scan_cpu.supports_chunk_scan(*tensors):
         result = selective_scan_cpu.chunk_scan(*tensors, dt_softplus, dt_limit, return_final_states)
         if not return_final_states or seq_idx is None or seq_idx.shape[1] == 0:

@@ -8,7 +8,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 
-from mamba_ssm.ops import dispatch, fallback
+from mamba_ssm.ops import dispatch, exporting, fallback
 from mamba_ssm.ops.fallback.norm import normalize
 from mamba_ssm.ops.fallback.precision import cast, working_dtype
 
@@ -79,11 +79,17 @@ def inner(
 
     Returns out: (batch, dim, seqlen), differentiable.
     """
+    given = (B, C, B_proj_bias, C_proj_bias, b_rms_weight, c_rms_weight, dt_rms_weight)
+    plain = not A.is_complex() and all(tensor is None for tensor in given)
+    if plain and exporting.form():
+        rows = None if onto is None else onto.transpose(1, 2)
+        weights = (conv1d_weight.squeeze(1), conv1d_bias, x_proj_weight, delta_proj_weight, A, D, delta_bias)
+        out = exporting.inner(xz.transpose(1, 2), *weights, bool(delta_softplus), reverse, rows, scale)
+        return out.transpose(1, 2)
     x, z = xz.chunk(2, dim=1)
     u = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, reverse=reverse)
     projected = project(u, x_proj_weight)
-    given = (B, C, B_proj_bias, C_proj_bias, b_rms_weight, c_rms_weight, dt_rms_weight)
-    if not dispatch.use_cuda(u) and not A.is_complex() and all(tensor is None for tensor in given):
+    if plain and not dispatch.use_cuda(u):
         return dispatch.projected_scan(
             u, projected, delta_proj_weight, A, D, z, delta_bias, delta_softplus, onto, scale, reverse
         )
