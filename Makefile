@@ -18,7 +18,7 @@ QUIETLY := -qq --disable-pip-version-check
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-gpu test-jetson test-hostile production coverage lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile production coverage lint format docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ $(TOOL)/.test: $(TOOL)/.tool
 
 $(NUMERIC)/.numeric: pyproject.toml Makefile | $(NUMERIC)/bin/python
 	@echo "setup    $(TORCH) into $(NUMERIC)/ (the README says how to get its small CPU build)"
-	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers peft torchao bitsandbytes lycoris-lora onnx onnxruntime pytest hypothesis
+	@$(NUMERIC)/bin/python -m pip install $(QUIETLY) $(TORCH_FROM) '$(TORCH)' numpy einops packaging pillow safetensors transformers peft torchao bitsandbytes lycoris-lora onnx onnxscript onnxruntime pytest hypothesis
 	@touch $@
 
 setup: $(TOOL)/.tool ## install mambaport into .venv
@@ -107,6 +107,10 @@ test-line: $(TOOL)/.tool $(NUMERIC)/.numeric ## test line 2.3 in short: imports,
 	$(TOOL)/bin/mambaport install --profile cpu --line 2.3 --python $(NUMERIC)/bin/python
 	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest $(LINE_TESTS)
 	$(TRANSFORMERS) --short .
+
+test-onnx: $(TOOL)/.tool $(NUMERIC)/.numeric ## test the export to ONNX, the long tests too
+	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
+	cd tests/numeric && MAMBAPORT_TEST_ONNX=1 ../../$(NUMERIC)/bin/python -m pytest test_onnx.py test_onnx_files.py
 
 test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## build wheels for this machine's NVIDIA GPU, prove and test them
 	$(TOOL)/bin/mambaport install --profile cuda $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python

@@ -118,6 +118,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "infer",
         "evaluate",
         "bench",
+        "export",
         "doctor",
         "patches list",
         "patches check",

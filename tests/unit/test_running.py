@@ -124,6 +124,15 @@ def test_a_size_that_is_no_whole_number_of_patches_is_refused(size: int) -> None
         request("bench", "mamba-130m", None, None, size=64)
 
 
+def test_a_file_of_onnx_is_named_and_has_one_model() -> None:
+    with pytest.raises(UsageError, match="none is named"):
+        request("infer", "vim-tiny", None, None, runtime="onnx", checkpoint=None)
+    with pytest.raises(UsageError, match="--size has no effect"):
+        request("infer", "vim-tiny", None, None, runtime="onnx", checkpoint=Path("a.onnx"), size=224)
+    with pytest.raises(UsageError, match="--device cuda has no effect"):
+        request("infer", "vim-tiny", None, "cuda", runtime="onnx", checkpoint=Path("a.onnx"))
+
+
 def test_paths_are_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     asked = request("infer", "vim-tiny", None, None, checkpoint=Path("x.pth"))

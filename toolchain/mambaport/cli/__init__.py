@@ -50,6 +50,7 @@ COMMANDS = (
     "infer",
     "evaluate",
     "bench",
+    "export",
     "adopt",
     "doctor",
     "patches",

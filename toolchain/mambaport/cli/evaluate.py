@@ -13,6 +13,7 @@ from mambaport.cli.models import (
     labels_option,
     model_option,
     request,
+    runtime_option,
     size_options,
     warn_of_random_weights,
 )
@@ -36,6 +37,7 @@ from mambaport.running.tables import evaluation_table
 @click.option(
     "--batch", type=click.IntRange(1, 4096), default=1, show_default=True, metavar="N", help="Images at once."
 )
+@runtime_option
 @size_options
 @device_options
 @output_options
@@ -46,6 +48,7 @@ def evaluate(
     checkpoint: Path | None,
     labels: Path | None,
     batch: int,
+    runtime: str,
     size: int | None,
     depth: int | None,
     threads: int | None,
@@ -73,6 +76,7 @@ def evaluate(
         labels=[] if labels is None else list(read_labels(labels)),
         wnids=_wnids(named=labels is not None),
         batch=batch,
+        runtime=runtime,
         size=size,
         depth=depth,
     )

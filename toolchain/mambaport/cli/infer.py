@@ -13,6 +13,7 @@ from mambaport.cli.models import (
     labels_option,
     model_option,
     request,
+    runtime_option,
     size_options,
     warn_of_random_weights,
 )
@@ -38,6 +39,7 @@ from mambaport.running.tables import classes_table
 @click.option(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="How many classes."
 )
+@runtime_option
 @size_options
 @device_options
 @output_options
@@ -48,6 +50,7 @@ def infer(
     checkpoint: Path | None,
     labels: Path | None,
     top: int,
+    runtime: str,
     size: int | None,
     depth: int | None,
     threads: int | None,
@@ -62,6 +65,7 @@ def infer(
     Examples:
       mambaport infer --image cat.jpg --checkpoint vim_t_midclstok_76p1acc.pth --python ~/mamba/bin/python
       mambaport infer --model vim-small --image a.jpg --image b.png --checkpoint vim_s_midclstok_80p5acc.pth
+      mambaport infer --image cat.jpg --runtime onnx --checkpoint vim.onnx
       mambaport infer --image part.jpg --checkpoint own.safetensors --labels parts.txt --threads 4
     """
     names = imagenet_labels() if labels is None else read_labels(labels)
@@ -73,6 +77,7 @@ def infer(
         images=[str(path.resolve()) for path in images],
         checkpoint=checkpoint,
         top=top,
+        runtime=runtime,
         size=size,
         depth=depth,
     )

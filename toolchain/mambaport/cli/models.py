@@ -36,6 +36,14 @@ labels_option = click.option(
 )
 
 
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of torch; by default torch chooses.",
+)
+
+
 def device_options(function: Any) -> Any:
     """``--threads``, ``--device``, ``--python``."""
     function = python_option(function)
@@ -44,12 +52,16 @@ def device_options(function: Any) -> Any:
         type=click.Choice(["cpu", "cuda"]),
         help="By default the GPU where torch finds one, else the CPU.",
     )(function)
-    return click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Threads of torch; by default torch chooses.",
-    )(function)
+    return threads_option(function)
+
+
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["torch", "onnx"]),
+    default="torch",
+    show_default=True,
+    help="onnx: --checkpoint is a file of `mambaport export`; the environment needs no torch.",
+)
 
 
 def size_options(function: Any) -> Any:
@@ -81,6 +93,8 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
             expected=f"--threads 1 to {cores}",
             hint=f"--threads {cores}, or leave the option out",
         )
+    if rest.get("runtime") == "onnx":
+        _check_onnx(device, rest)
     size, shape = rest.get("size"), VISION.get(model)
     if size is not None and shape is None:
         raise UsageError(
@@ -94,6 +108,23 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
         )
     paths = {name: str(value.resolve()) for name, value in rest.items() if isinstance(value, Path)}
     return {"task": task, "model": model, "threads": threads, "device": device, **rest, **paths}
+
+
+def _check_onnx(device: str | None, rest: dict[str, Any]) -> None:
+    """Raises UsageError for options that have no meaning with --runtime onnx."""
+    if rest.get("checkpoint") is None:
+        raise UsageError(
+            "--runtime onnx runs a file, and none is named",
+            expected="--checkpoint FILE.onnx",
+            hint="write the file where torch is: mambaport export --model vim-tiny -o FILE.onnx",
+        )
+    fixed = {"--size": rest.get("size"), "--depth": rest.get("depth"), "--device cuda": device == "cuda"}
+    given = [name for name, value in fixed.items() if value]
+    if given:
+        raise UsageError(
+            f"{given[0]} has no effect with --runtime onnx: the file has one model",
+            hint=f"leave {given[0]} out, or export another file",
+        )
 
 
 def warn_of_random_weights(session: Session, checkpoint: str | None) -> None:

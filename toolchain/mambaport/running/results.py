@@ -24,15 +24,18 @@ class Environment(Result):
     python: str
     arch: str
     processor: str | None
-    torch: str
+    torch: str | None
+    """None: ONNX Runtime ran the model."""
+    onnxruntime: str | None = None
     mamba_ssm: str
+    """In ONNX Runtime: the version that the file was exported with; so too the next."""
     causal_conv1d: str
     threads: int
     device: str
     """``cpu``, or the GPU's name."""
     kernels: bool
-    """Whether compiled kernels were used; False means pure PyTorch."""
-    capability: str
+    """Whether compiled kernels were used; False means pure PyTorch, or ONNX's own operators."""
+    capability: str | None
     """The CPU instruction set that torch chose."""
     transformers: str | None = None
     """None where the model is not one of transformers."""
@@ -179,3 +182,45 @@ class Benchmark(Result):
     environment: Environment
     machine: Machine | None = None
     mambaport: str | None = None
+
+
+class Compared(Result):
+    """One comparison of an ONNX file with PyTorch."""
+
+    batch: int
+    length: int | None
+    """Tokens of the prompt, after which more tokens were decoded one by one; None for an image."""
+    difference: float
+    """The largest difference of a logit, relative to the largest logit."""
+
+
+class Times(Result):
+    """Medians of one measure, in ms, in PyTorch and in ONNX Runtime."""
+
+    measure: str
+    """``image``, ``prefill`` or ``decode``."""
+    torch_ms: float
+    onnx_ms: float
+    runs: int
+
+
+class Export(Result):
+    """The result of ``export``."""
+
+    model: str
+    checkpoint: str | None
+    form: str
+    int8: bool
+    path: str
+    bytes: int
+    opset: int
+    nodes: int
+    """Those in the bodies of scans included."""
+    fused_nodes: int
+    """Nodes of mambaport's own operators."""
+    compared: tuple[Compared, ...]
+    largest_difference: float
+    allowed_difference: float
+    times: tuple[Times, ...]
+    onnxruntime: str
+    environment: Environment

@@ -12,7 +12,15 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from mambaport.running.results import Benchmark, Classified, Environment, Evaluation, Measure, State
+from mambaport.running.results import (
+    Benchmark,
+    Classified,
+    Environment,
+    Evaluation,
+    Export,
+    Measure,
+    State,
+)
 
 BAR = 20
 BENCH_BAR = 10
@@ -68,6 +76,20 @@ def benchmark_table(results: list[Benchmark]) -> Table:
             _bar(item.p50_ms / row.longest, BENCH_BAR),
             f"{item.p50_ms / base[item.measure]:.3g} x",
         )
+    return table
+
+
+def export_table(result: Export) -> Table:
+    """The inputs that were compared, and the times in PyTorch and in ONNX Runtime."""
+    table = _table(f"{result.model}, {result.form} form{', int8' if result.int8 else ''}")
+    for heading in ("", "difference", "PyTorch ms", "ONNX ms", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for item in result.compared:
+        length = "" if item.length is None else f", {item.length} tokens and 2 more"
+        table.add_row(f"batch {item.batch}{length}", f"{item.difference:.1e}", "", "", "")
+    for time in result.times:
+        ratio = f"{time.onnx_ms / time.torch_ms:.3g} x"
+        table.add_row(time.measure, "", short(time.torch_ms), short(time.onnx_ms), ratio)
     return table
 
 
@@ -164,12 +186,14 @@ def _throttling_text(state: State) -> str:
 
 def environment_text(environment: Environment) -> str:
     """The versions in one line."""
+    library = f"torch {environment.torch}, mamba-ssm {environment.mamba_ssm}"
+    if environment.transformers is not None:
+        library += f", transformers {environment.transformers}"
     how = "compiled kernels" if environment.kernels else "pure PyTorch"
-    return (
-        f"{environment.device}, {how}, torch {environment.torch}, mamba-ssm {environment.mamba_ssm}, "
-        + ("" if environment.transformers is None else f"transformers {environment.transformers}, ")
-        + f"Python {environment.python}"
-    )
+    if environment.torch is None:
+        library = f"onnxruntime {environment.onnxruntime}"
+        how = "compiled kernels" if environment.kernels else "ONNX's own operators"
+    return f"{environment.device}, {how}, {library}, Python {environment.python}"
 
 
 def _table(title: str) -> Table:

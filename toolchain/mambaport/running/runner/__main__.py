@@ -11,15 +11,17 @@ NEEDS = {
     "infer": ("torch", "causal_conv1d", "mamba_ssm", "PIL"),
     "evaluate": ("torch", "causal_conv1d", "mamba_ssm", "PIL"),
     "bench": ("torch", "causal_conv1d", "mamba_ssm"),
+    "export": ("torch", "causal_conv1d", "mamba_ssm"),
 }
+WITHOUT_TORCH = ("numpy", "PIL", "onnxruntime")
 
 
 def main():
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     task = request["task"]
     try:
-        require(*NEEDS[task])
-        send(stage="importing torch")
+        require(*(WITHOUT_TORCH if request.get("runtime") == "onnx" else NEEDS[task]))
+        send(stage="importing onnxruntime" if request.get("runtime") == "onnx" else "importing torch")
         send(result=run(task, request))
     except Refusal as refusal:
         send(error=refusal.fields)
@@ -28,6 +30,10 @@ def main():
 
 
 def run(task, request):
+    if request.get("runtime") == "onnx":
+        import vision_tasks
+
+        return getattr(vision_tasks, task)(request)
     import torch
 
     try:
@@ -35,6 +41,10 @@ def run(task, request):
             import bench
 
             return bench.bench(request)
+        if task == "export":
+            import export
+
+            return export.export(request)
         import vision_tasks
 
         return getattr(vision_tasks, task)(request)

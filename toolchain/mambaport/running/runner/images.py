@@ -6,7 +6,6 @@ values of 0 to 1 are normalized by ImageNet's mean and standard deviation.
 
 import warnings
 
-import torch
 from answers import Refusal
 
 CROP = 0.875
@@ -15,10 +14,11 @@ DEVIATION = (0.229, 0.224, 0.225)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def read(path, size, upright=True):
+def read(path, size, upright=True, normalized=None):
     """An image as (3, size, size), normalized.
 
     Args:
+        normalized: makes the result of the cut image: `normalize`, by default, or `normalize_array`
         upright: whether to rotate the image as its camera recorded, and to draw transparent images on
             white. The original does neither.
 
@@ -34,7 +34,7 @@ def read(path, size, upright=True):
             _bounded(path, *stored.size, Image.MAX_IMAGE_PIXELS)
             stored.load()
             image = _visible(ImageOps.exif_transpose(stored)) if upright else stored
-            return normalize(cut(image.convert("RGB"), path, size))
+            return (normalized or normalize)(cut(image.convert("RGB"), path, size))
     except Image.DecompressionBombError as fault:
         raise _huge(path, str(fault)) from None
     except Image.UnidentifiedImageError:
@@ -106,9 +106,20 @@ def cut(image, path, size):
 
 
 def normalize(image):
-    """An RGB image as (3, height, width), float32."""
+    """An RGB image as a tensor (3, height, width), float32."""
+    import torch
+
     width, height = image.size
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     values = values.view(height, width, 3).permute(2, 0, 1).contiguous().float().div_(255)
     mean, deviation = torch.tensor(MEAN)[:, None, None], torch.tensor(DEVIATION)[:, None, None]
     return values.sub_(mean).div_(deviation)
+
+
+def normalize_array(image):
+    """The same as :func:`normalize`, as an array of numpy."""
+    import numpy as np
+
+    values = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    mean, deviation = (np.array(numbers, dtype=np.float32)[:, None, None] for numbers in (MEAN, DEVIATION))
+    return (values - mean) / deviation

@@ -54,13 +54,10 @@ class VisionMamba(nn.Module):
     def embed(self, image):
         """The patches with the class token among them, and their places added: (batch, rows, width)."""
         patches, position = self.patch_embed(image), self.shape.position
-        if position is None:
-            return patches + self.pos_embed
-        rows = self.pos_embed.repeat(len(patches), 1, 1)
-        rows[:, :position] += patches[:, :position]
-        rows[:, position] += self.cls_token[:, 0]
-        rows[:, position + 1 :] += patches[:, position:]
-        return rows
+        if position is not None:
+            token = self.cls_token.expand(patches.shape[0], -1, -1)
+            patches = torch.cat([patches[:, :position], token, patches[:, position:]], dim=1)
+        return patches + self.pos_embed
 
 
 class PatchEmbed(nn.Module):
@@ -134,20 +131,29 @@ class BidirectionalMamba(Mamba):
 
     def forward(self, hidden, wanted=ALL):
         """hidden: (batch, rows, width); wanted: the rows to return, as a slice."""
-        batch, rows, width = hidden.shape
-        xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
-        xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
-        forward = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
-        backward = self._scan(
-            xz, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b, self.D_b, reverse=True
+        if torch.compiler.is_compiling():  # an exported graph wants the features innermost
+            xz = F.linear(hidden, self.in_proj.weight).transpose(1, 2)
+        else:
+            batch, rows, width = hidden.shape
+            xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
+            xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
+        scale = 0.5 if self.if_divide_out else 1.0
+        out = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
+        out = self._scan(
+            xz,
+            self.conv1d_b,
+            self.x_proj_b,
+            self.dt_proj_b,
+            self.A_b,
+            self.D_b,
+            reverse=True,
+            onto=out,
+            scale=scale,
         )
-        out = forward.add_(backward)
-        if self.if_divide_out:
-            out = out.mul_(0.5)
         return F.linear(out[:, :, wanted].transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
 
     @staticmethod
-    def _scan(xz, conv, x_proj, dt_proj, A, D, reverse=False):
+    def _scan(xz, conv, x_proj, dt_proj, A, D, **options):
         return mamba_inner_fn_no_out_proj(
             xz,
             conv.weight,
@@ -157,7 +163,7 @@ class BidirectionalMamba(Mamba):
             A,
             D=D,
             delta_bias=dt_proj.bias,
-            reverse=reverse,
+            **options,
         )
 
 

@@ -1,86 +1,63 @@
 """Classes of images: ``infer`` for single images, ``evaluate`` for a folder of classes."""
 
+import math
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import images
-import torch
-import vim
 from answers import Refusal, send
-from checkpoints import fit, read_state
 from device import peak_bytes
-from models import VISION
-from setting import facts, prepare
 
 
 def load(request):
-    """The model requested, its device, and the seconds that loading took."""
+    """The model requested, of the runtime requested, and the seconds that loading took."""
     started = time.perf_counter()
-    device = prepare(request["threads"], request["device"])
-    name, path = request["model"], request.get("checkpoint")
-    shape, state = VISION[name], None
-    for field in ("size", "depth"):
-        if request[field]:
-            shape = replace(shape, **{field: request[field]})
-    if path is not None:
-        send(stage=f"reading {Path(path).name}")
-        state = read_state(path)
-        shape = fit(name, shape, state, path, request["size"])
-    send(stage=f"making {name}")
-    model = vim.build(shape, state, device=device)
-    return model, device, time.perf_counter() - started
+    if request.get("runtime") == "onnx":
+        from onnx_vision import Classifier
+    else:
+        from torch_vision import Classifier
+    return Classifier(request), time.perf_counter() - started
 
 
 def infer(request):
     """The most probable classes of each image."""
-    model, device, seconds = load(request)
+    model, seconds = load(request)
     answers = []
     for done, path in enumerate(request["images"]):
         send(stage=Path(path).name, done=done, total=len(request["images"]))
         started = time.perf_counter()
-        image = images.read(path, model.shape.size)[None].to(device)
+        image = model.read(path)
         ready = time.perf_counter()
-        chances = logits(model, image).softmax(dim=-1)[0]
+        (best,) = model.best([image], request["top"])
         finished = time.perf_counter()
-        if not chances.isfinite().all():
+        if not all(math.isfinite(chance) for _, chance in best):
             raise Refusal(
                 "run",
                 f"The model gave no numbers for {path}",
                 found="NaN",
                 hint="the checkpoint holds NaN or infinity; fetch it from its source again",
             )
-        top = chances.topk(min(request["top"], len(chances)))
-        classes = [
-            {"index": index, "probability": chance}
-            for index, chance in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        ]
+        classes = [{"index": index, "probability": chance} for index, chance in best]
         answers.append(
             {"path": path, "classes": classes, "read_seconds": ready - started, "seconds": finished - ready}
         )
     return {
-        "model": request["model"],
-        "checkpoint": request.get("checkpoint"),
-        "class_count": model.shape.classes,
-        "size": model.shape.size,
+        "model": model.name,
+        "checkpoint": model.checkpoint,
+        "class_count": model.classes,
+        "size": model.size,
         "load_seconds": seconds,
         "images": answers,
         "peak_bytes": peak_bytes(),
-        "environment": facts(device),
+        "environment": model.facts(),
     }
-
-
-@torch.inference_mode()
-def logits(model, batch):
-    """(batch, classes) on the CPU, which waits for the GPU."""
-    return model(batch).float().cpu()
 
 
 def evaluate(request):
     """Counts how often the images of a folder get the class that the folder stands for."""
-    model, device, _ = load(request)
-    chosen = classes_of(request, model.shape.classes)
+    model, _ = load(request)
+    chosen = classes_of(request, model.classes)
     files = [(path, index) for index, folder in chosen for path in image_files(folder)]
     if not files:
         raise Refusal(
@@ -96,18 +73,17 @@ def evaluate(request):
         batch, wanted = [], []
         for path, index in files[first : first + request["batch"]]:
             try:
-                batch.append(images.read(path, model.shape.size, upright=False))
+                batch.append(model.read(path, upright=False))
                 wanted.append(index)
             except Refusal as refusal:
                 unreadable.append({"path": path, **refusal.fields})
         if batch:
             before = time.perf_counter()
-            out = logits(model, torch.stack(batch).to(device))
+            best = [[index for index, _ in row] for row in model.best(batch, 5)]
             seconds += time.perf_counter() - before
-            right = out.topk(min(5, out.shape[1])).indices == torch.tensor(wanted)[:, None]
             counts["images"] += len(batch)
-            counts["top1"] += int(right[:, 0].sum())
-            counts["top5"] += int(right.sum())
+            counts["top1"] += sum(row[0] == index for row, index in zip(best, wanted, strict=True))
+            counts["top5"] += sum(index in row for row, index in zip(best, wanted, strict=True))
         seen = counts["images"] or 1
         send(
             stage=f"top-1 {counts['top1'] / seen:.1%}  top-5 {counts['top5'] / seen:.1%}",
@@ -122,8 +98,8 @@ def evaluate(request):
             hint="`file` names the format of that file; --json lists every file that could not be read",
         )
     return {
-        "model": request["model"],
-        "checkpoint": request.get("checkpoint"),
+        "model": model.name,
+        "checkpoint": model.checkpoint,
         "data": request["data"],
         "classes": len(chosen),
         "batch": request["batch"],
@@ -132,7 +108,7 @@ def evaluate(request):
         "all_seconds": time.perf_counter() - started,
         "unreadable": unreadable,
         "peak_bytes": peak_bytes(),
-        "environment": facts(device),
+        "environment": model.facts(),
     }
 
 

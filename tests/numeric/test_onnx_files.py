@@ -1,0 +1,147 @@
+"""`mambaport export` in the environment of the models: files, states, comparisons with PyTorch, refusals."""
+
+import importlib.util
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import export as exporting  # noqa: E402 - the runner's
+import onnx_models  # noqa: E402
+import onnx_session  # noqa: E402
+from answers import Refusal  # noqa: E402
+from models import LANGUAGE  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+NO_LIBRARY = importlib.util.find_spec("mambaport_onnx.library") is None
+FORMS = ["standard", pytest.param("fused", marks=pytest.mark.skipif(NO_LIBRARY, reason="wheels without it"))]
+
+
+def request_for(model, path, **changes):
+    request = {
+        "model": model,
+        "form": "standard",
+        "int8": False,
+        "output": str(path),
+        "threads": 1,
+        "size": None,
+    }
+    return {**request, "depth": 1, "checkpoint": None, "mambaport": "1.0", **changes}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_vision_mamba(form, tmp_path):
+    path = tmp_path / "vim.onnx"
+    result = exporting.export(request_for("vim-tiny", path, form=form, size=224))
+    assert result["largest_difference"] < 1e-5
+    assert [item["batch"] for item in result["compared"]] == [1, 3]
+    assert (result["fused_nodes"] > 0) == (form == "fused")
+    assert result["opset"] >= 18
+    assert [item.name for item in tmp_path.iterdir()] == ["vim.onnx"]
+    described = onnx_session.properties(onnx_session.open_session(path))
+    assert described["model"], described["form"] == ("vim-tiny", form)
+    assert described["weights"] == "random, seed 0"
+    assert described["size"] == "224"
+
+
+def test_the_largest_difference_allowed_decides_whether_there_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(exporting.AGREE, True, 1e-6)  # int8 differs by more
+    with pytest.raises(Refusal, match="disagree on vim-tiny") as refusal:
+        exporting.export(request_for("vim-tiny", tmp_path / "vim.onnx", int8=True, size=32))
+    assert "of the largest logit" in refusal.value.fields["found"]
+    assert list(tmp_path.iterdir()) == []
+
+
+LONG = pytest.mark.skipif("MAMBAPORT_TEST_ONNX" not in os.environ, reason="`make test-onnx` runs it")
+LANGUAGES = [("mamba-130m", "standard"), ("mamba2-130m", "standard"), ("mamba2-130m", "fused")]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Few runs for the times."""
+    monkeypatch.setattr(onnx_models, "SECONDS", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "form"), [("mamba-130m", "fused"), *(pytest.param(*case, marks=LONG) for case in LANGUAGES)]
+)
+def test_one_file_reads_a_prompt_and_decodes(model, form, tmp_path, monkeypatch):
+    if form == "fused" and NO_LIBRARY:
+        pytest.skip("wheels without the operators")
+    monkeypatch.setitem(LANGUAGE, model, replace(LANGUAGE[model], vocabulary=200))
+    monkeypatch.setattr(exporting, "EXTERNAL_BYTES", 1000)
+    path = tmp_path / "model.onnx"
+    result = exporting.export(request_for(model, path, form=form))
+    assert result["largest_difference"] < 1e-5
+    assert {item["length"] for item in result["compared"]} == {1, 5, 100}
+    assert {item["measure"] for item in result["times"]} == {"prefill", "decode"}
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    path.with_name("model.onnx.data").unlink()
+    with pytest.raises(Refusal, match=r"weights of .* are not beside it"):
+        onnx_session.open_session(path)
+
+
+def model_of(node, path):
+    """A file of one node from x to y."""
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 3]) for name in "xy"]
+    weight = numpy_helper.from_array(torch.ones(2, 4).numpy(), "w")
+    graph = helper.make_graph([node], "one", tensors[:1], tensors[1:], [weight])
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("ai.mambaport", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=9), path)
+
+
+def test_operators_of_other_kernels_are_named(tmp_path):
+    path = tmp_path / "model.onnx"
+    model_of(helper.make_node("Unknown", ["x", "w"], ["y"], domain="ai.mambaport"), path)
+    expected = "needs mambaport's operators" if NO_LIBRARY else "exported for other kernels"
+    with pytest.raises(Refusal, match=expected):
+        onnx_session.open_session(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(Refusal, match="ONNX Runtime does not take"):
+        onnx_session.open_session(path)
+
+
+def test_an_absent_file_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="There is no file"):
+        onnx_session.open_session(tmp_path / "model.onnx")
+
+
+def test_an_old_onnxruntime_is_refused(monkeypatch):
+    monkeypatch.setitem(onnx_session.LEAST, "onnxruntime", (99, 0))
+    with pytest.raises(Refusal, match="too old") as refusal:
+        onnx_session.require_versions("onnxruntime")
+    assert refusal.value.fields["kind"] == "host"
+    assert "pip install 'onnxruntime>=99.0'" in refusal.value.fields["hint"]
+
+
+def test_an_absent_package_is_refused(monkeypatch):
+    monkeypatch.setitem(onnx_session.LEAST, "no-such-package", (1, 0))
+    with pytest.raises(Refusal, match="There is no no-such-package"):
+        onnx_session.require_versions("no-such-package")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="cannot be written to"):
+        exporting.export(request_for("vim-tiny", tmp_path / "none" / "vim.onnx", size=32))
+
+
+def test_what_the_exporter_does_not_take_is_named(tmp_path, monkeypatch):
+    import vim
+
+    class Sorted(vim.VisionMamba):
+        def forward(self, image):
+            return torch.linalg.eigvals(super().forward(image)[:, :4].unflatten(1, (2, 2))).real
+
+    monkeypatch.setattr(vim, "VisionMamba", Sorted)
+    with pytest.raises(Refusal, match="exporter does not take vim-tiny") as refusal:
+        exporting.export(request_for("vim-tiny", tmp_path / "vim.onnx", size=32))
+    assert "eig" in refusal.value.fields["found"]

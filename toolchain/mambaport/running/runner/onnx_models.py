@@ -1,0 +1,183 @@
+"""The models that become ONNX files: inputs, outputs, comparison with PyTorch, and times."""
+
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+from answers import Refusal
+from models import LANGUAGE
+
+STEPS = 2
+IMAGES = (1, 3)
+PROMPTS = ((1, 1), (3, 5), (1, 100))
+"""Batches and lengths that are compared."""
+EXAMPLE_LENGTH = 72
+TIMED_PROMPT = 128
+SECONDS = 2.0
+
+
+class VisionWork:
+    """A Vision Mamba: image (batch, 3, size, size) to logits (batch, classes)."""
+
+    def __init__(self, request):
+        import torch_vision
+
+        self.model, _ = torch_vision.build({**request, "device": "cpu"})
+        self.size = self.model.shape.size
+        self.exported = self.model
+        self.arguments = (self.images(2),)
+        self.names = (["image"], ["logits"])
+        self.dynamic = ({0: "batch"},)
+        self.facts = {"size": self.size, "classes": self.model.shape.classes}
+
+    def images(self, count):
+        return torch.randn(count, 3, self.size, self.size)
+
+    def compare(self, session):
+        found = []
+        for batch in IMAGES:
+            image = self.images(batch)
+            logits = session.run(None, {"image": image.numpy()})[0]
+            found.append(
+                {"batch": batch, "length": None, "difference": difference(logits, self.model(image))}
+            )
+        return found
+
+    def measure(self, session):
+        image = self.images(1)
+        feeds = {"image": image.numpy()}
+        return [timed("image", lambda: self.model(image), lambda: session.run(None, feeds))]
+
+
+class LanguageWork:
+    """A language model: tokens (batch, length) and states to the last token's logits and the next states."""
+
+    def __init__(self, request):
+        import language
+        from stateful import Stateful
+
+        shape = LANGUAGE[request["model"]]
+        self.shape = replace(shape, depth=request["depth"] or shape.depth)
+        self.model = language.build(self.shape, "cpu")
+        if request.get("checkpoint"):
+            load_language(self.model, request)
+
+        self.exported = Stateful(language.build(self.shape, "cpu"))
+        for block, source in zip(
+            self.exported.model.backbone.layers, self.model.backbone.layers, strict=True
+        ):
+            block.mixer.mixer = source.mixer
+            block.norm = source.norm
+        self.exported.model.backbone.norm_f = self.model.backbone.norm_f
+        self.exported.model.backbone.embedding = self.model.backbone.embedding
+        self.exported.model.lm_head = self.model.lm_head
+        states = self.exported.first_states(2)
+        self.arguments = (self.tokens(2, EXAMPLE_LENGTH), *states)
+        inputs = [f"{kind}_state.{i}" for i in range(self.shape.depth) for kind in ("conv", "scan")]
+        self.names = (["tokens", *inputs], ["logits", *(f"next_{name}" for name in inputs)])
+        self.dynamic = ({0: "batch", 1: "length"}, tuple({0: "batch"} for _ in states))
+        self.facts = {"vocabulary": self.model.lm_head.weight.shape[0], "depth": self.shape.depth}
+
+    def tokens(self, batch, length):
+        return torch.randint(0, self.shape.vocabulary, (batch, length))
+
+    def feeds(self, tokens, states):
+        values = [tokens.numpy(), *states]
+        return dict(zip(self.names[0], values, strict=True))
+
+    def zeros(self, batch):
+        return [state.numpy() for state in self.exported.first_states(batch)]
+
+    def compare(self, session):
+        from stateful import decoded
+
+        found = []
+        for batch, length in PROMPTS:
+            prompt, more = self.tokens(batch, length), self.tokens(batch, STEPS)
+            wanted = decoded(self.model, prompt, more)
+            logits, *states = session.run(None, self.feeds(prompt, self.zeros(batch)))
+            worst = difference(logits, wanted[0])
+            decoder = Decoder(session, self.names, self.feeds(more[:, :1], states))
+            for token, expected in zip(more.t(), wanted[1:], strict=True):
+                worst = max(worst, difference(decoder.step(token), expected))
+            found.append({"batch": batch, "length": length, "difference": worst})
+        return found
+
+    def measure(self, session):
+        import language
+
+        prompt = self.tokens(1, TIMED_PROMPT)
+        feeds = self.feeds(prompt, self.zeros(1))
+        prefill = timed("prefill", language.prefill(self.model, prompt), lambda: session.run(None, feeds))
+        _, *states = session.run(None, feeds)
+        decoder = Decoder(session, self.names, self.feeds(prompt[:, -1:], states))
+        return [prefill, timed("decode", language.decode(self.model, prompt), decoder.step)]
+
+
+class Decoder:
+    """One token after another, without copies of states: a state's output has the memory of its input."""
+
+    def __init__(self, session, names, feeds):
+        import onnxruntime as ort
+
+        self.session, self.binding = session, session.io_binding()
+        self.values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
+        for name, value in self.values.items():
+            self.binding.bind_ortvalue_input(name, value)
+        self.binding.bind_output(names[1][0])
+        for before, after in zip(names[0][1:], names[1][1:], strict=True):
+            self.binding.bind_ortvalue_output(after, self.values[before])
+
+    def step(self, token=None):
+        """The logits, (batch, vocabulary), after another token, (batch,); by default after the same token."""
+        if token is not None:
+            self.values["tokens"].update_inplace(token[:, None].numpy())
+        self.session.run_with_iobinding(self.binding)
+        return self.binding.get_outputs()[0].numpy()
+
+
+def load_language(model, request):
+    """Loads a checkpoint, which must fit exactly.
+
+    Raises:
+        Refusal: it does not.
+    """
+    from checkpoints import read_state
+
+    path = request["checkpoint"]
+    state = read_state(path)
+    state.setdefault("lm_head.weight", state.get("backbone.embedding.weight"))
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    present = {name: tuple(value.shape) for name, value in state.items() if value is not None}
+    if present != wanted:
+        odd = sorted(set(wanted.items()) ^ set(present.items()))[0]
+        raise Refusal(
+            "run",
+            f"This checkpoint is not one of {request['model']}: {path}",
+            found=f"{len(present)} tensors; a difference is {odd[0]} {odd[1]}",
+            expected=f"{len(wanted)} tensors with the names and shapes of state-spaces' release",
+            hint="give pytorch_model.bin of that model; without --checkpoint the weights are random",
+        )
+    model.load_state_dict(state)
+
+
+def difference(found, wanted):
+    """The largest difference, relative to the largest number wanted."""
+    wanted = wanted.double()
+    return float((torch.from_numpy(found).double() - wanted).abs().max() / wanted.abs().max())
+
+
+def timed(name, in_torch, in_onnx):
+    """Medians of both, in turns."""
+    times = ([], [])
+    for function in (in_torch, in_onnx):
+        function()
+    started = time.perf_counter()
+    while len(times[0]) < 5 or (time.perf_counter() - started < SECONDS and len(times[0]) < 200):
+        for function, spent in zip((in_torch, in_onnx), times, strict=True):
+            before = time.perf_counter()
+            function()
+            spent.append(time.perf_counter() - before)
+    torch_ms, onnx_ms = (statistics.median(spent) * 1e3 for spent in times)
+    return {"measure": name, "torch_ms": torch_ms, "onnx_ms": onnx_ms, "runs": len(times[0])}
