@@ -284,7 +284,8 @@ def _streams(arena: Path) -> Iterator[Surroundings]:
         os.dup2(writing, number)
 
     yield Surroundings("stdin closed", prepare=lambda: os.close(0))
-    yield Surroundings("stdin a folder", prepare=on(str(arena), 0))
+    # Python itself refuses a folder, with exit code 1, before it reads the program.
+    yield Surroundings("stdin a folder", prepare=on(str(arena), 0), codes=(1,), output=False)
     yield Surroundings("stdout closed", prepare=lambda: os.close(1), output=False)
     yield Surroundings("stderr closed", prepare=lambda: os.close(2))
     yield Surroundings("all closed", prepare=lambda: os.closerange(0, 3), output=False)

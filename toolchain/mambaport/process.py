@@ -75,7 +75,8 @@ def run(
             sink.flush()
         keeper = stack.enter_context(_kept(command, env, cwd, subprocess.PIPE))
         assert keeper.stdout is not None
-        for line in io.TextIOWrapper(keeper.stdout, encoding="utf-8", errors="replace"):
+        output = io.TextIOWrapper(keeper.stdout, encoding="utf-8", errors="replace")
+        for line in stack.enter_context(output):
             lines.append(line)
             if sink is not None:
                 sink.write(redact(line))

@@ -110,8 +110,8 @@ def _run(arguments: list[str]) -> int:
             interruption.end()
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except BrokenPipeError:  # `mambaport show rpi | head`: the reader has closed the pipe
-        _drop(sys.stdout)
+    except (BrokenPipeError, SystemExit):  # `mambaport show rpi | head`: the reader has closed the pipe
+        _drop(sys.stdout)  # click leaves by SystemExit where its own output meets the closed pipe
         return PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as fault:
         interruption.end()

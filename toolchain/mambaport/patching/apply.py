@@ -228,7 +228,8 @@ def _run_patch_ng(tree: Path, item: PatchSet, places: Mapping[str, Mapping[str, 
             copy = Path(folder) / path.name
             copy.write_text(renumbered(path, places[f"{item.name}/{path.name}"]), encoding="utf-8")
             paths.append(copy)
-        finished = process.run([sys.executable, "-I", _PATCH_NG, tree.resolve(), *paths])
+        # patch-ng returns to the working folder, whose path may be too long for that.
+        finished = process.run([sys.executable, "-I", _PATCH_NG, tree.resolve(), *paths], cwd=Path(folder))
     if not finished.ok:
         raise PatchError(
             f"The patches of {item.name} match, but patch-ng did not apply them",
