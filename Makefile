@@ -15,6 +15,7 @@ TOOL    := .venv
 NUMERIC := .venv-numeric
 # pip shows errors but no warnings (an index that does not answer, running as root).
 QUIETLY := -qq --disable-pip-version-check
+PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
@@ -81,13 +82,13 @@ test-in-turn:
 	$(MAKE) test-line
 
 test-unit: $(TOOL)/.test ## run the unit tests: seconds, no network
-	$(TOOL)/bin/pytest tests/unit
+	$(PYTEST) tests/unit
 
 test-integration: $(TOOL)/.test $(NUMERIC)/.numeric ## test real fetches, builds and installations
-	$(TOOL)/bin/pytest tests/integration
+	$(PYTEST) tests/integration
 
 test-target: $(TOOL)/.test ## test the wheels on emulated aarch64
-	$(TOOL)/bin/pytest tests/target
+	$(PYTEST) tests/target
 
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wheels of LINE against float64 references
 	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
@@ -128,11 +129,11 @@ test-hostile: $(TOOL)/.test ## attack the audit and every reader of files, kill 
 production: $(TOOL)/.test $(NUMERIC)/.numeric ## matrix, wheels of rpi and cpu, emulated proof, index, server, installations, pictures
 	$(TOOL)/bin/python tests/production.py $(LINE)
 
-# The suites that coverage is measured over together.
-SUITES ?= unit integration target
+# The suites that coverage is measured over together. The emulated tests begin first, beside the others.
+SUITES ?= target unit integration
 coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport the suites run, subprocesses too; SUITES=unit for one
 	@mkdir -p build/coverage && rm -f build/coverage/data*
-	@for suite in $(SUITES); do $(TOOL)/bin/coverage run -m pytest tests/$$suite || exit 1; done
+	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going PYTEST="$(TOOL)/bin/coverage run -m pytest" $(SUITES:%=test-%)
 	@$(TOOL)/bin/coverage combine --quiet
 	@$(TOOL)/bin/coverage report
 
