@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile production coverage lint format docs bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile production coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -153,6 +153,9 @@ format: $(TOOL)/.test ## format the code
 
 docs: $(TOOL)/.tool ## write docs/reference from the code
 	$(TOOL)/bin/python docs/generate.py
+
+picture: $(TOOL)/.tool ## record the README's picture of a build and an audit
+	$(TOOL)/bin/python docs/record.py
 
 bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels and other implementations side by side
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
