@@ -73,8 +73,9 @@ class Link:
 def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: BuildConfig) -> tuple[list[Unit], Link]:
     """The units of a library of CPU kernels. CC, CFLAGS and LDFLAGS of the environment say with what."""
     compiler = shlex.split(os.environ.get("CC") or "cc")
-    machine = _machine(compiler)
-    flags = [*KERNEL_FLAGS, *_target_flags(machine), *shlex.split(os.environ.get("CFLAGS", ""))]
+    more = shlex.split(os.environ.get("CFLAGS", ""))
+    machine = _machine([*compiler, *more])  # --target may stand in CFLAGS
+    flags = [*KERNEL_FLAGS, *_target_flags(machine), *more]
     start = (*_cached(compiler, folder, config), *flags)
     sets = dict(INSTRUCTION_SETS.get(machine, {"base": ()}))
     if Path(compiler[0]).name == "zig":

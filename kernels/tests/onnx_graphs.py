@@ -25,6 +25,8 @@ def model(name, inputs, outputs=None, **attributes):
     results = [helper.make_tensor_value_info(key, TensorProto.FLOAT, None) for key in outputs]
     names = [value.name if value.name in inputs else "" for value in op.inputs]
     made = [value.name if value.name in outputs else "" for value in op.outputs]
+    while not made[-1]:  # as torch's exporter, which names no output after the last one that is used
+        made.pop()
     node = helper.make_node(name, names, made, domain=mambaport_onnx.DOMAIN, **attributes)
     graph = helper.make_graph([node], name, graph_inputs, results)
     imports = [helper.make_opsetid("", 18), helper.make_opsetid(mambaport_onnx.DOMAIN, mambaport_onnx.VERSION)]

@@ -75,6 +75,8 @@ OrtStatus *infer_shapes(const struct operation *operation, const OrtApi *api, Or
         if (shape) shape_bind(shape, counts[i], length[i], symbol[i], &node.lengths);
     }
     for (int i = 0; i < operation->outputs && !status; i++) {
+        /* A node may end before its optional outputs, and ONNX Runtime up to 1.27 does not check the number. */
+        if (operation->output[i].optional) continue;
         const char *const text = operation->output[i].shape;
         if (*text == '=') {
             const int like = input_number(operation, text + 1);

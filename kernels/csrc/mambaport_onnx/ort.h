@@ -26,7 +26,7 @@ typedef struct OrtOpAttr OrtOpAttr;
 typedef struct OrtCustomOp OrtCustomOp;
 
 typedef struct OrtApi {
-    void (*entry[1])(void); /* as many as the version of the interface has */
+    void (*first)(void); /* of as many as the version of the interface has */
 } OrtApi;
 
 typedef struct OrtApiBase {
@@ -49,4 +49,4 @@ enum { ORT_ENTRIES(ORT_NUMBER) };
 #undef ORT_NUMBER
 
 /* The function `name` of a table. */
-#define ORT(api, name) ((ort_##name)(api)->entry[ORT_ENTRY_##name])
+#define ORT(api, name) ((ort_##name)((void (*const *)(void))(api))[ORT_ENTRY_##name])

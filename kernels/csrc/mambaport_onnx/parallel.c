@@ -1,8 +1,7 @@
 /* The threads of ONNX Runtime's session, in place of csrc/common/parallel.c: a session has one pool of threads, of the
    size that its options say, and a second pool would mean more threads than cores. */
-#define _GNU_SOURCE /* sched_getaffinity */
-#include <sched.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "parallel.h"
 
@@ -17,14 +16,14 @@ void use_session_threads(const OrtApi *api, const OrtKernelContext *context) {
     session_context = context;
 }
 
-/* The processors that this process may use. The size of the session's pool is not known to an operator; more shares of
+/* The machine's processors. The size of the session's pool is not known to an operator; more shares of
    the work than the pool has threads cost nearly nothing. */
 static int64_t processors(void) {
     static int64_t known; /* set by each thread that finds 0, to the same number */
     int64_t count = __atomic_load_n(&known, __ATOMIC_RELAXED);
     if (count == 0) {
-        cpu_set_t set;
-        count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+        count = sysconf(_SC_NPROCESSORS_ONLN);
+        if (count < 1) count = 1;
         __atomic_store_n(&known, count, __ATOMIC_RELAXED);
     }
     return count;

@@ -148,14 +148,14 @@ int norm_rows(struct call *call) {
     const struct input *const in = call->input;
     const int64_t dim = call_length(call, "dim");
     const double wanted = call_attribute(call, "group"), gate = call_attribute(call, "gate");
-    const int64_t group = wanted == 0.0 ? dim : (int64_t)wanted;
+    const int64_t group = wanted == 0.0 ? dim : wanted > (double)dim ? 0 : (int64_t)wanted;
     if (gate != NO_GATE && gate != GATE_AFTER && gate != GATE_BEFORE)
         return call_fail(call, "gate is %.0f, expected 0, 1 or 2", gate);
     if ((gate == NO_GATE) != !in[Z].data)
         return call_fail(call, "gate is %.0f and z is %s", gate,
                          in[Z].data ? "there: expected 1 or 2" : "absent: expected 0");
     if (dim && (group <= 0 || dim % group))
-        return call_fail(call, "dim=%lld is not a multiple of group=%lld", (long long)dim, (long long)group);
+        return call_fail(call, "dim=%lld is not a multiple of group=%.0f", (long long)dim, wanted);
     if (call_outputs(call)) return FAILED;
     if (!dim) return DONE;
     const struct norm_args args = {

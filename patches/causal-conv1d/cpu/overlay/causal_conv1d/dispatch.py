@@ -79,9 +79,12 @@ def causal_conv1d_fn(
     if initial_states is not None:
         _check_shape("initial_states", initial_states, (batch, dim, weight.shape[1] - 1))
     if exporting.form() and seq_idx is None:
-        return exporting.causal_conv1d_fn(
+        result = exporting.causal_conv1d_fn(
             x, weight, bias, initial_states, return_final_states, activation, reverse
         )
+        if return_final_states and final_states_out is not None:
+            return result[0], final_states_out.copy_(result[1])
+        return result
     if use_cpu_kernel(x) and causal_conv1d_cpu.supports(x, weight, bias, seq_idx, initial_states):
         result = causal_conv1d_cpu.causal_conv1d(
             x, weight, bias, seq_idx, initial_states, return_final_states, activation, reverse

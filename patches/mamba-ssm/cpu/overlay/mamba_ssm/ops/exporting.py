@@ -141,6 +141,8 @@ def mamba_chunk_scan_combined(
         inputs = (x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
         shapes = [(batch, seqlen, heads, width), (batch, heads, width, dstate)][: 1 + return_final_states]
         out, *last = node("ChunkScan", inputs, shapes, flags)
+        if return_final_states and seq_idx is not None:  # a row that ends in padding leaves no state
+            last[0] = last[0].masked_fill((seq_idx[:, -1] < 0)[:, None, None, None], 0.0)
         return (out.to(x.dtype), last[0]) if return_final_states else out.to(x.dtype)
     if seq_idx is not None:
         raise NotImplementedError(

@@ -33,7 +33,8 @@ def load_weights(model_name, device):
     if os.path.isfile(tensors):
         from safetensors.torch import load_file
 
-        return load_file(tensors, device=str(device or "cpu"))
+        return load_file(tensors, device="cpu" if device is None else str(torch.device(device)))
+    path = cached_file(model_name, WEIGHTS_NAME)
     trusted = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true")
     if not trusted and TorchVersion(torch.__version__) < "2.6.0":
         raise RuntimeError(
@@ -41,7 +42,7 @@ def load_weights(model_name, device):
             "newer, or a folder with model.safetensors; or, for a file that you trust, set "
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
         )
-    return torch.load(cached_file(model_name, WEIGHTS_NAME), map_location=device, weights_only=not trusted)
+    return torch.load(path, map_location=device, weights_only=not trusted)
 
 
 def cached_file(model_name, filename):
