@@ -27,6 +27,8 @@ sys.path.append(str(ROOT / "tests/integration"))
 from real import environment_with_torch  # noqa: E402 - its folder is on the path since the line above
 
 WORK = ROOT / "build/production"
+WHEELS = ("causal-conv1d==1.6.0", "mamba-ssm==2.2.4")
+"""Wheels of the default line, which are installed."""
 PI = (
     "--platform",
     "manylinux_2_28_aarch64",
@@ -69,7 +71,7 @@ def built(lines: list[str]) -> Path:
     """Wheels of every row of the matrix, proven where the row has an emulated system, and their index.
 
     Args:
-        lines: the release lines; empty for all.
+        lines: the release lines, the default one among them; empty for all.
     """
     chosen = ["-p", "rpi", "-p", "cpu", *(word for line in lines for word in ("--line", line))]
     rows = json.loads(run("mambaport", "matrix", *chosen))["include"]
@@ -89,12 +91,12 @@ def built(lines: list[str]) -> Path:
 def installed(site: Path, url: str) -> None:
     """The index as a device and as a developer use it."""
     run("python", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *PI, "--dest", "pi",
-        "--index-url", f"{url}/rpi/simple/", "causal-conv1d==1.6.0", "mamba-ssm==2.2.4")  # fmt: skip
+        "--index-url", f"{url}/rpi/simple/", *WHEELS)  # fmt: skip
     for path in (WORK / "pi").iterdir():
         assert (site / "rpi/files" / path.name).read_bytes() == path.read_bytes()
     fresh = environment_with_torch(WORK / "by-pip")
     run("python", "-m", "pip", "--python", fresh, "install", "--quiet", "--no-deps", "--index-url",
-        f"{url}/cpu/simple/", "causal-conv1d==1.6.0", "mamba-ssm==2.2.4")  # fmt: skip
+        f"{url}/cpu/simple/", *WHEELS)  # fmt: skip
     run("mambaport", "verify", "-p", "cpu", "--python", fresh, "--json")
     digest = hashlib.sha256((site / "SHA256SUMS").read_bytes()).hexdigest()
     fresh = environment_with_torch(WORK / "by-mambaport")
@@ -135,7 +137,8 @@ def main() -> None:
     for name in ("by-pip", "by-mambaport", "pi"):
         (WORK / name).mkdir(parents=True)
     started = time.monotonic()
-    site = built(sys.argv[1:])
+    lines = sys.argv[1:]
+    site = built(["2.2.4", *(line for line in lines if line != "2.2.4")] if lines else [])
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"

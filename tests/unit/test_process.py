@@ -181,3 +181,15 @@ def test_signals_that_python_ignores_are_not_ignored_in_a_program() -> None:
     restored = ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
     for number in (signal.Signals[name] for name in restored):
         assert not ignored >> (number - 1) & 1, number
+
+
+def test_a_program_may_print_while_it_cleans_up_after_ctrl_c(tmp_path: Path) -> None:
+    """Its output is read no more, and the pipe stays open until it has ended."""
+    trap = f"trap 'echo cleaning; touch {tmp_path}/cleaned; exit' INT; echo up; while :; do sleep 0.01; done"
+
+    def interrupt(_line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process.run(["bash", "-c", trap], on_line=interrupt)
+    assert (tmp_path / "cleaned").exists()

@@ -121,6 +121,7 @@ def test_sums_of_another_form_are_an_error_or_an_empty_index(site: Path, tmp_pat
 @pytest.mark.parametrize(
     ("address", "error"),
     [
+        ("http://[x/", UsageError),
         ("ftp://host/x", UsageError),
         ("http://host/x#sha256=12", UsageError),
         ("nowhere", FetchError),

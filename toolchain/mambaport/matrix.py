@@ -187,5 +187,5 @@ def gitlab(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             },
         }
     if not rows:
-        found["nothing-to-build"] = {"script": ["echo 'the index has all wheels'"]}
+        found["nothing-to-build"] = {"stage": "build", "script": ["echo 'the index has all wheels'"]}
     return found

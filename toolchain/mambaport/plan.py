@@ -96,7 +96,9 @@ class Plan:
         """
         if not self.compiles:
             return
-        if self.lacks is not None:
+        # Wheels built elsewhere need no compiler, but their version names the CUDA and torch they are for.
+        unknown = self.profile.cuda is not None and self.cuda is None
+        if self.lacks is not None and (building or unknown):
             raise self.lacks
         if building and self.cuda is not None:
             _ = self.cuda.tools

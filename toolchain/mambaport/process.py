@@ -76,7 +76,8 @@ def run(
         keeper = stack.enter_context(_kept(command, env, cwd, subprocess.PIPE))
         assert keeper.stdout is not None
         output = io.TextIOWrapper(keeper.stdout, encoding="utf-8", errors="replace")
-        for line in stack.enter_context(output):
+        stack.callback(output.detach)  # the keeper closes the pipe, when the program has ended
+        for line in output:
             lines.append(line)
             if sink is not None:
                 sink.write(redact(line))

@@ -102,11 +102,15 @@ def index(
 def _address(url: str | None) -> str | None:
     if url is None:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.query:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    secret = "@" in parts.netloc
+    if parts.scheme not in ("http", "https") or not parts.netloc or secret or parts.query:
         raise UsageError(
             "--url is not the address of an index",
-            found=url if not parts.username else "an address with a password",
+            found="an address with a user or a password" if secret else url,
             expected="http:// or https://, a host, and a path, without a password",
             hint="for example --url https://example.org/wheels",
         )

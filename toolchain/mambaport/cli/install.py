@@ -63,7 +63,13 @@ def install(
         )
     environment = default_python(python)
     pipeline = session.pipeline(
-        profile_name, variant, toolchain, jobs, environment=environment, releases=releases
+        profile_name,
+        variant,
+        toolchain,
+        jobs,
+        environment=environment,
+        releases=releases,
+        buildable=index is None and wheelhouse is None,
     )
     target, wheels, proven = pipeline.install(environment, wheelhouse, index)
     if session.emit(

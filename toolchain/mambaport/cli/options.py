@@ -231,17 +231,26 @@ class Session:
         cuda: CudaOptions | None = None,
         environment: Path | None = None,
         releases: ReleaseChoice | None = None,
+        buildable: bool = True,
     ) -> Pipeline:
         """The pipeline of a profile on this machine, announced in a few lines.
 
         Args:
             environment: the interpreter of the environment to install into; extensions are for its torch.
+            buildable: whether this machine must be able to build the wheels.
         """
         profile, host = find_profile(profile_name), self.shop.host
         if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
             cuda = CudaOptions(python=environment)
         plan = make_plan(
-            profile, host, variant=variant, toolchain=toolchain, jobs=jobs, cuda=cuda, releases=releases
+            profile,
+            host,
+            variant=variant,
+            toolchain=toolchain,
+            jobs=jobs,
+            cuda=cuda,
+            releases=releases,
+            buildable=buildable,
         )
         announce(plan, self.report)
         return Pipeline(plan, self.shop)

@@ -96,7 +96,10 @@ class WheelIndex:
     def __init__(self, address: str, client: Client, report: Report, *, offline: bool = False) -> None:
         place, _, fragment = address.partition("#")
         pinned = _FRAGMENT.fullmatch(fragment)
-        scheme = urlsplit(place).scheme
+        try:
+            scheme = urlsplit(place).scheme
+        except ValueError:  # such as http://[
+            scheme = "none"
         if (fragment and pinned is None) or scheme not in ("", "http", "https", "file"):
             raise UsageError(
                 "--index is not the address of an index",
@@ -217,7 +220,7 @@ def _is(filename: str, name: str, version: str, arch: str) -> bool:
         project, number, _, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:
         return False
-    if "/" in filename:
+    if "/" in filename or "\0" in filename:
         return False
     fits = any(tag.platform == "any" or tag.platform.endswith(arch) for tag in tags)
     return (str(project), str(number)) == (name, version) and fits

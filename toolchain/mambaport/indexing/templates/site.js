@@ -21,7 +21,10 @@ function fitting(facts, places) {
     if (place.arch !== facts.arch) return false;
     if (facts.glibc && (facts.glibc[0] < major || (facts.glibc[0] === major && facts.glibc[1] < minor))) return false;
     if (place.l4t.length && !place.l4t.includes(facts.l4t)) return false;
-    if (place.sm.length) return place.l4t.length > 0 || place.sm.some((sm) => facts.sm.includes(sm));
+    if (place.sm.length) {
+      const unnamed = place.l4t.length > 0 && !facts.sm.length; // an old doctor names no SM
+      return unnamed || place.sm.some((sm) => facts.sm.includes(sm));
+    }
     return true;
   });
   const rank = (place) =>

@@ -12,6 +12,7 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import torch
 from answers import Refusal, send
 from models import VISION
@@ -41,6 +42,8 @@ LEAST_FEATURES = 64
 def export(request):
     """Exports, checks, compares and times a model, and then puts the file in its place."""
     require_versions("torch", "onnx", "onnxscript", "onnxruntime")
+    import onnxruntime
+
     prepare(request["threads"], "cpu")
     threads, path = torch.get_num_threads(), Path(request["output"])
     if request["form"] == "fused" and not has_operators():
@@ -65,14 +68,18 @@ def export(request):
         session = open_session(file, threads)
         send(stage="comparing with PyTorch")
         compared = work.compare(session)
-        worst = max(item["difference"] for item in compared)
+        worst = float(np.max([item["difference"] for item in compared]))  # NaN, where one is NaN
         limit = AGREE[request["int8"]]
         if not worst <= limit:
             raise disagreement(request, compared, worst, limit)
         send(stage="measuring")
         times = work.measure(session)
-        for part in sorted(scratch.iterdir(), key=lambda part: part.name == path.name):  # the weights first
+        parts = sorted(scratch.iterdir(), key=lambda part: part.name == path.name)  # the weights first
+        size = sum(part.stat().st_size for part in parts)
+        for part in parts:
             part.replace(path.with_name(part.name))
+        if len(parts) == 1:  # the weights of an older file of this name
+            path.with_name(path.name + ".data").unlink(missing_ok=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return {
@@ -81,15 +88,13 @@ def export(request):
         "form": request["form"],
         "int8": request["int8"],
         "path": str(path),
-        "bytes": sum(
-            part.stat().st_size for part in (path, path.with_name(path.name + ".data")) if part.exists()
-        ),
+        "bytes": size,
         **described,
         "compared": compared,
         "largest_difference": worst,
         "allowed_difference": limit,
         "times": times,
-        "onnxruntime": metadata.version("onnxruntime"),
+        "onnxruntime": onnxruntime.__version__,
         "environment": facts("cpu"),
     }
 
@@ -133,10 +138,11 @@ def properties(work, request):
     path = request.get("checkpoint")
     weights = "random, seed 0"
     if path is not None:
+        digest = hashlib.sha256()
         with Path(path).open("rb") as stream:
-            weights = (
-                hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else ""
-            )
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        weights = digest.hexdigest()
     return {
         "model": request["model"],
         "form": request["form"],
@@ -174,20 +180,30 @@ def quantize(file):
     matrices = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in shapes]
     # delta's projection, from few features, is a part of the scan.
     kept = [node.name for node in matrices if shapes[node.input[1]][0] < LEAST_FEATURES]
-    whole = file.with_name("float32-" + file.name)
-    file.rename(whole)
+    # The quantizer appends to a file of weights that exists, and looks for it in the working folder too.
+    file = file.resolve()
     external = file.with_name(file.name + ".data")
-    quantize_dynamic(
-        whole,
-        file,
-        op_types_to_quantize=["MatMul"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        nodes_to_exclude=kept,
-        use_external_data_format=external.exists(),
-        extra_options={"MatMulConstBOnly": True},
-    )
-    whole.unlink()
+    whole = file.parent / "float32" / file.name
+    whole.parent.mkdir()
+    large = external.exists()
+    for part in (file, external) if large else (file,):
+        part.rename(whole.with_name(part.name))
+    before = Path.cwd()
+    os.chdir(file.parent)
+    try:
+        quantize_dynamic(
+            whole,
+            file,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=kept,
+            use_external_data_format=large,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        os.chdir(before)
+    shutil.rmtree(whole.parent)
 
 
 def inspect(file):

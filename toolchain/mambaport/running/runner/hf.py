@@ -43,7 +43,9 @@ def make(request, device):
     tokens = torch.randint(0, config.get_text_config().vocab_size, (1, request["prompt"]), device=device)
     models = {"default": model, "without": other}
     prefills = {name: prefill(item, tokens) for name, item in models.items()}
-    decodes = {name: decode(item, tokens) for name, item in models.items()}
+    # Some configurations are refused only when the model runs.
+    refusing(request, prefills["default"])
+    decodes = refusing(request, lambda: {name: decode(item, tokens) for name, item in models.items()})
     return {
         "model": model,
         "size": None,

@@ -4,6 +4,7 @@ import statistics
 import time
 from dataclasses import replace
 
+import numpy as np
 import torch
 from answers import Refusal
 from models import LANGUAGE
@@ -97,11 +98,12 @@ class LanguageWork:
             prompt, more = self.tokens(batch, length), self.tokens(batch, STEPS)
             wanted = decoded(self.model, prompt, more)
             logits, *states = session.run(None, self.feeds(prompt, self.zeros(batch)))
-            worst = difference(logits, wanted[0])
+            differences = [difference(logits, wanted[0])]
             decoder = Decoder(session, self.names, self.feeds(more[:, :1], states))
             for token, expected in zip(more.t(), wanted[1:], strict=True):
-                worst = max(worst, difference(decoder.step(token), expected))
-            found.append({"batch": batch, "length": length, "difference": worst})
+                differences.append(difference(decoder.step(token), expected))
+            # NaN stays NaN, as it does not in Python's max.
+            found.append({"batch": batch, "length": length, "difference": float(np.max(differences))})
         return found
 
     def measure(self, session):

@@ -1,5 +1,6 @@
 """ONNX Runtime: the packages, a session on a file, and what a file says of itself. No torch is needed."""
 
+import importlib
 import importlib.util
 from importlib import metadata
 from pathlib import Path
@@ -23,9 +24,10 @@ def require_versions(*packages):
             "expected": f"{name} {least} or newer",
             "hint": f"pip install '{name}>={least}', into the environment that --python names",
         }
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        try:  # onnxruntime-gpu is onnxruntime too
+            module = importlib.import_module(name) if name == "onnxruntime" else None
+            version = module.__version__ if module else metadata.version(name)
+        except (metadata.PackageNotFoundError, ImportError):
             raise Refusal("host", f"There is no {name} in this environment", **needed) from None
         numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
         if numbers < LEAST[name]:

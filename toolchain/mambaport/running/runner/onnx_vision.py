@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib import metadata
 
 import images
 import numpy as np
@@ -15,11 +14,14 @@ class Classifier:
     """Images to classes.
 
     Raises:
-        Refusal: the file is not a Vision Mamba's, or not the model requested.
+        Refusal: the file is not a Vision Mamba's.
     """
 
     def __init__(self, request):
         require_versions("onnxruntime")
+        import onnxruntime
+
+        self.release = onnxruntime.__version__
         path = self.checkpoint = request["checkpoint"]
         self.threads = request["threads"] or os.cpu_count()
         send(stage=f"reading {path}")
@@ -54,7 +56,7 @@ class Classifier:
             "arch": platform.machine(),
             "processor": processor(),
             "torch": None,
-            "onnxruntime": metadata.version("onnxruntime"),
+            "onnxruntime": self.release,
             "mamba_ssm": self.described["mamba_ssm"],
             "causal_conv1d": self.described["causal_conv1d"],
             "threads": self.threads,
