@@ -133,9 +133,8 @@ production: $(TOOL)/.test $(NUMERIC)/.numeric ## matrix, wheels of rpi and cpu, 
 SUITES ?= target unit integration
 coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport the suites run, subprocesses too; SUITES=unit for one
 	@mkdir -p build/coverage && rm -f build/coverage/data*
-	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going PYTEST="$(TOOL)/bin/coverage run -m pytest" $(SUITES:%=test-%)
-	@$(TOOL)/bin/coverage combine --quiet
-	@$(TOOL)/bin/coverage report
+	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going PYTEST="$(TOOL)/bin/coverage run -m pytest" $(SUITES:%=test-%) || failed=1; \
+	  $(TOOL)/bin/coverage combine --quiet && $(TOOL)/bin/coverage report; exit $${failed:-0}
 
 C_SOURCES := $(wildcard kernels/csrc/*/*.[ch] kernels/csrc/*/operators/*.c)
 lint: $(TOOL)/.test ## run ruff, strict mypy, clang-format, and zizmor on the workflows
