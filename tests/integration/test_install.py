@@ -92,7 +92,7 @@ def test_torch_in_the_users_site_is_seen_from_a_virtual_environment_that_looks_t
     assert read_interpreter(venv(tmp_path / "closed"), []).torch is None
 
 
-@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage's variable meets a Python without coverage")
+@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage's variable reaches a Python without it")
 def test_beside_torch_in_the_users_site_wheels_go_there_and_come_back_out(
     home: Path, tmp_path: Path, profile: Profile
 ) -> None:
