@@ -83,9 +83,8 @@ def test_mamba_ssm_without_causal_conv1d():
 
 
 def test_import_is_light():
-    """transformers takes seconds to import on a small board, and is not needed to."""
-    out = run("import mamba_ssm, sys; print([m for m in ('transformers', 'triton') if m in sys.modules])")
-    assert out.strip() == "[]"
+    """transformers takes seconds to import on a small board. An installed triton is needed, transformers is not."""
+    assert run("import mamba_ssm, sys; print('transformers' in sys.modules)").strip() == "False"
 
 
 def test_a_torch_without_distributed():
