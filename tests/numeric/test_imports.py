@@ -83,7 +83,7 @@ def test_mamba_ssm_without_causal_conv1d():
 
 
 def test_import_is_light():
-    """transformers takes seconds to import on a small board. An installed triton is needed, transformers is not."""
+    """transformers takes seconds to import on a small board, and is not needed. An installed triton is."""
     assert run("import mamba_ssm, sys; print('transformers' in sys.modules)").strip() == "False"
 
 
