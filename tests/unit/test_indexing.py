@@ -212,6 +212,19 @@ def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path, house: Path) ->
     assert read_tree(tmp_path / "home") == {"thesis.tex": "my thesis"}
 
 
+def test_a_profile_with_the_name_of_an_alias_is_refused(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "house", provenance(profile="rpi"))
+    assert "whose name is taken" in refused(path, "-o", tmp_path / "site").what
+
+
+def test_the_current_folder_is_no_index(site: Path, house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(site.iterdir())
+    for folder in (site, next(path for path in site.iterdir() if path.is_dir())):
+        monkeypatch.chdir(folder)
+        assert "current folder" in refused(house, "-o", site).what
+    assert sorted(site.iterdir()) == before
+
+
 def test_files_of_others_in_the_index_stay(site: Path, house: Path) -> None:
     (site / "CNAME").write_text("wheels.example")
     run(house, "-o", site, "--url", "https://wheels.example/mamba/")

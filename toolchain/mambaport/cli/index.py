@@ -58,6 +58,13 @@ def index(
       mambaport index wheelhouse/rpi -o site --proof verify-rpi.json
       mambaport index -o site                          the pages again, for example with another --url
     """
+    if Path.cwd().is_relative_to(output.resolve()):
+        raise UsageError(
+            "The index cannot be written into the current folder",
+            found=f"-o {output}, from {Path.cwd()}",
+            expected="another folder than the current one: a new folder takes the place of the index",
+            hint="change to another folder (cd ..)",
+        )
     address = _address(url)
     wheels = [wheel for path in wheelhouses for wheel in _wheels(path)]
     added = [_record(session, wheel) for wheel in wheels]

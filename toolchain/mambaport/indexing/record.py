@@ -106,7 +106,8 @@ def make_record(wheel: Wheel) -> WheelRecord:
     """The record of a wheel that can be read, still without its audit.
 
     Raises:
-        AuditError: the wheel has no provenance, or a provenance without the facts of an index.
+        AuditError: the wheel has no provenance, or one without the facts of an index, or of a profile
+            whose name is an alias of mambaport's own.
     """
     try:
         provenance = Provenance.model_validate(wheel.provenance())
@@ -127,6 +128,13 @@ def make_record(wheel: Wheel) -> WheelRecord:
     fallback = wheel.version.endswith(".fallback")
     if profile is not None:
         folder = wheel_folder(profile, provenance.variant, torch, fallback=fallback)
+    elif provenance.profile in {alias for item in builtin_profiles() for alias in item.aliases}:
+        raise AuditError(
+            f"{wheel.path.name} is of a profile whose name is taken",
+            found=f"a profile {provenance.profile} that is not mambaport's own",
+            expected="another name: the wheels would stand among those of mambaport's profile",
+            hint="rename the profile, and build the wheel again",
+        )
     else:
         parts = (provenance.profile, provenance.variant, torch and f"torch{torch}", fallback and "fallback")
         folder = "-".join(part for part in parts if part)
