@@ -14,7 +14,7 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
 def library_path() -> str:
-    """The path of the library for ``SessionOptions.register_custom_ops_library`` and its equals in C, C++ and Java.
+    """The path for ``SessionOptions.register_custom_ops_library``, and for the same function in C, C++ and Java.
 
     Raises:
         ModuleNotFoundError: the wheel was built without kernels.
@@ -46,7 +46,9 @@ def register(options: Any) -> None:
 
     Raises:
         ModuleNotFoundError, ImportError: as `library_path`.
-        RuntimeError: ONNX Runtime is older than 1.18; or ONNX Runtime refuses the library.
+        RuntimeError: ONNX Runtime is older than 1.18.
+        Exception: ONNX Runtime refuses the library; its own errors have no other base. Options that were registered
+            twice are refused when a session is made.
     """
     path = library_path()
     runtime = sys.modules.get("onnxruntime")

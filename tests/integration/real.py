@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from mambaport.sources import unpack_wheel
+
 # This machine's own architecture, and only the smaller package: what is built again and again below.
 BOARD = """
 name = "my-board"
@@ -157,3 +159,13 @@ def environment_with_torch(folder: Path, without: tuple[str, ...] = ()) -> Path:
     (own,) = (folder / "venv" / "lib").glob("python3*/site-packages")
     (own / "torch-from-elsewhere.pth").write_text(f"{seen}\n")
     return folder / "venv" / "bin" / "python"
+
+
+def with_wheels(folder: Path, cpu: Any, without: tuple[str, ...] = ()) -> Path:
+    """An environment with the wheels, and without some packages."""
+    folder.mkdir()
+    python = environment_with_torch(folder, without)
+    (site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
+    for wheel in cpu["wheels"]:
+        unpack_wheel(Path(wheel["path"]), site)
+    return python

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real import environment_with_torch, mambaport
-
-from mambaport.sources import unpack_wheel
+from real import environment_with_torch, mambaport, with_wheels
 
 pytestmark = pytest.mark.network
 DRAW = """
@@ -17,16 +15,6 @@ import sys
 from PIL import Image
 Image.radial_gradient("L").resize((90, 60)).convert("RGB").save(sys.argv[1])
 """
-
-
-def with_wheels(folder: Path, cpu: Any, without: tuple[str, ...] = ()) -> Path:
-    """An environment with the wheels, and without some packages."""
-    folder.mkdir()
-    python = environment_with_torch(folder, without)
-    (site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
-    for wheel in cpu["wheels"]:
-        unpack_wheel(Path(wheel["path"]), site)
-    return python
 
 
 def test_a_model_becomes_a_file(cpu: Any, tmp_path: Path) -> None:

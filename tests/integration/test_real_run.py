@@ -9,9 +9,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from real import Ran, environment_with_torch, mambaport
-
-from mambaport.sources import unpack_wheel
+from real import Ran, environment_with_torch, mambaport, with_wheels
 
 pytestmark = pytest.mark.network
 # A model so small that starting Python takes the most of the time.
@@ -22,16 +20,6 @@ from PIL import Image
 for number, path in enumerate(sys.argv[1:]):
     Image.radial_gradient("L").resize((90 + number, 60)).convert("RGB").save(path)
 """
-
-
-def with_wheels(folder: Path, cpu: Any, without: tuple[str, ...] = ()) -> Path:
-    """An environment with the wheels, and without some packages."""
-    folder.mkdir()
-    python = environment_with_torch(folder, without)
-    (site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
-    for wheel in cpu["wheels"]:
-        unpack_wheel(Path(wheel["path"]), site)
-    return python
 
 
 @pytest.fixture(scope="module")

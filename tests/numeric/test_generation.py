@@ -185,11 +185,11 @@ def test_a_folder_and_back(model, tmp_path, dtype):
 
 
 def test_a_folder_with_safetensors(model, tmp_path):
-    save_file = pytest.importorskip("safetensors.torch").save_file
+    """safetensors' own function leaves out one name of the tensor that the embedding and lm_head share."""
+    save_model = pytest.importorskip("safetensors.torch").save_model
     model.save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").unlink()
-    tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    save_file(tensors, tmp_path / "model.safetensors")
+    save_model(model, str(tmp_path / "model.safetensors"))
     loaded = MambaLMHeadModel.from_pretrained(str(tmp_path))
     ids = torch.randint(50, (1, 6))
     assert torch.equal(loaded(ids).logits, model(ids).logits)

@@ -18,7 +18,7 @@ from mambaport.release_lines import read_lines
 
 
 def rows(*names: str, variant: str | None = None, lines: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    return [job.to_json() for job in jobs([find_profile(name) for name in names], HOST, variant, lines)]
+    return [job.to_json() for job in jobs({name: find_profile(name) for name in names}, HOST, variant, lines)]
 
 
 def parsed(command: str) -> dict[str, Any]:

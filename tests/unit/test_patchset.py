@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from helpers import HEX64, diff, use_patches, write_package, write_set, write_tr
 
 from mambaport.errors import PatchError
 from mambaport.patchset import PatchSet, kernel_sources
+from mambaport.resources import patches_dir
 
 PATCH = diff("x.py", "one\ntwo\n", "one\n2\n")
 
@@ -178,3 +180,19 @@ def test_c_sources_may_be_laid_without_their_python_package() -> None:
     assert set(found) < set(kernel_sources("causal_conv1d_cpu"))
     with pytest.raises(PatchError, match="There is no kernel package csrc/nothing"):
         kernel_sources("csrc/nothing")
+
+
+def test_both_packages_choose_the_form_of_an_export_alike() -> None:
+    def chosen(path: str) -> list[str]:
+        tree = ast.parse((patches_dir() / path).read_text(encoding="utf-8"))
+        shared = ("VARIABLE", "FORMS", "DOMAIN", "form")
+        return [
+            ast.dump(item)
+            for item in tree.body
+            if (isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) in shared)
+            or (isinstance(item, ast.FunctionDef) and item.name in shared)
+        ]
+
+    conv = chosen("causal-conv1d/cpu/overlay/causal_conv1d/exporting.py")
+    assert len(conv) == 4
+    assert conv == chosen("mamba-ssm/cpu/overlay/mamba_ssm/ops/exporting.py")

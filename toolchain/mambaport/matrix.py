@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ class Job:
     """One build: a profile's wheels of one release line, and with CUDA extensions for one torch."""
 
     plan: Plan
-    profile: Profile
-    """The profile without a variant applied."""
+    option: str
+    """What names the profile after ``--profile``: its name, or the path of a user's own."""
     line: str
     default_line: bool
     torch: str
@@ -91,9 +92,8 @@ class Job:
         }
 
     def _options(self) -> list[str]:
-        name = self.profile.aliases[0] if self.profile.aliases else self.profile.name
         variant = self.plan.variant
-        return ["-p", name, *(["--variant", variant] if variant else [])]
+        return ["-p", shlex.quote(self.option), *(["--variant", variant] if variant else [])]
 
     def _inputs(self) -> list[dict[str, str]]:
         """Every pinned file that the build fetches, each once."""
@@ -120,10 +120,13 @@ def _lacks(plan: Plan) -> str:
     return "" if found is None or isinstance(found, CudaTools) else found.what
 
 
-def jobs(profiles: Sequence[Profile], host: Host, variant: str | None, lines: Sequence[str]) -> Iterator[Job]:
+def jobs(
+    profiles: Mapping[str, Profile], host: Host, variant: str | None, lines: Sequence[str]
+) -> Iterator[Job]:
     """Every job of the profiles: variant by variant, torch by torch, line by line.
 
     Args:
+        profiles: by the word that names each after ``--profile``: a name, or a path.
         variant: the only variant wanted; None for all.
         lines: the release lines wanted; empty for all.
 
@@ -132,7 +135,7 @@ def jobs(profiles: Sequence[Profile], host: Host, variant: str | None, lines: Se
     """
     known = read_lines()
     names = [*lines] or [line.name for line in known.line] if known else [*lines]
-    for profile in profiles:
+    for option, profile in profiles.items():
         every: list[str | None] = [*profile.variant] or [None]
         for chosen in [variant] if variant else every:
             whole = profile.with_variant(chosen)
@@ -147,7 +150,7 @@ def jobs(profiles: Sequence[Profile], host: Host, variant: str | None, lines: Se
                         releases=ReleaseChoice(line),
                         buildable=False,
                     )
-                    yield Job(plan, profile, line, line == default, torch)
+                    yield Job(plan, option, line, line == default, torch)
 
 
 def _torches(profile: Profile) -> list[str]:

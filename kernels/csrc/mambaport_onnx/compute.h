@@ -45,7 +45,7 @@ int call_begin(struct call *call, const struct node *node, OrtKernelContext *con
 /* Makes the outputs, once an operator has nothing to refuse. Returns 0, or FAILED with call->status. */
 int call_outputs(struct call *call);
 
-/* Copies the input, a state, to the output that follows from it; nothing where both are the same memory. */
+/* Copies a state to the output that holds its next value; nothing where both are the same memory. */
 void call_keep(float *output, const struct input *input);
 
 /* Sets call->status to an error whose text begins with the operator's name. Returns FAILED. */

@@ -43,8 +43,8 @@ struct team {
     int failed;
 };
 
-/* One worker: takes tasks until none is left. Of more workers than the pool has threads, the last find no task, and
-   allocate nothing. */
+/* One worker: takes tasks until none is left. A worker that finds no task allocates nothing. Where a worker gets no
+   memory, others may have run tasks: then parallel_run returns NO_MEMORY, and the outputs are undefined. */
 static void work(void *data, size_t worker) {
     struct team *const team = data;
     (void)worker;

@@ -132,20 +132,6 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     return call.status;
 }
 
-/* The older forms of the two functions above; an ONNX Runtime of ORT_OLDEST or newer calls those. */
-static void *create_kernel_old(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info) {
-    void *kernel = NULL;
-    OrtStatus *const status = create_kernel(op, api, info, &kernel);
-    if (status) ORT(api, ReleaseStatus)(status);
-    return kernel;
-}
-
-static void compute_old(void *kernel, OrtKernelContext *context) {
-    if (!kernel) return;
-    OrtStatus *const status = compute(kernel, context);
-    if (status) ORT(((const struct node *)kernel)->api, ReleaseStatus)(status);
-}
-
 static OrtStatus *infer(const OrtCustomOp *op, OrtShapeInferContext *context) {
     return infer_shapes(operation_of(op), ((const struct custom_operation *)op)->api, context);
 }
@@ -161,14 +147,12 @@ static void fill(struct custom_operation *op, int number, const OrtApi *api, int
     op->api = api;
     op->ort = (OrtCustomOp){
         .version = ORT_VERSION,
-        .CreateKernel = create_kernel_old,
         .GetName = get_name,
         .GetExecutionProviderType = get_provider,
         .GetInputType = input_type,
         .GetInputTypeCount = input_count,
         .GetOutputType = output_type,
         .GetOutputTypeCount = output_count,
-        .KernelCompute = compute_old,
         .KernelDestroy = free,
         .GetInputCharacteristic = input_kind,
         .GetOutputCharacteristic = output_kind,
@@ -203,10 +187,11 @@ static OrtStatus *choose_instruction_set(const OrtApi *api) {
         for (chosen = best; chosen >= 0 && strcmp(names[chosen], wanted) != 0; chosen--) {
         }
         if (chosen < 0)
-            return refuse(api,
-                          "MAMBAPORT_KERNEL_ISA is %s, and the instruction sets of this processor are those up to %s: "
-                          "set it to one of base, %s, or unset it",
-                          wanted, names[best], names[best]);
+            return refuse(
+                api,
+                "MAMBAPORT_KERNEL_ISA is %s, and the instruction sets of this processor are base%s%s: set it to "
+                "one of these, or unset it",
+                wanted, best ? " to " : "", best ? names[best] : "");
     }
     chosen_isa = (enum isa)chosen;
     return NULL;
@@ -217,9 +202,17 @@ static OrtStatus *make_domain(const OrtApi *api, const char *version, OrtCustomO
     struct custom_operation *const ops = calloc((size_t)OPERATION_COUNT, sizeof *ops);
     if (!ops) return ORT(api, CreateStatus)(ORT_FAIL, DOMAIN ": not enough memory for the operators");
     OrtStatus *status = ORT(api, CreateCustomOpDomain)(DOMAIN, domain);
+    if (status) {
+        free(ops);
+        return status;
+    }
     for (int i = 0; !status && i < OPERATION_COUNT; i++) {
         fill(&ops[i], i, api, infers_without_inputs(version));
         status = ORT(api, CustomOpDomain_Add)(*domain, &ops[i].ort);
+    }
+    if (status) {
+        ORT(api, ReleaseCustomOpDomain)(*domain);
+        free(ops);
     }
     return status;
 }

@@ -57,9 +57,11 @@ def matrix(
       mambaport matrix --index https://example.org/wheels
       mambaport matrix --format gitlab > wheels.yml
     """
-    profiles = [find_profile(name) for name in names] or [
-        profile for profile in builtin_profiles() if profile.target.arch != "host"
-    ]
+    profiles = {name: find_profile(name) for name in names} or {
+        (profile.aliases or (profile.name,))[0]: profile
+        for profile in builtin_profiles()
+        if profile.target.arch != "host" and (variant is None or variant in profile.variant)
+    }
     found = list(jobs(profiles, session.shop.host, variant, lines))
     if index is not None:
         place = session.fetcher.wheel_index(index)

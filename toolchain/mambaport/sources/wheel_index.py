@@ -7,7 +7,8 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from mambaport.digests import file_sha256
 from mambaport.errors import FetchError, IndexFault, InstallError, UsageError
 from mambaport.indexes import SUMS, project_page, read_sums, wheel_file
+from mambaport.redaction import keep_secret
 from mambaport.report import Report, size_text
 from mambaport.sources.client import Client
 from mambaport.sources.download import NOT_AN_ANSWER, asking, save
@@ -47,7 +49,7 @@ class _Server:
         return f"{self.url}/{quote(name)}"
 
     def read(self, name: str) -> bytes:
-        with self.client.session() as session, asking(session, name):
+        with self._reaching(name), self.client.session() as session, asking(session, name):
             answer = session.get(
                 self._address(name), timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}
             )
@@ -55,8 +57,21 @@ class _Server:
             return answer.content
 
     def save(self, name: str, path: Path, size: int) -> None:
-        with self.client.session() as session:
+        with self._reaching(name), self.client.session() as session:
             save(session, self._address(name), path.name, path, size, self.report)
+
+    @contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        """Errors of a download speak of the package index; here they name the index of wheels."""
+        try:
+            yield
+        except FetchError as fault:
+            raise FetchError(
+                f"{name} cannot be fetched from the index {self.url}",
+                found=fault.found or fault.what,
+                expected=fault.expected,
+                hint="check --index, the network and the proxy variables; or name a folder with a copy",
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,7 @@ class WheelIndex:
     """
 
     def __init__(self, address: str, client: Client, report: Report, *, offline: bool = False) -> None:
+        keep_secret(address)
         place, _, fragment = address.partition("#")
         pinned = _FRAGMENT.fullmatch(fragment)
         try:

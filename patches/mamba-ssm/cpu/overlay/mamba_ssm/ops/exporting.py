@@ -12,6 +12,7 @@ import os
 import torch
 import torch.nn.functional as F
 
+# As in causal_conv1d.exporting: each package works without the other. A unit test compares form().
 VARIABLE = "MAMBAPORT_ONNX_FORM"
 FORMS = ("standard", "fused")
 DOMAIN = "ai.mambaport"

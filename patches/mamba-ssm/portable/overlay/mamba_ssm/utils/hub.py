@@ -31,9 +31,15 @@ def load_weights(model_name, device):
     """
     tensors = os.path.join(model_name, "model.safetensors")
     if os.path.isfile(tensors):
-        from safetensors.torch import load_file
-
-        return load_file(tensors, device="cpu" if device is None else str(torch.device(device)))
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ImportError(f"{tensors} needs safetensors: pip install safetensors") from None
+        weights = load_file(tensors, device="cpu" if device is None else str(torch.device(device)))
+        # Of weights that are one tensor, safetensors keeps one name.
+        if "lm_head.weight" not in weights and "backbone.embedding.weight" in weights:
+            weights["lm_head.weight"] = weights["backbone.embedding.weight"]
+        return weights
     path = cached_file(model_name, WEIGHTS_NAME)
     trusted = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true")
     if not trusted and TorchVersion(torch.__version__) < "2.6.0":
