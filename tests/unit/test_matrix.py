@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,11 +25,12 @@ def rows(*names: str, variant: str | None = None, lines: tuple[str, ...] = ()) -
 
 def parsed(command: str) -> dict[str, Any]:
     """The parameters of a command line, as mambaport's parser reads it."""
-    program, name, *words = command.split()
+    program, name, *words = shlex.split(command)
     assert program == "mambaport"
-    found = cli.get_command(click.Context(cli), name)
+    above = click.Context(cli, info_name=program, **cli.context_settings)
+    found = cli.get_command(above, name)
     assert found is not None
-    return found.make_context(name, words).params
+    return found.make_context(name, words, parent=above).params
 
 
 def fixed() -> Iterator[str]:
@@ -91,3 +94,14 @@ def test_the_output_is_one_line_for_the_outputs_file_of_a_step() -> None:
     assert text.count("\n") == 1
     assert json.loads(text) == json.loads(run("-p", "rpi", "--json"))
     assert set(json.loads(text)) == {"include"}
+
+
+def test_a_profile_by_its_path_keeps_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "my board.toml"
+    path.write_text('name = "my-board"\nsummary = "A board"\nextends = "rpi"\n', encoding="utf-8")
+    (row, *_) = json.loads(run("-p", str(path)))["include"]
+    assert parsed(row["build"])["profile_name"] == str(path)
+
+
+def test_a_variant_alone_chooses_the_profiles_that_have_it() -> None:
+    assert {row["variant"] for row in json.loads(run("--variant", "jetpack7"))["include"]} == {"jetpack7"}
