@@ -111,7 +111,7 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except (BrokenPipeError, SystemExit):  # `mambaport show rpi | head`: the reader has closed the pipe
-        _drop(sys.stdout)  # without standalone_mode, click raises SystemExit for nothing else; no command does
+        _drop(sys.stdout)  # click raises SystemExit for nothing else where standalone_mode is off
         return PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as fault:
         interruption.end()
