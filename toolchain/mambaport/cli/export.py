@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -9,10 +11,13 @@ import click
 from mambaport import __version__
 from mambaport.cli.models import request, size_options, threads_option
 from mambaport.cli.options import FILE, Session, default_python, output_options, python_option
+from mambaport.errors import UsageError
+from mambaport.interruption import postponed
 from mambaport.report import size_text
 from mambaport.running import Export, run_task
 from mambaport.running.runner.models import LANGUAGE, VISION
 from mambaport.running.tables import export_table
+from mambaport.temporary import temporary_folder
 
 
 @click.command()
@@ -74,20 +79,23 @@ def export(
       mambaport export --model vim-tiny --form fused --int8
     """
     path = output if output is not None else Path(f"{model}-{form}{'-int8' if int8 else ''}.onnx")
-    task = request(
-        "export",
-        model,
-        threads,
-        "cpu",
-        checkpoint=checkpoint,
-        form=form,
-        int8=int8,
-        size=size,
-        depth=depth,
-        output=path,
-        mambaport=__version__,
-    )
-    result = run_task(default_python(python), task, Export, session.report)
+    with _scratch(path) as scratch:
+        task = request(
+            "export",
+            model,
+            threads,
+            "cpu",
+            checkpoint=checkpoint,
+            form=form,
+            int8=int8,
+            size=size,
+            depth=depth,
+            output=scratch / path.name,
+            mambaport=__version__,
+        )
+        made = run_task(default_python(python), task, Export, session.report)
+        _move(scratch, path)
+    result = made.model_copy(update={"path": str(path)})
     if session.emit(result.to_json()):
         return
     if checkpoint is None:
@@ -99,5 +107,33 @@ def export(
     session.report.result(
         "agrees",
         f"largest difference to PyTorch {result.largest_difference:.1e} of the largest logit",
-        f"at most {result.allowed_difference:.0e}; onnxruntime {result.onnxruntime}",
+        f"at most {result.allowed_difference:g}; onnxruntime {result.onnxruntime}",
     )
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside ``path``, for a file that is not yet compared.
+
+    Raises:
+        UsageError: the folder of ``path`` does not exist, or cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(temporary_folder(path.absolute().parent))
+        except OSError as fault:
+            raise UsageError(
+                f"{path.parent} cannot be written to", found=fault.strerror, hint="check -o"
+            ) from None
+        yield scratch
+
+
+def _move(scratch: Path, path: Path) -> None:
+    """Puts a file, and its weights where they are in a file of their own, in place of older ones."""
+    with postponed():
+        parts = sorted(scratch.iterdir(), key=lambda part: part.name == path.name)  # the weights first
+        for part in parts:
+            part.chmod(0o644)
+            part.replace(path.with_name(part.name))
+        if len(parts) == 1:  # the weights of an older file of this name
+            path.with_name(path.name + ".data").unlink(missing_ok=True)

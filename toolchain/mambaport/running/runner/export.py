@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +39,7 @@ LEAST_FEATURES = 64
 @torch.inference_mode(False)
 @torch.no_grad()
 def export(request):
-    """Exports, checks, compares and times a model, and then puts the file in its place."""
+    """Exports, checks, compares and times a model. The file is alone in its folder."""
     require_versions("torch", "onnx", "onnxscript", "onnxruntime")
     import onnxruntime
 
@@ -50,45 +49,29 @@ def export(request):
         raise no_operators("A model in the fused form")
     send(stage=f"making {request['model']}")
     work = VisionWork(request) if request["model"] in VISION else LanguageWork(request)
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".mambaport-", dir=path.parent))
-    except OSError as fault:
-        raise Refusal(
-            "usage", f"{path.parent} cannot be written to", fault.strerror, hint="check -o"
-        ) from None
-    try:
-        send(stage="exporting")
-        file = scratch / path.name
-        write(work, request, file)
-        if request["int8"]:
-            send(stage="quantizing")
-            quantize(file)
-        send(stage="checking")
-        described = inspect(file)
-        session = open_session(file, threads)
-        send(stage="comparing with PyTorch")
-        compared = work.compare(session)
-        worst = float(np.max([item["difference"] for item in compared]))  # NaN, where one is NaN
-        limit = AGREE[request["int8"]]
-        if not worst <= limit:
-            raise disagreement(request, compared, worst, limit)
-        send(stage="measuring")
-        times = work.measure(session)
-        parts = sorted(scratch.iterdir(), key=lambda part: part.name == path.name)  # the weights first
-        size = sum(part.stat().st_size for part in parts)
-        for part in parts:
-            part.replace(path.with_name(part.name))
-        if len(parts) == 1:  # the weights of an older file of this name
-            path.with_name(path.name + ".data").unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    send(stage="exporting")
+    write(work, request, path)
+    if request["int8"]:
+        send(stage="quantizing")
+        quantize(path)
+    send(stage="checking")
+    described = inspect(path)
+    session = open_session(path, threads)
+    send(stage="comparing with PyTorch")
+    compared = work.compare(session)
+    worst = float(np.max([item["difference"] for item in compared]))  # NaN, where one is NaN
+    limit = AGREE[request["int8"]]
+    if not worst <= limit:
+        raise disagreement(request, compared, worst, limit)
+    send(stage="measuring")
+    times = work.measure(session)
     return {
         "model": request["model"],
         "checkpoint": request.get("checkpoint"),
         "form": request["form"],
         "int8": request["int8"],
         "path": str(path),
-        "bytes": size,
+        "bytes": sum(part.stat().st_size for part in path.parent.iterdir()),
         **described,
         "compared": compared,
         "largest_difference": worst,
