@@ -48,3 +48,5 @@ def test_onnxruntime_is_named_where_it_is_missing(cpu: Any, tmp_path: Path) -> N
     assert ran.code == 12
     assert "There is no onnxruntime in this environment" in ran.err
     assert "pip install 'onnxruntime>=" in ran.err
+    assert not list(tmp_path.glob("*.onnx"))
+    assert not list(tmp_path.glob(".mambaport-*"))

@@ -153,8 +153,11 @@ class Runner:
                 source = self.work / evaluate(step["with"]["path"], values)
                 shutil.copytree(source, self.artifacts / evaluate(step["with"]["name"], values))
             elif "download-artifact" in step["uses"]:
-                for path in self.artifacts.glob(step["with"]["pattern"]):
-                    shutil.copytree(path, self.work / step["with"]["path"] / path.name)
+                matched = list(self.artifacts.glob(step["with"]["pattern"]))
+                target = self.work / step["with"]["path"]
+                for path in matched:  # the action unpacks one artifact without a folder of its own
+                    place = target if len(matched) == 1 else target / path.name
+                    shutil.copytree(path, place, dirs_exist_ok=True)
         return outputs
 
     def run(self, step: dict[str, Any], values: dict[str, Any], **more: str) -> tuple[int, dict[str, str]]:

@@ -94,7 +94,7 @@ def export(
             mambaport=__version__,
         )
         made = run_task(default_python(python), task, Export, session.report)
-        _move(scratch, path)
+        move_into_place(scratch, path)
     result = made.model_copy(update={"path": str(path)})
     if session.emit(result.to_json()):
         return
@@ -128,7 +128,7 @@ def _scratch(path: Path) -> Iterator[Path]:
         yield scratch
 
 
-def _move(scratch: Path, path: Path) -> None:
+def move_into_place(scratch: Path, path: Path) -> None:
     """Puts a file, and its weights where they are in a file of their own, in place of older ones."""
     with postponed():
         parts = sorted(scratch.iterdir(), key=lambda part: part.name == path.name)  # the weights first
