@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from browser import check_schemes, chromium
 from real import environment_with_torch, mambaport, sha256
 
 pytestmark = pytest.mark.network
@@ -181,61 +182,23 @@ def test_an_index_without_the_wheels_says_which_it_has(shared: Path, site: Path,
 # In a browser ---------------------------------------------------------------------------------------------
 
 
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium here: sudo apt-get install chromium")
-    return found
-
-
-def chromium(folder: Path, *words: str) -> str:
-    """What a headless browser prints; nothing may be fetched from elsewhere, since no other host resolves."""
-    command = [browser(), "--headless", "--disable-gpu", f"--user-data-dir={folder}", *words]
-    rules = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--hide-scrollbars"]
-    sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
-    done = subprocess.run(
-        [*command[:-1], *sandbox, *rules, *command[-1:]],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return done.stdout
-
-
 DOCTOR = "machine Raspberry Pi 4 Model B\nsystem Debian GNU/Linux 12, glibc 2.36\narchitecture aarch64\n"
 
 
 def test_the_front_page_finds_the_wheels_in_a_browser(whole: Path, tmp_path: Path) -> None:
     with served(whole) as url:
         address = f"{url}/index.html#doctor={quote(DOCTOR)}"
-        shown = chromium(tmp_path, "--virtual-time-budget=3000", "--dump-dom", address)
+        shown, messages = chromium(tmp_path, "--virtual-time-budget=3000", "--dump-dom", address)
+        assert not messages
         answer = shown.partition('id="answer"')[2].partition("</p>")[0]
         assert '<a href="rpi/index.html">rpi</a>' in answer
         assert f"mambaport install -p rpi --index {url}/" in shown  # the page's own address
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_is_drawn_in_both_schemes_and_without_errors(whole: Path, tmp_path: Path, scheme: str) -> None:
+def test_a_page_is_drawn_in_both_schemes_and_without_errors(whole: Path, tmp_path: Path) -> None:
     (page,) = (whole / "rpi/wheels").glob("mamba_ssm-*.html")
-    picture = tmp_path / "page.png"
-    dark = f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
     with served(whole) as url:
-        address = f"{url}/rpi/wheels/{quote(page.name)}"
-        words = ("--enable-logging=stderr", dark, "--window-size=900,900", f"--screenshot={picture}")
-        chromium(tmp_path / "profile", *words, address)
-    import zlib  # the picture's own bytes, without a library
-
-    data = picture.read_bytes()
-    assert data.startswith(b"\x89PNG")
-    rows, place = b"", 8
-    while place < len(data):
-        size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        rows += data[place + 8 : place + 8 + size] if kind == b"IDAT" else b""
-        place += 12 + size
-    channels = {2: 3, 6: 4}[data[25]]
-    first = zlib.decompress(rows)[1 : 1 + channels]
-    assert (sum(first[:3]) > 3 * 200) == (scheme == "light"), list(first)
+        check_schemes(tmp_path, f"{url}/rpi/wheels/{quote(page.name)}")
 
 
 def test_every_link_of_every_page_leads_to_a_file(whole: Path) -> None:

@@ -6,6 +6,8 @@ import base64
 import functools
 import hashlib
 import io
+import itertools
+import re
 import shutil
 import subprocess
 import tarfile
@@ -13,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import unified_diff
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -244,3 +247,56 @@ def aarch64_library(words: Sequence[int] = (0xD65F03C0,), section: str = ".text"
     """A shared library whose only code is ``words`` (by default a single RET), marked as aarch64."""
     lines = [f'.section {section},"ax"', ".globl demo", "demo:", *(f".long 0x{word:08x}" for word in words)]
     return for_machine(shared_library("\n".join(lines) + "\n", "-nostdlib", assembler=True), EM_AARCH64)
+
+
+class _Reader(HTMLParser):
+    """Collects what :func:`check_page` compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.faults: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
+
+
+def check_page(text: str, *, alone: bool) -> None:
+    """Refuses a page that a screen reader or a keyboard cannot use, or that loads a file of another site.
+
+    Args:
+        alone: the page may load no file at all.
+    """
+    reader = _Reader()
+    reader.feed(text)
+    reader.close()
+    assert not reader.faults
+    assert not reader.open
+    tags = [tag for tag, _ in reader.tags]
+    values = [(tag, name, value or "") for tag, attrs in reader.tags for name, value in attrs.items()]
+    assert dict(reader.tags)["html"]["lang"]
+    assert [tags.count(tag) for tag in ("title", "main", "h1")] == [1, 1, 1]
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels)), levels
+    ids = [value for _, name, value in values if name == "id"]
+    assert len(ids) == len(set(ids))
+    named = [value for _, name, value in values if name in ("aria-labelledby", "for")]
+    named += [value[1:] for _, name, value in values if name == "href" and value.startswith("#")]
+    assert set(named) <= set(ids)
+    assert tags.count("caption") == tags.count("table")
+    assert all("scope" in attrs for tag, attrs in reader.tags if tag == "th")
+    assert all(
+        "tabindex" in attrs for tag, attrs in reader.tags if tag == "pre" or attrs.get("role") == "region"
+    )
+    loaded = [value for tag, name, value in values if name == "src" or (tag, name) == ("link", "href")]
+    assert not [value for value in loaded if alone or ":" in value or value.startswith("//")]
+    assert not re.search(r"url\(|@import", text.partition("<style>")[2].partition("</style>")[0])
+    policy = next(attrs["content"] for tag, attrs in reader.tags if tag == "meta" and "http-equiv" in attrs)
+    assert "default-src 'none'" in str(policy)

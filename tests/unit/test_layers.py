@@ -13,7 +13,7 @@ PACKAGE = Path(mambaport.__file__).parent
 GROUND = {
     *("boards", "cuda.machine", "digests", "errors", "goal", "host", "models", "process", "redaction"),
     *("indexes", "report", "resources", "seals", "settings", "store", "wheels"),
-    *("locking", "temporary", "interruption", "keeper"),
+    *("locking", "temporary", "interruption", "keeper", "pages.render"),
 }
 STAGES = {
     "sources",

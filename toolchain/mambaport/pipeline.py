@@ -102,6 +102,8 @@ class Pipeline:
         self.store = shop.store
         self.fetcher = shop.fetcher
         self.report = shop.report
+        self.made: list[Made] = []
+        """The wheels that :meth:`build` has finished so far, also where it fails at a later one."""
 
     # fetch, patch
 
@@ -161,10 +163,12 @@ class Pipeline:
             FetchError, PatchError, HostError, BuildError, AuditError
         """
         self.plan.require(building=True)
-        made = [self._make(package) for package in self.plan.packages]
-        if wheelhouse is None:
-            return made
-        return [self._put(item, wheelhouse) for item in made]
+        self.made = []
+        for package in self.plan.packages:
+            self.made.append(self._make(package))
+        if wheelhouse is not None:
+            self.made = [self._put(item, wheelhouse) for item in self.made]
+        return self.made
 
     def _put(self, made: Made, wheelhouse: Path) -> Made:
         """Puts a wheel into the wheelhouse, which then has one wheel of that version for the architecture."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -82,6 +83,17 @@ class _Errors(_Console):
             super().print(*objects, **options)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A finished step, or a warning, for a report of the whole command."""
+
+    seconds: float
+    """Since the command began."""
+    stage: str
+    text: str
+    note: str = ""
+
+
 class Report:
     """One line per finished step, live progress between lines where a terminal shows it, and results.
 
@@ -96,11 +108,18 @@ class Report:
         self.results = self.console if as_json else open_console(stderr=False)
         self.quiet = quiet
         self.every = every
+        self.started = time.monotonic()
+        self.steps_done: list[Step] = []
+        """Every finished step and every warning so far, with ``quiet`` too."""
 
     def line(self, stage: str, text: str, note: str = "") -> None:
         """A finished step: ``stage`` in a column of its own, then ``text``, then a dim ``note``."""
+        self._keep(stage, text, note)
         if not self.quiet:
             self._print(self.console, stage, text, note)
+
+    def _keep(self, stage: str, text: str, note: str = "") -> None:
+        self.steps_done.append(Step(time.monotonic() - self.started, stage, text, note))
 
     def result(self, stage: str, text: str, note: str = "") -> None:
         """A result of the command, in the form of :meth:`line`."""
@@ -114,6 +133,7 @@ class Report:
 
     def warn(self, text: str) -> None:
         """A line that the user should see even when quiet."""
+        self._keep("warning", text)
         self.console.print(f"[warn]warning[/warn]  {escape(text)}", soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
@@ -149,7 +169,7 @@ class Report:
         if self.quiet:
             yield lambda _line: None
             return
-        state = _Step()
+        state = _Running()
         if not self.console.is_terminal:
             ended = threading.Event()
             beat = threading.Thread(target=self._beat, args=(stage, text, state, ended), daemon=True)
@@ -170,7 +190,7 @@ class Report:
 
             yield latest
 
-    def _beat(self, stage: str, text: str, state: _Step, ended: threading.Event) -> None:
+    def _beat(self, stage: str, text: str, state: _Running, ended: threading.Event) -> None:
         started = time.monotonic()
         while not ended.wait(self.every):
             done = "  ".join(part for part in (state.count, state.line[:200]) if part)
@@ -195,7 +215,7 @@ class Report:
             yield lambda now, done, total: bar.update(task, now=escape(now), completed=done or 0, total=total)
 
 
-class _Step:
+class _Running:
     """How far a running program is, by the lines that it prints."""
 
     def __init__(self) -> None:

@@ -78,4 +78,5 @@ def require(audit: WheelAudit) -> None:
             f"{finding.rule}: {finding.expected}" for finding in audit.failures if finding.expected
         ),
         hint="do not install it; build it again with `mambaport build`, which audits what it makes",
+        data={"audit": audit.to_json()},
     )

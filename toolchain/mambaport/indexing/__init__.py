@@ -1,11 +1,13 @@
 """Index: a static site of audited wheels, for pip, uv, mambaport and people."""
 
+from mambaport.indexing.provenance import Provenance
 from mambaport.indexing.record import Finding, Proof, WheelRecord, make_record, profile_of
 from mambaport.indexing.site import Site, only_writer, read_site, write_site
 
 __all__ = [
     "Finding",
     "Proof",
+    "Provenance",
     "Site",
     "WheelRecord",
     "make_record",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mambaport.indexes import FILES
 from mambaport.indexing.record import Proof, WheelRecord
 from mambaport.indexing.shelves import Shelf, shelves
 from mambaport.indexing.simple import lock_name
+from mambaport.pages import asset, render
 from mambaport.releases import read_package
-from mambaport.report import size_text
 
 ASSETS = ("style.css", "site.js")
 """Files that the pages load; the pages load nothing from elsewhere."""
@@ -22,47 +19,21 @@ PLACEHOLDER = "https://wheels.example"
 """Stands in install lines where no ``--url`` is given; a script of the page puts the page's address in."""
 
 
-@cache
-def _templates() -> Environment:
-    # Every value is escaped: wheels, patches and reports are data of others.
-    environment = Environment(
-        loader=PackageLoader("mambaport.indexing"),
-        autoescape=select_autoescape(("html",)),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["size"] = size_text
-    environment.filters["path"] = quote
-    environment.filters["thread"] = thread_url
-    return environment
-
-
 def site_pages(records: Iterable[WheelRecord], url: str | None) -> dict[str, bytes]:
     """Relative path -> content of every page for people, and of the files that the pages load."""
     found = shelves(records)
     address = url or PLACEHOLDER
-    environment = _templates()
-    pages: dict[str, bytes] = {}
-    for name in ASSETS:
-        source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
-        pages[name] = source.encode()
+    pages = {name: asset(name) for name in ASSETS}
     views = [_shelf_view(shelf, address) for shelf in found]
-    pages["index.html"] = _render(
-        "index.html", shelves=views, places=[_place(item) for item in found], top=""
-    )
+    pages["index.html"] = render("index.html", shelves=views, places=[_place(item) for item in found], top="")
     for shelf, view in zip(found, views, strict=True):
-        page = _render("shelf.html", shelf=view, top="../")
+        page = render("shelf.html", shelf=view, top="../")
         pages[f"{shelf.folder}/index.html"] = page
         for record in shelf.records:
-            pages[f"{shelf.folder}/{record.page}"] = _render(
+            pages[f"{shelf.folder}/{record.page}"] = render(
                 "wheel.html", shelf=view, wheel=_wheel_view(record, shelf, address), top="../../"
             )
     return pages
-
-
-def _render(template: str, **values: Any) -> bytes:
-    return _templates().get_template(template).render(**values).encode()
 
 
 def _place(shelf: Shelf) -> dict[str, Any]:
@@ -147,12 +118,6 @@ def _wheel_view(record: WheelRecord, shelf: Shelf, address: str) -> dict[str, An
         "proofs": [_proof_view(item) for item in record.proofs],
         "commands": _commands(shelf, [record], address, None)[1:],
     }
-
-
-def thread_url(text: str) -> str:
-    """The address of ``owner/repository#number``."""
-    repository, _, number = text.partition("#")
-    return f"https://github.com/{quote(repository)}/issues/{quote(number)}"
 
 
 def _proof_view(proof: Proof) -> dict[str, Any]:

@@ -144,6 +144,11 @@ def _cell(item: Component) -> str:
     return error + ("[good]✓[/good]" if item.ok else "[bad]✗[/bad]")
 
 
+def failure_text(item: Component) -> str:
+    """Why a component failed: its exception, or its error and the bound."""
+    return item.failure or f"error {item.error:.1e}, bound {item.bound:.0e}"
+
+
 def require(result: Verification) -> None:
     """Refuses packages with a failed component.
 
@@ -153,10 +158,7 @@ def require(result: Verification) -> None:
     failed = [item for item in result.components if not item.ok]
     if not failed:
         return
-    lines = [
-        f"{item.name} ({item.path}): " + (item.failure or f"error {item.error:.1e}, bound {item.bound:.0e}")
-        for item in failed
-    ]
+    lines = [f"{item.name} ({item.path}): {failure_text(item)}" for item in failed]
     raise VerifyError(
         f"{len(failed)} of {len(result.components)} components failed",
         found="\n".join(lines),
