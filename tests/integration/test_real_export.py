@@ -40,6 +40,13 @@ def test_a_model_becomes_a_file(cpu: Any, tmp_path: Path) -> None:
     assert [item["label"] for item in one["classes"]] == [item["label"] for item in other["classes"]]
     for a, b in zip(one["classes"], other["classes"], strict=True):
         assert a["probability"] == pytest.approx(b["probability"], rel=1e-4)
+    measured = mambaport(tmp_path / "store", "bench", *file, "--seconds", "0.1", "--threads", "1").good()
+    assert measured["environment"]["torch"] is None
+    assert (measured["model"], measured["size"], measured["depth"]) == ("vim-tiny", 64, 1)
+    assert [item["measure"] for item in measured["measures"]] == ["image"]
+    again = mambaport(tmp_path / "store", "bench", *small, "--seconds", "0.1").good()
+    assert again["parameters"] == measured["parameters"]
+    assert again["measures"][0]["flops"] == measured["measures"][0]["flops"]
 
 
 def test_onnxruntime_is_named_where_it_is_missing(cpu: Any, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 import export as exporting  # noqa: E402 - the runner's
+import onnx_bench  # noqa: E402
+import onnx_language  # noqa: E402
 import onnx_models  # noqa: E402
 import onnx_session  # noqa: E402
 from answers import Refusal  # noqa: E402
@@ -80,9 +82,44 @@ def test_one_file_reads_a_prompt_and_decodes(model, form, tmp_path, monkeypatch)
     assert {item["length"] for item in result["compared"]} == {1, 5, 100}
     assert {item["measure"] for item in result["times"]} == {"prefill", "decode"}
     assert sorted(item.name for item in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    check_bench(path, result)
     path.with_name("model.onnx.data").unlink()
     with pytest.raises(Refusal, match=r"weights of .* are not beside it"):
         onnx_session.open_session(path)
+
+
+def check_bench(path, exported):
+    """`bench` of the file; and the states of a decoder stay where the decoder has put them."""
+    asked = {"checkpoint": str(path), "threads": 1, "seconds": 0.01, "prompt": 7}
+    result = onnx_bench.bench(asked)
+    assert [item["measure"] for item in result["measures"]] == ["prefill", "decode"]
+    assert all(item["runs"] >= 5 and item["flops"]["scan"] > 0 for item in result["measures"])
+    assert (result["model"], result["depth"], result["prompt"]) == (exported["model"], 1, 7)
+    assert result["environment"]["torch"] is None
+
+    session = onnx_session.open_session(path, 1)
+    decoder = onnx_language.Decoder(session, torch.ones(1, 1).long().numpy(), onnx_language.zeros(session, 1))
+    addresses = []
+    for _ in range(4):
+        decoder.step()
+        addresses.append([value.data_ptr() for value in decoder.bindings[1].get_outputs()[1:]])
+    assert addresses[0] == addresses[2]
+    assert addresses[1] == addresses[3]
+    assert not set(addresses[0]) & set(addresses[1])
+
+
+def test_bench_wants_a_file_of_export(tmp_path):
+    path = tmp_path / "model.onnx"
+    model_of(helper.make_node("Relu", ["x"], ["y"]), path)
+    with pytest.raises(Refusal, match="not a model that mambaport exported"):
+        onnx_bench.bench({"checkpoint": str(path), "threads": 1})
+    model = onnx.load(path)
+    for name in ("model", "form", "mamba_ssm", "causal_conv1d"):
+        model.metadata_props.add(key=f"mambaport.{name}", value="unknown")
+    onnx.save(model, path)
+    with pytest.raises(Refusal, match="not a model that mambaport exported") as refusal:
+        onnx_bench.bench({"checkpoint": str(path), "threads": 1})
+    assert "model unknown" in refusal.value.fields["found"]
 
 
 def model_of(node, path):

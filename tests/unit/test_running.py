@@ -12,9 +12,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from mambaport import host
+from mambaport.cli import cli
 from mambaport.cli.infer import _named
 from mambaport.cli.models import request
 from mambaport.errors import HostError, MambaportError, RunError, UsageError
@@ -395,16 +397,39 @@ def test_the_plot_is_well_formed_and_to_scale(result: dict[str, Any]) -> None:
         (None, "The result to compare with cannot be read"),
         ("not json", "is not the result of a benchmark"),
         ({"parameters": "many"}, "is not the result of a benchmark"),
-        ({"model": "vim-small"}, "is the result of another model"),
+        ({"model": "vim-small"}, "measured another model"),
     ],
 )
 def test_what_cannot_be_compared_with_is_refused_before_the_run(
     tmp_path: Path, result: dict[str, Any], change: Any, what: str
 ) -> None:
-    from mambaport.cli.bench import _read
-
     path = tmp_path / "other.json"
     if change is not None:
         path.write_text(change if isinstance(change, str) else json.dumps({**result, **change}))
-    with pytest.raises(UsageError, match=what):
-        _read(path, "vim-tiny")
+    ran = CliRunner().invoke(cli, ["bench", "--compare", str(path)])
+    assert isinstance(ran.exception, UsageError)
+    assert what in str(ran.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--runtime", "onnx"], "none is named"),
+        (["--checkpoint", "vim.onnx"], "--checkpoint has no effect in torch"),
+        (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--compare", "fallback"], "needs torch"),
+        (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--model", "hf:config.json"], "in torch alone"),
+        (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--depth", "2"], "--depth has no effect"),
+    ],
+)
+def test_options_that_do_not_fit_the_runtime_are_refused(words: list[str], what: str) -> None:
+    ran = CliRunner().invoke(cli, ["bench", *words])
+    assert isinstance(ran.exception, UsageError)
+    assert what in str(ran.exception)
+
+
+def test_a_run_of_another_runtime_is_named_in_the_table(result: dict[str, Any]) -> None:
+    found = Benchmark.model_validate(result)
+    environment = found.environment.model_copy(update={"torch": None, "onnxruntime": "1.24.4"})
+    other = found.model_copy(update={"environment": environment})
+    assert "ONNX Runtime" in shown(benchmark_table([found, other]))
+    assert "ONNX Runtime" not in shown(benchmark_table([found, found]))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mambaport import __version__
 from mambaport.cli.hf import HF, ModelType, read_config
-from mambaport.cli.models import device_options, request, size_options
+from mambaport.cli.models import device_options, request, runtime_option, size_options
 from mambaport.cli.options import FILE, Session, default_python, output_options
 from mambaport.errors import UsageError
 from mambaport.host import read_host
@@ -55,6 +55,13 @@ BUSY = 0.5
     metavar="N",
     help="Tokens that a language model reads before the one that it decodes.",
 )
+@runtime_option
+@click.option(
+    "--checkpoint",
+    type=FILE,
+    metavar="FILE.onnx",
+    help="With --runtime onnx: the file, which says which model it holds.",
+)
 @size_options
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Write the result to this file as JSON.")
 @click.option("--plot", "plot_file", type=FILE, metavar="FILE", help="Write a plot to this file as SVG.")
@@ -66,6 +73,8 @@ def bench(
     compare: tuple[str, ...],
     seconds: float,
     prompt: int,
+    runtime: str,
+    checkpoint: Path | None,
     size: int | None,
     depth: int | None,
     output: Path | None,
@@ -79,6 +88,9 @@ def bench(
     Weights are random, so nothing has to be downloaded. p50 is the median of the runs, and one run in
     twenty takes longer than p95. A language model is measured twice: reading a prompt, decoding one token.
 
+    With --runtime onnx, a file of `mambaport export` is measured in an environment without torch, with the
+    file's weights.
+
     With hf:CONFIG.json, the environment needs transformers 5.15 or newer. The model is measured with
     mamba_ssm and causal_conv1d, and without, in float32.
 
@@ -88,14 +100,18 @@ def bench(
       mambaport bench --model mamba-130m --threads 4 --compare fallback
       mambaport bench -o pi5.json --plot pi5.svg
       mambaport bench --compare pi5.json
+      mambaport bench --runtime onnx --checkpoint vim.onnx --threads 1
       mambaport bench --model hf:falcon-mamba/config.json --prompt 128 --threads 1
     """
+    _check_runtime(runtime, model, checkpoint, compare)
     extra: dict[str, Any] = {}
     if model.startswith(HF):
         path = Path(model.removeprefix(HF))
         extra = {"config": read_config(path, size=size, depth=depth), "path": str(path)}
         model = HF + extra["config"]["model_type"]
-    others = [_read(Path(item), model) for item in compare if item != "fallback"]
+    others = [_read(Path(item)) for item in compare if item != "fallback"]
+    if runtime == "torch":
+        _same_model(model, others)
     task = request(
         "bench",
         model,
@@ -104,11 +120,14 @@ def bench(
         fallback="fallback" in compare,
         seconds=seconds,
         prompt=prompt,
+        runtime=runtime,
+        checkpoint=checkpoint,
         size=size,
         depth=depth,
         **extra,
     )
     result = run_task(default_python(python), task, Benchmark, session.report)
+    _same_model(result.model, others)
     host = read_host()
     machine = Machine(
         arch=host.arch, system=host.system, device=host.device, cores=host.cores, memory_mib=host.memory_mib
@@ -132,8 +151,28 @@ def bench(
         session.report.result(word, line)
 
 
-def _read(path: Path, model: str) -> Benchmark:
-    """Reads the result of another run of ``model``."""
+def _check_runtime(runtime: str, model: str, checkpoint: Path | None, compare: tuple[str, ...]) -> None:
+    """Raises UsageError for options that have no meaning with a runtime."""
+    if runtime == "torch" and checkpoint is not None:
+        raise UsageError(
+            "--checkpoint has no effect in torch: a time does not depend on the weights",
+            hint="leave --checkpoint out; --runtime onnx measures a file of `mambaport export`",
+        )
+    if runtime == "onnx" and "fallback" in compare:
+        raise UsageError(
+            "--compare fallback needs torch, and --runtime onnx runs without torch",
+            hint="measure both forms of the model, and compare the files of `mambaport bench -o`",
+        )
+    if runtime == "onnx" and model.startswith(HF):
+        raise UsageError(
+            "A model of transformers is measured in torch alone",
+            found=f"--model {model} with --runtime onnx",
+            hint="leave --runtime out",
+        )
+
+
+def _read(path: Path) -> Benchmark:
+    """Reads the result of another run."""
     try:
         other = Benchmark.model_validate_json(path.read_bytes())
     except OSError as fault:
@@ -150,11 +189,18 @@ def _read(path: Path, model: str) -> Benchmark:
             expected="a file that `mambaport bench -o` wrote",
             hint="name a file that `mambaport bench -o` wrote, of this version of mambaport",
         ) from None
-    if other.model != model:
-        raise UsageError(
-            f"{path} is the result of another model", found=other.model, hint=f"--model {other.model}"
-        )
     return other
+
+
+def _same_model(model: str, others: list[Benchmark]) -> None:
+    for other in others:
+        if other.model != model:
+            raise UsageError(
+                "The other run measured another model",
+                found=other.model,
+                expected=model,
+                hint=f"--model {other.model}, or with --runtime onnx the --checkpoint of that model",
+            )
 
 
 def _same_work(ours: Benchmark, other: Benchmark) -> None:

@@ -94,7 +94,7 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
             hint=f"--threads {cores}, or leave the option out",
         )
     if rest.get("runtime") == "onnx":
-        _check_onnx(device, rest)
+        _check_onnx(model, device, rest)
     size, shape = rest.get("size"), VISION.get(model)
     if size is not None and shape is None:
         raise UsageError(
@@ -110,13 +110,13 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
     return {"task": task, "model": model, "threads": threads, "device": device, **rest, **paths}
 
 
-def _check_onnx(device: str | None, rest: dict[str, Any]) -> None:
+def _check_onnx(model: str, device: str | None, rest: dict[str, Any]) -> None:
     """Raises UsageError for options that have no meaning with --runtime onnx."""
     if rest.get("checkpoint") is None:
         raise UsageError(
             "--runtime onnx runs a file, and none is named",
             expected="--checkpoint FILE.onnx",
-            hint="write the file where torch is: mambaport export --model vim-tiny -o FILE.onnx",
+            hint=f"write the file where torch is: mambaport export --model {model} -o FILE.onnx",
         )
     fixed = {"--size": rest.get("size"), "--depth": rest.get("depth"), "--device cuda": device == "cuda"}
     given = [name for name, value in fixed.items() if value]

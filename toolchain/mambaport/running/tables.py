@@ -85,7 +85,7 @@ def export_table(result: Export) -> Table:
     for heading in ("", "difference", "PyTorch ms", "ONNX ms", ""):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for item in result.compared:
-        length = "" if item.length is None else f", {item.length} tokens and 2 more"
+        length = "" if item.length is None else f", {item.length} tokens and 3 more"
         table.add_row(f"batch {item.batch}{length}", f"{item.difference:.1e}", "", "", "")
     for time in result.times:
         ratio = f"{time.onnx_ms / time.torch_ms:.3g} x"
@@ -117,6 +117,8 @@ def rows(results: list[Benchmark]) -> list[Row]:
         longest = max(item.p50_ms for _, _, item in alike)
         for place, result, item in alike:
             words = [machine_text(result)] if place else []
+            if place and _engine(result) != _engine(results[0]):
+                words.append(_engine(result))
             words += [VARIANTS[item.variant]] if item.variant in VARIANTS else []
             found.append(Row(f"  {', '.join(words)}" if words else kind, item, longest, ours=not place))
     return found
@@ -134,6 +136,10 @@ def machine_text(result: Benchmark) -> str:
     machine = result.machine
     device = (machine and machine.device) or result.environment.processor or result.environment.arch
     return f"{device}, {threads_text(result.environment)}"
+
+
+def _engine(result: Benchmark) -> str:
+    return "ONNX Runtime" if result.environment.torch is None else "PyTorch"
 
 
 def threads_text(environment: Environment) -> str:

@@ -13,15 +13,20 @@ NEEDS = {
     "bench": ("torch", "causal_conv1d", "mamba_ssm"),
     "export": ("torch", "causal_conv1d", "mamba_ssm"),
 }
-WITHOUT_TORCH = ("numpy", "PIL", "onnxruntime")
+WITHOUT_TORCH = {
+    "infer": ("numpy", "PIL", "onnxruntime"),
+    "evaluate": ("numpy", "PIL", "onnxruntime"),
+    "bench": ("numpy", "onnxruntime"),
+}
 
 
 def main():
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     task = request["task"]
     try:
-        require(*(WITHOUT_TORCH if request.get("runtime") == "onnx" else NEEDS[task]))
-        send(stage="importing onnxruntime" if request.get("runtime") == "onnx" else "importing torch")
+        in_onnx = request.get("runtime") == "onnx"
+        require(*(WITHOUT_TORCH if in_onnx else NEEDS)[task])
+        send(stage="importing onnxruntime" if in_onnx else "importing torch")
         send(result=run(task, request))
     except Refusal as refusal:
         send(error=refusal.fields)
@@ -31,6 +36,10 @@ def main():
 
 def run(task, request):
     if request.get("runtime") == "onnx":
+        if task == "bench":
+            import onnx_bench
+
+            return onnx_bench.bench(request)
         import vision_tasks
 
         return getattr(vision_tasks, task)(request)

@@ -1,18 +1,14 @@
 """Measures a model with random weights on this machine: latency, throughput, memory, heat."""
 
-import statistics
-import time
 from dataclasses import replace
 
 import flops
 import torch
 from answers import send
-from device import peak_bytes, reset_peak, state, temperatures
+from device import state
 from models import LANGUAGE, VISION
 from setting import facts, fallback, prepare
-
-LEAST_RUNS = 5
-MOST_RUNS = 500
+from timing import in_turns, peak_of, summary, warmest
 
 
 def bench(request):
@@ -26,7 +22,7 @@ def bench(request):
             variants = {variant: synchronized(function, device) for variant, function in functions.items()}
             if request["fallback"]:
                 variants["fallback"] = forced(variants["default"])
-            peaks = {variant: peak_of(run, device) for variant, run in variants.items()}
+            peaks = {variant: peak_on(run, device) for variant, run in variants.items()}
             times = in_turns(variants, request["seconds"], name, hottest)
             for variant, seconds in times.items():
                 results.append(
@@ -122,58 +118,10 @@ def synchronized(function, device):
     return run
 
 
-def peak_of(run, device):
+def peak_on(run, device):
     """The peak memory of one call, in bytes, including the model and torch. The call is also the warm-up."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated()
+    if device == "cpu":
+        return peak_of(run)
+    torch.cuda.reset_peak_memory_stats()
     run()
-    if not reset_peak():
-        return None
-    run()
-    return peak_bytes()
-
-
-def in_turns(variants, seconds, name, hottest):
-    """Seconds of each call. Variants take turns, so that other programs disturb both equally."""
-    times = {variant: [] for variant in variants}
-    spent, started = dict.fromkeys(variants, 0.0), time.perf_counter()
-    last_report = started
-    while True:
-        unfinished = [
-            variant
-            for variant, durations in times.items()
-            if len(durations) < LEAST_RUNS or (spent[variant] < seconds and len(durations) < MOST_RUNS)
-        ]
-        if not unfinished:
-            return times
-        for variant in unfinished:
-            before = time.perf_counter()
-            variants[variant]()
-            times[variant].append(time.perf_counter() - before)
-            spent[variant] += times[variant][-1]
-        if time.perf_counter() - last_report > 0.5:
-            last_report = time.perf_counter()
-            warmest(temperatures(), hottest)
-            done = min(sum(spent.values()), seconds * len(variants))
-            send(stage=name, done=round(done, 1), total=round(seconds * len(variants), 1))
-
-
-def warmest(degrees, hottest):
-    """Raises each zone in ``hottest`` to the zone's present temperature, if that is higher."""
-    for zone, value in degrees.items():
-        hottest[zone] = max(value, hottest.get(zone, value))
-
-
-def summary(seconds, count):
-    """Percentiles in milliseconds, and units per second at the median."""
-    quantiles = statistics.quantiles(seconds, n=20, method="inclusive")
-    middle = statistics.median(seconds)
-    return {
-        "runs": len(seconds),
-        "p50_ms": middle * 1e3,
-        "p95_ms": quantiles[18] * 1e3,
-        "least_ms": min(seconds) * 1e3,
-        "per_second": count / middle,
-    }
+    return torch.cuda.max_memory_allocated()

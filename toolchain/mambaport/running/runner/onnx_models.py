@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from answers import Refusal
 from models import LANGUAGE
+from onnx_language import Decoder, zeros
 
-STEPS = 2
+STEPS = 3
 IMAGES = (1, 3)
 PROMPTS = ((1, 1), (3, 5), (1, 100))
 """Batches and lengths that are compared."""
@@ -30,7 +31,8 @@ class VisionWork:
         self.arguments = (self.images(2),)
         self.names = (["image"], ["logits"])
         self.dynamic = ({0: "batch"},)
-        self.facts = {"size": self.size, "classes": self.model.shape.classes}
+        shape = self.model.shape
+        self.facts = {"size": self.size, "classes": shape.classes, **size_of(self.model, shape.depth)}
 
     def images(self, count):
         return torch.randn(count, 3, self.size, self.size)
@@ -78,17 +80,19 @@ class LanguageWork:
         inputs = [f"{kind}_state.{i}" for i in range(self.shape.depth) for kind in ("conv", "scan")]
         self.names = (["tokens", *inputs], ["logits", *(f"next_{name}" for name in inputs)])
         self.dynamic = ({0: "batch", 1: "length"}, tuple({0: "batch"} for _ in states))
-        self.facts = {"vocabulary": self.model.lm_head.weight.shape[0], "depth": self.shape.depth}
+        vocabulary = self.model.lm_head.weight.shape[0]
+        self.facts = {"vocabulary": vocabulary, **size_of(self.model, self.shape.depth)}
 
     def tokens(self, batch, length):
         return torch.randint(0, self.shape.vocabulary, (batch, length))
 
-    def feeds(self, tokens, states):
-        values = [tokens.numpy(), *states]
-        return dict(zip(self.names[0], values, strict=True))
-
-    def zeros(self, batch):
-        return [state.numpy() for state in self.exported.first_states(batch)]
+    def prefilled(self, session, tokens):
+        """The logits after a prompt, and a decoder that goes on from the prompt's states."""
+        feeds = {"tokens": tokens.numpy(), **zeros(session, len(tokens))}
+        logits, *states = session.run(None, feeds)
+        return logits, Decoder(
+            session, feeds["tokens"][:, -1:], dict(zip(self.names[0][1:], states, strict=True))
+        )
 
     def compare(self, session):
         from stateful import decoded
@@ -97,11 +101,10 @@ class LanguageWork:
         for batch, length in PROMPTS:
             prompt, more = self.tokens(batch, length), self.tokens(batch, STEPS)
             wanted = decoded(self.model, prompt, more)
-            logits, *states = session.run(None, self.feeds(prompt, self.zeros(batch)))
+            logits, decoder = self.prefilled(session, prompt)
             differences = [difference(logits, wanted[0])]
-            decoder = Decoder(session, self.names, self.feeds(more[:, :1], states))
             for token, expected in zip(more.t(), wanted[1:], strict=True):
-                differences.append(difference(decoder.step(token), expected))
+                differences.append(difference(decoder.step(token.numpy()), expected))
             # NaN stays NaN, as it does not in Python's max.
             found.append({"batch": batch, "length": length, "difference": float(np.max(differences))})
         return found
@@ -110,33 +113,10 @@ class LanguageWork:
         import language
 
         prompt = self.tokens(1, TIMED_PROMPT)
-        feeds = self.feeds(prompt, self.zeros(1))
+        feeds = {"tokens": prompt.numpy(), **zeros(session, 1)}
         prefill = timed("prefill", language.prefill(self.model, prompt), lambda: session.run(None, feeds))
-        _, *states = session.run(None, feeds)
-        decoder = Decoder(session, self.names, self.feeds(prompt[:, -1:], states))
+        _, decoder = self.prefilled(session, prompt)
         return [prefill, timed("decode", language.decode(self.model, prompt), decoder.step)]
-
-
-class Decoder:
-    """One token after another, without copies of states: a state's output has the memory of its input."""
-
-    def __init__(self, session, names, feeds):
-        import onnxruntime as ort
-
-        self.session, self.binding = session, session.io_binding()
-        self.values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
-        for name, value in self.values.items():
-            self.binding.bind_ortvalue_input(name, value)
-        self.binding.bind_output(names[1][0])
-        for before, after in zip(names[0][1:], names[1][1:], strict=True):
-            self.binding.bind_ortvalue_output(after, self.values[before])
-
-    def step(self, token=None):
-        """The logits, (batch, vocabulary), after another token, (batch,); by default after the same token."""
-        if token is not None:
-            self.values["tokens"].update_inplace(token[:, None].numpy())
-        self.session.run_with_iobinding(self.binding)
-        return self.binding.get_outputs()[0].numpy()
 
 
 def load_language(model, request):
@@ -162,6 +142,11 @@ def load_language(model, request):
             hint="give pytorch_model.bin of that model; without --checkpoint the weights are random",
         )
     model.load_state_dict(state)
+
+
+def size_of(model, depth):
+    """The properties of a file that `bench` compares."""
+    return {"depth": depth, "parameters": sum(item.numel() for item in model.parameters())}
 
 
 def difference(found, wanted):

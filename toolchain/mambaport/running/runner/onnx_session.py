@@ -2,10 +2,13 @@
 
 import importlib
 import importlib.util
+import os
+import platform
 from importlib import metadata
 from pathlib import Path
 
-from answers import Refusal
+from answers import Refusal, send
+from device import processor
 
 LEAST = {"torch": (2, 9), "onnx": (1, 17), "onnxscript": (0, 5), "onnxruntime": (1, 20)}
 PREFIX = "mambaport."
@@ -131,3 +134,44 @@ def properties(session):
     """What `mambaport export` wrote into the file: model, form, digest of the checkpoint, versions."""
     found = session.get_modelmeta().custom_metadata_map
     return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)}
+
+
+def load(request):
+    """The session on the file that a request names, its properties, and the facts that a time depends on.
+
+    Raises:
+        Refusal: as :func:`open_session`; or mambaport did not write the file.
+    """
+    require_versions("onnxruntime")
+    import onnxruntime
+
+    path, threads = request["checkpoint"], request["threads"] or os.cpu_count()
+    send(stage=f"reading {path}")
+    session = open_session(path, threads)
+    described = properties(session)
+    if not {"model", "form", "mamba_ssm", "causal_conv1d"} <= described.keys():
+        raise not_exported(path, "no name of a model in the file")
+    facts = {
+        "python": platform.python_version(),
+        "arch": platform.machine(),
+        "processor": processor(),
+        "torch": None,
+        "onnxruntime": onnxruntime.__version__,
+        "mamba_ssm": described["mamba_ssm"],
+        "causal_conv1d": described["causal_conv1d"],
+        "threads": threads,
+        "device": "cpu",
+        "kernels": described["form"] == "fused",
+        "capability": None,
+    }
+    return session, described, facts
+
+
+def not_exported(path, found, what="a model", model="vim-tiny"):
+    """The refusal of a file that is not one of `mambaport export`, or not of the kind that a task needs."""
+    return Refusal(
+        "run",
+        f"{path} is not {what} that mambaport exported",
+        found=found,
+        hint=f"write such a file: mambaport export --model {model}",
+    )

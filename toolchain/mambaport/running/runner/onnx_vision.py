@@ -1,13 +1,8 @@
 """A Vision Mamba in a file of `mambaport export`, as `infer` and `evaluate` use a model. Needs no torch."""
 
-import os
-import platform
-
 import images
 import numpy as np
-from answers import Refusal, send
-from device import processor
-from onnx_session import open_session, properties, require_versions
+from onnx_session import load, not_exported
 
 
 class Classifier:
@@ -18,23 +13,11 @@ class Classifier:
     """
 
     def __init__(self, request):
-        require_versions("onnxruntime")
-        import onnxruntime
-
-        self.release = onnxruntime.__version__
         path = self.checkpoint = request["checkpoint"]
-        self.threads = request["threads"] or os.cpu_count()
-        send(stage=f"reading {path}")
-        self.session = open_session(path, self.threads)
-        self.described = properties(self.session)
-        self.name = self.described.get("model")
+        self.session, self.described, self._facts = load(request)
+        self.name = self.described["model"]
         if "size" not in self.described:
-            raise Refusal(
-                "run",
-                f"{path} is not a Vision Mamba that mambaport exported",
-                found=f"the model {self.name}" if self.name else "no name of a model in the file",
-                hint="write such a file: mambaport export --model vim-tiny",
-            )
+            raise not_exported(path, f"the model {self.name}", "a Vision Mamba")
         self.size, self.classes = int(self.described["size"]), int(self.described["classes"])
 
     def read(self, path, upright=True):
@@ -51,16 +34,4 @@ class Classifier:
 
     def facts(self):
         """The versions and the machine."""
-        return {
-            "python": platform.python_version(),
-            "arch": platform.machine(),
-            "processor": processor(),
-            "torch": None,
-            "onnxruntime": self.release,
-            "mamba_ssm": self.described["mamba_ssm"],
-            "causal_conv1d": self.described["causal_conv1d"],
-            "threads": self.threads,
-            "device": "cpu",
-            "kernels": self.described["form"] == "fused",
-            "capability": None,
-        }
+        return self._facts
