@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from mambaport import checkouts, patchset, release_lines, releases
+from mambaport import checkouts, failures, patchset, release_lines, releases
 from mambaport.host import Host
 from mambaport.patching.apply import lock_of
 from mambaport.patchset import PatchSet
@@ -126,6 +126,8 @@ def use_patches(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """Makes ``root`` the patches/ folder."""
     for module in (patchset, releases, release_lines, checkouts):
         monkeypatch.setattr(module, "patches_dir", lambda: root)
+    # The catalogue names the patch sets: outside the test it must be read from the real ones.
+    monkeypatch.setattr(failures, "catalogue", failures.catalogue.__wrapped__)
     return root
 
 
