@@ -21,17 +21,38 @@ NVCC_FLAGS = (
 )
 
 INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "aarch64": {
+        "base": (),
+        "dotprod": ("-march=armv8.2-a+fp16+dotprod",),
+        "i8mm": ("-march=armv8.2-a+fp16+dotprod+i8mm+bf16",),
+    },
     "x86_64": {
         "base": (),
         "avx2": ("-mavx2", "-mfma", "-mf16c"),
         "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
     },
 }
-"""By architecture, as compilers name it: what operators are compiled for beside the base, and the options for it."""
+"""By architecture, as compilers name it: what operators are compiled for beside the base, and the options for it. An
+option ``-march`` or ``-mcpu`` replaces those that the base is compiled with: a set holds what ``csrc/common/isa.c``
+asks the CPU for, and no more. ``kernels/wheels.toml`` names the features of aarch64's sets for the audit."""
 
-ZIG_OPTIONS = {"avx512": ("-mevex512",)}
-"""More options for zig, which turns every feature off that its -mcpu lacks: in zig 0.15's LLVM, 512-bit registers are a
-feature of their own."""
+ZIG_OPTIONS: dict[str, tuple[str, ...]] = {
+    "dotprod": ("-mcpu=generic+fullfp16+dotprod",),
+    "i8mm": ("-mcpu=generic+fullfp16+dotprod+i8mm+bf16",),
+    "avx512": ("-mevex512",),
+}
+"""More options for zig, which has LLVM's names of features, and turns every feature off that its -mcpu lacks: in zig
+0.15's LLVM, 512-bit registers are a feature of their own."""
+
+OPERATORS: dict[str, dict[str, frozenset[str]]] = {
+    "aarch64": {
+        "dotprod": frozenset(),
+        "i8mm": frozenset({"norm", "tile"}),
+    },
+}
+"""By architecture and set: the operators that are compiled for the set, where not all are. On aarch64 the others would
+be the same code again: vectors have four lanes on every set. An operator that is compiled for a set and calls functions
+of another file by ``FOR_ISA`` needs the other file in the set too."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport_build.config import BuildConfig, CudaConfig
-from mambaport_build.libraries import INSTRUCTION_SETS, ZIG_OPTIONS, CudaLibrary, KernelLibrary
+from mambaport_build.libraries import INSTRUCTION_SETS, OPERATORS, ZIG_OPTIONS, CudaLibrary, KernelLibrary
 
 KERNEL_FLAGS = (
     "-std=gnu11",
@@ -80,18 +80,47 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
     sets = dict(INSTRUCTION_SETS.get(machine, {"base": ()}))
     if Path(compiler[0]).name == "zig":
         sets = {name: (*options, *ZIG_OPTIONS.get(name, ())) for name, options in sets.items()}
+    chosen = OPERATORS.get(machine, {})
     units = []
     for owner, operators in ((library, library.operators), *library.lenders):
-        words, objects = (*start, *(f"-I{path.as_posix()}" for path in owner.folders)), folder / owner.name
+        headers, objects = [f"-I{path.as_posix()}" for path in owner.folders], folder / owner.name
         units += [
-            Unit(source, objects / f"{source.stem}_{name}.o", (*words, f"-DISA={name}", *options), KERNEL_MIB)
+            Unit(
+                source,
+                objects / f"{source.stem}_{name}.o",
+                (*_for_set(start, options), *headers, f"-DISA={name}", *options),
+                KERNEL_MIB,
+            )
             for source in operators
             for name, options in sets.items()
+            if source.stem in chosen.get(name, {source.stem})
         ]
     words = (*start, *(f"-I{path.as_posix()}" for path in library.folders))
     units += [Unit(source, folder / library.name / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources]
-    after = (*KERNEL_LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
+    after = (*KERNEL_LINK_FLAGS, *_sections(folder, chosen), *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
     return units, Link(output, tuple(unit.object for unit in units), (*compiler, *flags), after)
+
+
+def _for_set(words: Sequence[str], options: Sequence[str]) -> Iterator[str]:
+    """A compiler's words without a choice of the CPU that the options of an instruction set replace."""
+    choices = ("-mcpu=", "-march=")
+    replaced = choices if any(option.startswith(choices) for option in options) else ()
+    return (word for word in words if not word.startswith(replaced))
+
+
+def _sections(folder: Path, sets: Iterable[str]) -> list[str]:
+    """Linker options that give the code of each of these sets an ELF section, such as ``mambaport_dotprod``.
+
+    The audit allows a set's instructions in its section alone (``kernels/wheels.toml``). The linker places the code,
+    so no function of an operator can be forgotten.
+    """
+    lines = [f"  mambaport_{name} : {{ *_{name}.o(.text .text.*) }}" for name in sets]
+    if not lines:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "sections.ld"
+    _write(script, "\n".join(["SECTIONS {", *lines, "}", "INSERT AFTER .text;", ""]))
+    return [f"-Wl,-T,{script.as_posix()}"]
 
 
 def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildConfig) -> tuple[list[Unit], Link]:

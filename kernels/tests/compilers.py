@@ -26,6 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 KERNELS = Path(__file__).parents[1]
+sys.path.append(str(KERNELS))
+from mambaport_build.libraries import INSTRUCTION_SETS  # noqa: E402
+
 NAME = re.compile(r"(aarch64-linux-gnu-gcc|gcc|clang)-\d+")
 # Debian's, old and new: what is not on this machine is named.
 WANTED = [*(f"gcc-{n}" for n in range(10, 16)), *(f"clang-{n}" for n in range(14, 23)), "zig"]
@@ -33,7 +36,6 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-f
 AARCH64 = "aarch64-linux-gnu"
 LIBC = Path("/usr", AARCH64, "include", "stdio.h")  # of Debian's libc6-dev-arm64-cross, which clang compiles with
 UNABLE = 3  # emulated.py's exit status where the machine cannot emulate
-INSTRUCTION_SETS = ("base", "avx2", "avx512")
 
 
 def found_compilers() -> list[str]:
@@ -155,7 +157,7 @@ def sanitize(compiler: str, folder: Path, builder: str, with_tests: bool) -> boo
         outcome = tests(folder, isa, ["--deselect", "test_process.py::test_memory"], **environment)
         good &= not outcome.startswith("FAILED")
         print(f"{compiler}, {isa}: {outcome}", flush=True)
-    missing = [isa for isa in INSTRUCTION_SETS if isa not in available]
+    missing = [isa for isa in INSTRUCTION_SETS[os.uname().machine] if isa not in available]
     if missing:
         print(f"not run, since this processor does not have them: {', '.join(missing)}", flush=True)
     return good

@@ -25,9 +25,7 @@ typedef float *field_floats;          /* contiguous, or NULL */
    with its suffix, and `struct args` the argument with the fields FIELDS. */
 #define DECLARE_KERNEL(exported, function, args, FIELDS)                                                            \
     _Static_assert(sizeof(struct args) == 0 FIELDS(SIZE_OF_FIELD), "struct " #args " has padding or other fields"); \
-    int function##_base(const struct args *a);                                                                      \
-    int function##_avx2(const struct args *a);                                                                      \
-    int function##_avx512(const struct args *a);
+    DECLARE_FOR_SETS(function, const struct args *a)
 #define EXPORT_KERNEL(exported, function, args, FIELDS) \
     EXPORT int exported(const struct args *a) { return CHOSEN_ISA(function, a); }
 #define DESCRIBE_KERNEL(exported, function, args, FIELDS) #exported ":" FIELDS(DESCRIBE_FIELD) "\n"

@@ -17,6 +17,24 @@ static enum isa detect(void) {
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     return (low & 0xe0) == 0xe0 && (b & avx512) == avx512 ? ISA_avx512 : ISA_avx2;
 }
+#elif defined __aarch64__
+#include <sys/auxv.h>
+
+/* Linux's names of what the processor has, as numbers: the headers of old systems lack the newer names. */
+enum {
+    HWCAP_FP16_SCALAR = 1 << 9,
+    HWCAP_FP16_VECTOR = 1 << 10,
+    HWCAP_DOT_PRODUCT = 1 << 20,
+    HWCAP2_INT8_PRODUCT = 1 << 13,
+    HWCAP2_BFLOAT16 = 1 << 14,
+};
+
+static enum isa detect(void) {
+    const unsigned long dotprod = HWCAP_FP16_SCALAR | HWCAP_FP16_VECTOR | HWCAP_DOT_PRODUCT;
+    const unsigned long i8mm = HWCAP2_INT8_PRODUCT | HWCAP2_BFLOAT16;
+    if ((getauxval(AT_HWCAP) & dotprod) != dotprod) return ISA_base;
+    return (getauxval(AT_HWCAP2) & i8mm) == i8mm ? ISA_i8mm : ISA_dotprod;
+}
 #else
 static enum isa detect(void) { return ISA_base; }
 #endif

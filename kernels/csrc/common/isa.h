@@ -1,9 +1,18 @@
-/* Instruction sets that each kernel is compiled for, and the choice of one at run time. */
+/* Instruction sets that kernels are compiled for, and the choice of one at run time.
+
+   On x86-64 every operator is compiled for every set. On aarch64 the vectors of all sets have four lanes, so an
+   operator is compiled for the sets of which it uses an instruction (OPERATORS in mambaport_build/libraries.py), and a
+   call goes to the best of these that is at most the chosen set. All that is compiled for a set above base stands in an
+   ELF section of its own, mambaport_dotprod or mambaport_i8mm, and is called after a comparison with chosen_isa. */
 #pragma once
 
 /* In rising order: a processor that has one of them has all before it. `base` is what the whole library is compiled
    for: NEON on aarch64, SSE2 on x86-64. */
+#if defined __aarch64__
+#define INSTRUCTION_SETS(NAME) NAME(base) NAME(dotprod) NAME(i8mm)
+#else
 #define INSTRUCTION_SETS(NAME) NAME(base) NAME(avx2) NAME(avx512)
+#endif
 
 #define ISA_ENUMERATOR(name) ISA_##name,
 enum isa { INSTRUCTION_SETS(ISA_ENUMERATOR) };
@@ -12,7 +21,23 @@ enum isa { INSTRUCTION_SETS(ISA_ENUMERATOR) };
 /* The instruction set that all kernels of this library run on: `base` until use_instruction_set is called. */
 extern enum isa chosen_isa;
 
-/* Calls function_avx512, function_avx2 or function_base. */
+/* Declares FUNCTION_base and the function of each other set, and calls the one that is chosen. */
+#if defined __aarch64__
+/* Where an operator is not compiled for a set, the address of the function is NULL. */
+#define MAYBE_COMPILED __attribute__((weak, visibility("hidden")))
+#define DECLARE_FOR_SETS(function, parameter)         \
+    int function##_base(parameter);                   \
+    MAYBE_COMPILED int function##_dotprod(parameter); \
+    MAYBE_COMPILED int function##_i8mm(parameter);
+#define CHOSEN_ISA(function, args)                                                \
+    (chosen_isa >= ISA_i8mm && function##_i8mm         ? function##_i8mm(args)    \
+     : chosen_isa >= ISA_dotprod && function##_dotprod ? function##_dotprod(args) \
+                                                       : function##_base(args))
+#else
+#define DECLARE_FOR_SETS(function, parameter) \
+    int function##_base(parameter);           \
+    int function##_avx2(parameter);           \
+    int function##_avx512(parameter);
 #if defined __x86_64__
 #define CHOSEN_ISA(function, args)                      \
     (chosen_isa == ISA_avx512 ? function##_avx512(args) \
@@ -20,4 +45,5 @@ extern enum isa chosen_isa;
                               : function##_base(args))
 #else
 #define CHOSEN_ISA(function, args) function##_base(args)
+#endif
 #endif

@@ -39,6 +39,21 @@ static inline uint32_t bits_of_float(float value) {
     return bits;
 }
 
+#if defined __aarch64__
+/* The processor's own conversions, which NEON has on every aarch64 processor. */
+static inline float float_of_half(uint16_t half) {
+    __fp16 value;
+    memcpy(&value, &half, sizeof value);
+    return value;
+}
+
+static inline uint16_t half_of_float(float value) {
+    const __fp16 rounded = (__fp16)value;
+    uint16_t half;
+    memcpy(&half, &rounded, sizeof half);
+    return half;
+}
+#else
 static inline float float_of_half(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff;
     if (rest >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13); /* infinity or NaN */
@@ -55,6 +70,7 @@ static inline uint16_t half_of_float(float value) {
     }
     return (uint16_t)(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
 }
+#endif
 
 static inline uint16_t bfloat16_of_float(float value) {
     const uint32_t bits = bits_of_float(value);

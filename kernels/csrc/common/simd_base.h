@@ -76,12 +76,17 @@ INLINE vec vec_load_bfloat16(const uint16_t *p) {
     memcpy(&halves, p, sizeof halves);
     return (vec)(__builtin_convertvector(halves, vec_bits) << 16);
 }
+#if defined __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+/* The same bits as below: BFCVTN rounds to even, and keeps the upper bits of a NaN. */
+INLINE void vec_store_bfloat16(uint16_t *p, vec v) { vst1_bf16((bfloat16_t *)p, vcvt_bf16_f32(v)); }
+#else
 INLINE void vec_store_bfloat16(uint16_t *p, vec v) {
     const vec_bits bits = (vec_bits)v, high = bits >> 16, even = (bits + 0x7fff + (high & 1)) >> 16;
     const vec_bits rounded = (vec_bits)vec_choose(v == v, (vec)even, (vec)(high | 0x40));
     const vec_halves halves = __builtin_convertvector(rounded, vec_halves);
     memcpy(p, &halves, sizeof halves);
 }
+#endif
 #if defined __aarch64__
 INLINE vec vec_load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 INLINE void vec_store_half(uint16_t *p, vec v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }

@@ -186,12 +186,18 @@ static OrtStatus *choose_instruction_set(const OrtApi *api) {
     if (wanted && *wanted) {
         for (chosen = best; chosen >= 0 && strcmp(names[chosen], wanted) != 0; chosen--) {
         }
-        if (chosen < 0)
+        if (chosen < 0) {
+            char available[64] = "";
+            for (int i = 0; i <= best; i++) {
+                const size_t used = strlen(available);
+                snprintf(available + used, sizeof available - used, "%s%s", i ? ", " : "", names[i]);
+            }
             return refuse(
                 api,
-                "MAMBAPORT_KERNEL_ISA is %s, and the instruction sets of this processor are base%s%s: set it to "
-                "one of these, or unset it",
-                wanted, best ? " to " : "", best ? names[best] : "");
+                "MAMBAPORT_KERNEL_ISA is %s, and the instruction sets of this processor are %s: set it to one of "
+                "these, or unset it%s",
+                wanted, available, "");
+        }
     }
     chosen_isa = (enum isa)chosen;
     return NULL;

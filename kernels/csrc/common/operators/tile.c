@@ -1,4 +1,5 @@
 /* Tiles of tensors: blocks with one column per channel (or state) and one row per step. */
+#include "isa.h"
 #include "simd_math.h"
 
 INLINE void tile_load_transposed(float *tile, int64_t pitch, const struct tensor *t, int64_t offset,
@@ -48,7 +49,21 @@ INLINE void tile_store_transposed(const float *tile, const struct tensor *t, int
     }
 }
 
+#if defined __aarch64__ && !defined __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+/* Tiles of all sets have four columns, so that the base code of an operator can use the function of a better set, which
+   rounds to bfloat16 in one instruction. */
+MAYBE_COMPILED void tile_store_i8mm(const float *tile, const struct tensor *t, int64_t offset, struct tile_shape s);
+#define BFLOAT16_STORE (chosen_isa >= ISA_i8mm ? tile_store_i8mm : NULL)
+#else
+#define BFLOAT16_STORE NULL
+#endif
+
 void FOR_ISA(tile_store)(const float *tile, const struct tensor *t, int64_t offset, struct tile_shape s) {
+    void (*const better)(const float *, const struct tensor *, int64_t, struct tile_shape) = BFLOAT16_STORE;
+    if (better && t->dtype == BFLOAT16) {
+        better(tile, t, offset, s);
+        return;
+    }
     if (s.column_stride == 1 && s.columns == LANES) {
         for (int64_t i = 0; i < s.steps; i++)
             vec_store_as(element(t, offset + i * s.step_stride), t->dtype, vec_load(tile + i * LANES));
