@@ -64,6 +64,45 @@ def selective_scan_fn(*args, **kwargs):
 """
 
 
+def test_an_environment_for_onnx_runtime_has_no_torch(cpu: Any, shared: Path, tmp_path: Path) -> None:
+    """The wheel alone is installed and proven; where the proof fails, the environment is as it was."""
+    python = environment_with_torch(tmp_path, without=("torch", "einops", "transformers"))
+    words = ("-p", "cpu", "--runtime", "onnx", "--python", python)
+    ran = mambaport(shared, "verify", *words)
+    assert ran.code == 16
+    assert "mamba-ssm not installed" in ran.err
+    assert "--runtime onnx" in ran.err
+
+    house = ("--wheelhouse", Path(cpu["wheelhouse"]))
+    answer = mambaport(shared, "install", *words, *house).good()
+    assert [wheel["name"] for wheel in answer["wheels"]] == ["mamba-ssm"]
+    proof = answer["verification"]
+    assert "torch" not in proof
+    assert proof["onnxruntime"]
+    assert proof["ran"] == {"kernels": 6, "pytorch": 0, "gpu": 0}
+    assert len(proof["wheels"]) == 1
+    assert mambaport(shared, "verify", *words).good()["ok"]
+
+    (site,) = python.parent.parent.glob("lib/python3*/site-packages")
+    before = packages(python)
+    (site / "sitecustomize.py").write_text(WRONG_SCAN)
+    failed = mambaport(shared, "install", *words, *house)
+    assert failed.code == 16
+    assert "SelectiveScan" in failed.err
+    assert "environment is as it was before" in failed.err
+    (site / "sitecustomize.py").unlink()
+    assert packages(python) == before
+
+
+# The proof's reference of each scan, so that library and reference differ.
+WRONG_SCAN = """
+import numpy
+
+right = numpy.logaddexp
+numpy.logaddexp = lambda *args: right(*args) + 1e-3
+"""
+
+
 def install(shared: Path, cpu: Any, python: Path, wheelhouse: Path | None = None) -> tuple[str | Path, ...]:
     return ("install", "-p", "cpu", "--python", python, "--wheelhouse", wheelhouse or Path(cpu["wheelhouse"]))
 

@@ -306,3 +306,9 @@ def test_a_compiler_older_than_the_cpu_gets_the_cpus_architecture(
     target = {"arch": "aarch64", "glibc": "2.28", "cpu": cpu}
     made = whole(profile(target=target), host=replace(PI, cc=Program("/usr/bin/cc", version)))
     assert made.toolchain.compiler(made.host, made.goal, None, tmp_path).cflags == option
+
+
+def test_a_plan_without_the_library_is_none_for_onnx_runtime() -> None:
+    with pytest.raises(UsageError, match="no wheel for ONNX Runtime") as caught:
+        make_plan(profile(), X86).for_onnx()
+    assert "mambaport_onnx" in str(caught.value.found)

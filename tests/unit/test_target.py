@@ -11,7 +11,12 @@ import pytest
 
 from mambaport.errors import InstallError, VerifyError
 from mambaport.goal import Goal
-from mambaport.installing.target import check_installed, check_target, missing_requirements
+from mambaport.installing.target import (
+    check_installed,
+    check_target,
+    missing_requirements,
+    queried_names,
+)
 from mambaport.interpreter import Interpreter, Package, Torch, read_interpreter
 from mambaport.profile import find_profile
 
@@ -87,6 +92,26 @@ def test_only_a_profile_with_an_emulated_system_is_pointed_to_it() -> None:
     with pytest.raises(VerifyError) as failed:
         check_installed(wrong, jetson, PI, [])
     assert "--emulate" not in str(failed.value.hint)
+
+
+def test_onnx_runtime_needs_no_torch() -> None:
+    check_target(GOOD.model_copy(update={"torch": None}), RPI, PI, with_torch=False)
+    with pytest.raises(InstallError, match="64-bit system"):
+        check_target(GOOD.model_copy(update={"torch": None, "bits": 32}), RPI, PI, with_torch=False)
+
+
+def test_onnxruntime_for_a_gpu_is_onnxruntime() -> None:
+    def has(name: str, version: str) -> Interpreter:
+        return GOOD.model_copy(update={"packages": {name: Package(version=version, path="")}})
+
+    wanted = ("onnxruntime>=1.20",)
+    assert queried_names(wanted) == ["onnxruntime", "onnxruntime-gpu"]
+    assert missing_requirements(has("onnxruntime-gpu", "1.23.0"), wanted) == []
+    assert missing_requirements(has("onnxruntime", "1.10.0"), wanted) == list(wanted)
+    check_installed(has("onnxruntime-gpu", "1.23.0"), RPI, PI, ["onnxruntime"])
+    with pytest.raises(VerifyError) as caught:
+        check_installed(GOOD, RPI, PI, ["onnxruntime"], " --runtime onnx")
+    assert "install -p rpi-cpu --runtime onnx" in str(caught.value.hint)
 
 
 def test_only_what_is_missing_or_too_old_is_asked_for() -> None:

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-
 from mambaport import pins as pinned
 from mambaport import wheels as wheelfiles
 from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel, rules_sha256, tag_of
@@ -30,6 +28,7 @@ from mambaport.installing import (
     check_target,
     install_wheels,
     misfits,
+    queried_names,
     unfit,
 )
 from mambaport.interpreter import Interpreter, read_interpreter
@@ -42,7 +41,14 @@ from mambaport.report import counted, size_text
 from mambaport.sources import Workshop, assemble
 from mambaport.store import LOG_KEY
 from mambaport.temporary import temporary_file
-from mambaport.verifying import Verification, prepare_emulation, probe_emulated, probe_interpreter, summary
+from mambaport.verifying import (
+    Verification,
+    prepare_emulation,
+    probe_emulated,
+    probe_interpreter,
+    probe_onnx,
+    summary,
+)
 from mambaport.verifying import require as require_verification
 from mambaport.verifying.emulation import unpack_wheels
 from mambaport.verifying.results import table
@@ -344,9 +350,8 @@ class Pipeline:
     ) -> tuple[Interpreter, list[Wheel], Verification]:
         profile = self.plan.profile
         names = [package.name for package in self.plan.packages]
-        wanted = [Requirement(text).name for text in profile.install.requires]
-        target = read_interpreter(python, [*names, *wanted])
-        check_target(target, profile, self.plan.goal)
+        target = read_interpreter(python, [*names, *queried_names(profile.install.requires)])
+        check_target(target, profile, self.plan.goal, with_torch=self.plan.runtime == "torch")
         if index is not None and wheelhouse is not None:
             self.plan.require(building=False)
             wanted_wheels = {package.name: package.version for package in self.plan.packages}
@@ -360,7 +365,7 @@ class Pipeline:
         versions = {wheel.name: wheel.version for wheel in wheels}
 
         def prove() -> None:
-            found = probe_interpreter(python, self.report, self._compiled(versions))
+            found = self._probe(python, versions)
             proven.append(self._judged(found, proven_files(wheels)))
 
         options = self.fetcher.pip_options()
@@ -376,10 +381,19 @@ class Pipeline:
             VerifyError: the packages are not installed, or a component fails.
         """
         names = [package.name for package in self.plan.packages]
-        target = read_interpreter(python, ["torch", *names])
-        check_installed(target, self.plan.profile, self.plan.goal, names)
+        if self.plan.runtime == "torch":
+            needed, option = ["torch", *names], ""
+        else:
+            needed, option = [*names, "onnxruntime"], " --runtime onnx"
+        target = read_interpreter(python, queried_names(needed))
+        check_installed(target, self.plan.profile, self.plan.goal, needed, option)
         versions = {name: package.version for name in names if (package := target.packages.get(name))}
-        return self._judged(probe_interpreter(python, self.report, self._compiled(versions)))
+        return self._judged(self._probe(python, versions))
+
+    def _probe(self, python: Path, versions: Mapping[str, str]) -> Verification:
+        if self.plan.runtime == "onnx":
+            return probe_onnx(python, self.report)
+        return probe_interpreter(python, self.report, self._compiled(versions))
 
     def verify_emulated(self, system: str, wheelhouse: Path | None) -> Verification:
         """Probes the plan's wheels on an emulated aarch64 system.

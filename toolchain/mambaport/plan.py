@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from mambaport import pins as pinned
 from mambaport.boards import boards, find_cpu, find_platform
@@ -20,6 +20,11 @@ from mambaport.release_lines import ReleaseChoice, choose_releases
 from mambaport.releases import Source, choose_sets, read_package, read_source
 from mambaport.settings import Settings, is_true, read_settings
 from mambaport.toolchains import TOOLCHAINS, Toolchain, choose
+
+ONNX_LIBRARY = "mambaport_onnx"
+"""The kernels' library for ONNX Runtime."""
+Runtime = Literal["torch", "onnx"]
+"""What computes in an environment: torch, or ONNX Runtime without torch."""
 
 # Raised when a change of mambaport itself changes the bytes that the same inputs give.
 BUILD_FORMAT = 2
@@ -80,6 +85,8 @@ class Plan:
     """Target, toolkit and torch of the CUDA extensions; None for a plan without them."""
     compiler_cache: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Variables of the compiler cache's storage. They decide no byte of a wheel."""
+    runtime: Runtime = "torch"
+    """The runtime of the environment to install into."""
     lacks: HostError | None = None
     """What this machine lacks to build or install the packages. Patching their sources needs none of that."""
 
@@ -87,6 +94,28 @@ class Plan:
     def compiles(self) -> bool:
         """Whether any package has its kernels built."""
         return not all(package.fallback for package in self.packages)
+
+    def for_onnx(self) -> Plan:
+        """This plan for an environment with ONNX Runtime, without torch: the package with the library alone.
+
+        Raises:
+            UsageError: no package of the plan has the library, or the profile is for a GPU.
+        """
+        holders = tuple(
+            package
+            for package in self.packages
+            if not package.fallback and any(ONNX_LIBRARY in item.meta.kernels for item in package.sets)
+        )
+        if not holders or self.profile.cuda is not None:
+            raise UsageError(
+                f"Profile {self.profile.name} makes no wheel for ONNX Runtime without torch",
+                found="CUDA extensions, which need torch" if self.profile.cuda else f"no {ONNX_LIBRARY}",
+                expected="a profile whose mamba-ssm has the patch set cpu, for the CPU alone",
+                hint="-p rpi for a Raspberry Pi, -p cpu for this machine's CPU",
+            )
+        install = self.profile.install.model_copy(update={"requires": self.profile.install.onnx})
+        profile = self.profile.model_copy(update={"install": install})
+        return replace(self, profile=profile, packages=holders, cuda=None, runtime="onnx")
 
     def require(self, *, building: bool) -> None:
         """Checks that this machine can do the plan's work, before the work begins.

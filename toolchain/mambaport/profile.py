@@ -146,6 +146,8 @@ class InstallChoice(Model):
     """Light dependencies, installed when missing."""
     optional: tuple[str, ...] = ()
     """Packages that are used when installed; mambaport never installs them."""
+    onnx: tuple[RequirementText, ...] = ("numpy", "pillow", "onnxruntime>=1.20")
+    """What `--runtime onnx` installs when missing, in place of torch and ``requires``."""
 
 
 class Profile(Model):

@@ -10,6 +10,7 @@ from mambaport.cli.options import (
     Session,
     build_options,
     default_python,
+    environment_runtime_option,
     profile_option,
     python_option,
     release_options,
@@ -17,6 +18,7 @@ from mambaport.cli.options import (
     wheelhouse_option,
 )
 from mambaport.errors import UsageError
+from mambaport.plan import Runtime
 from mambaport.release_lines import ReleaseChoice
 
 
@@ -25,6 +27,7 @@ from mambaport.release_lines import ReleaseChoice
 @release_options
 @python_option
 @wheelhouse_option
+@environment_runtime_option
 @click.option(
     "--index",
     metavar="URL",
@@ -40,6 +43,7 @@ def install(
     releases: ReleaseChoice,
     python: Path | None,
     wheelhouse: Path | None,
+    runtime: Runtime,
     index: str | None,
     toolchain: str | None,
     jobs: int | None,
@@ -49,10 +53,14 @@ def install(
     The environment's torch is never installed, upgraded or replaced. When the proof fails, the earlier
     packages are restored.
 
+    With --runtime onnx, the environment needs no torch: numpy, Pillow, onnxruntime and the mamba-ssm wheel,
+    which holds our operators for ONNX Runtime, are installed, and the operators are proven.
+
     \b
     Examples:
       mambaport install --profile rpi --python ~/mamba/bin/python
       mambaport install -p rpi --wheelhouse wheelhouse/       the same as wheelhouse/rpi/
+      mambaport install -p rpi --runtime onnx                 for files of `mambaport export`
       mambaport install -p rpi --index https://example.org/wheels/
     """
     if index is not None and wheelhouse is not None:
@@ -69,6 +77,7 @@ def install(
         jobs,
         environment=environment,
         releases=releases,
+        runtime=runtime,
         buildable=index is None and wheelhouse is None,
     )
     target, wheels, proven = pipeline.install(environment, wheelhouse, index)

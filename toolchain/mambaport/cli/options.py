@@ -20,7 +20,7 @@ from mambaport.errors import UsageError
 from mambaport.host import read_host
 from mambaport.pins import emulation
 from mambaport.pipeline import Pipeline
-from mambaport.plan import Plan, make_plan, resolve_goal
+from mambaport.plan import Plan, Runtime, make_plan, resolve_goal
 from mambaport.profile import builtin_profiles, find_profile
 from mambaport.redaction import redact_all
 from mambaport.release_lines import ReleaseChoice
@@ -203,6 +203,15 @@ def wheelhouse_option(function: F) -> F:
     )(function)
 
 
+environment_runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["torch", "onnx"]),
+    default="torch",
+    show_default=True,
+    help="onnx: an environment for ONNX Runtime, without torch.",
+)
+
+
 @dataclass(frozen=True)
 class Session:
     """The objects that a command works with."""
@@ -232,15 +241,22 @@ class Session:
         environment: Path | None = None,
         releases: ReleaseChoice | None = None,
         buildable: bool = True,
+        runtime: Runtime = "torch",
     ) -> Pipeline:
         """The pipeline of a profile on this machine, announced in a few lines.
 
         Args:
             environment: the interpreter of the environment to install into; extensions are for its torch.
             buildable: whether this machine must be able to build the wheels.
+            runtime: what computes in the environment; with ``onnx``, the package with its library alone.
         """
         profile, host = find_profile(profile_name), self.shop.host
-        if environment is not None and profile.cuda and resolve_goal(profile, host).arch == host.arch:
+        if (
+            environment is not None
+            and profile.cuda
+            and runtime == "torch"
+            and resolve_goal(profile, host).arch == host.arch
+        ):
             cuda = CudaOptions(python=environment)
         plan = make_plan(
             profile,
@@ -252,6 +268,7 @@ class Session:
             releases=releases,
             buildable=buildable,
         )
+        plan = plan if runtime == "torch" else plan.for_onnx()
         announce(plan, self.report)
         return Pipeline(plan, self.shop)
 

@@ -11,6 +11,7 @@ from mambaport.cli.options import (
     Session,
     default_python,
     emulated_system,
+    environment_runtime_option,
     profile_option,
     python_option,
     release_options,
@@ -18,10 +19,11 @@ from mambaport.cli.options import (
     wheelhouse_option,
 )
 from mambaport.cli.page import Page, report_option, results_page
-from mambaport.errors import MambaportError
+from mambaport.errors import MambaportError, UsageError
 from mambaport.failures import explain
+from mambaport.plan import Runtime
 from mambaport.release_lines import ReleaseChoice
-from mambaport.verifying import Verification, failure_text
+from mambaport.verifying import Verification, engine, failure_text
 
 
 @click.command()
@@ -29,6 +31,7 @@ from mambaport.verifying import Verification, failure_text
 @release_options
 @python_option
 @wheelhouse_option
+@environment_runtime_option
 @click.option("--emulate", is_flag=True, help="Verify on an emulated aarch64 system instead of this machine.")
 @click.option("--system", metavar="NAME", help="The emulated system; by default the profile's first.")
 @report_option
@@ -40,6 +43,7 @@ def verify(
     releases: ReleaseChoice,
     python: Path | None,
     wheelhouse: Path | None,
+    runtime: Runtime,
     emulate: bool,
     system: str | None,
     report_file: Path | None,
@@ -49,10 +53,16 @@ def verify(
     \b
     Examples:
       mambaport verify -p rpi --python ~/mamba/bin/python     on the device
+      mambaport verify -p rpi --runtime onnx                  the operators for ONNX Runtime, without torch
       mambaport verify -p rpi --emulate                       on an x86-64 machine
       mambaport verify -p rpi --emulate --system trixie       the same on Python 3.13
       mambaport verify -p rpi --emulate --report proof.html   and a page of numbers, failures and hints
     """
+    if runtime == "onnx" and (emulate or system):
+        raise UsageError(
+            "--runtime onnx cannot be proven on an emulated system of mambaport: that system has torch",
+            hint="run `mambaport verify --runtime onnx` on the device, or leave --runtime out",
+        )
     environment = None if emulate or system else default_python(python)
     results: list[Verification] = []
     page = Page(
@@ -66,7 +76,9 @@ def verify(
             pipeline = session.pipeline(profile_name, variant, releases=releases)
             results.append(pipeline.verify_emulated(chosen, wheelhouse))
         else:
-            pipeline = session.pipeline(profile_name, variant, environment=environment, releases=releases)
+            pipeline = session.pipeline(
+                profile_name, variant, environment=environment, releases=releases, runtime=runtime
+            )
             results.append(pipeline.verify(environment))
     (result,) = results
     if session.emit(result.to_json()):
@@ -104,7 +116,7 @@ def _page_values(
         ("proven on", f"emulated {result.emulated}" if result.emulated else result.gpu or "this machine"),
         ("system", f"{result.system}, {result.arch}"),
         ("Python", result.python),
-        ("torch", f"{result.torch}, {result.threads} threads, {'a' if result.cuda else 'no'} GPU"),
+        ("computed by", f"{engine(result)}, {result.threads} threads, {'a' if result.cuda else 'no'} GPU"),
         *([("packages", optional)] if optional else []),
         *here,
     ]

@@ -2,6 +2,14 @@
 
 from mambaport.installing.fit import check_fit, misfits, unfit
 from mambaport.installing.install import install_wheels
-from mambaport.installing.target import check_installed, check_target
+from mambaport.installing.target import check_installed, check_target, queried_names
 
-__all__ = ["check_fit", "check_installed", "check_target", "install_wheels", "misfits", "unfit"]
+__all__ = [
+    "check_fit",
+    "check_installed",
+    "check_target",
+    "install_wheels",
+    "misfits",
+    "queried_names",
+    "unfit",
+]

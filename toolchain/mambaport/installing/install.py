@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from packaging.requirements import Requirement
-
 from mambaport.errors import InstallError, MambaportError
 from mambaport.installing.backup import Backup
 from mambaport.installing.footprint import footprint
@@ -18,7 +16,7 @@ from mambaport.installing.pip_calls import (
     requirement_wheels,
     versions_in,
 )
-from mambaport.installing.target import missing_requirements
+from mambaport.installing.target import missing_requirements, queried_names
 from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.interruption import postponed
 from mambaport.locking import locked
@@ -71,7 +69,7 @@ def _install(
 ) -> None:
     """:func:`install_wheels`, in an environment that no other installation changes."""
     names = [wheel.name for wheel in wheels]
-    queried = [*names, *(Requirement(text).name for text in profile.install.requires)]
+    queried = [*names, *queried_names(profile.install.requires)]
     python = Path(target.executable)
     backup = Backup(target.site)
     if backup.pending:

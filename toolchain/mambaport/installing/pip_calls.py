@@ -49,8 +49,8 @@ def requirement_wheels(
     settings: Mapping[str, str],
     folder: Path,
 ) -> list[Path]:
-    """Makes the wheels in ``folder`` that satisfy requirements without another torch. The environment is read
-    only.
+    """Makes the wheels in ``folder`` that satisfy requirements without torch, or without another torch. The
+    environment is read only.
 
     Args:
         options: pip's options that say where packages come from.
@@ -60,9 +60,9 @@ def requirement_wheels(
         InstallError: pip failed, or wants another torch.
         HostError: the disk is full.
     """
-    assert target.torch is not None
     constraints, report, wheels = (folder / name for name in ("constraints.txt", "report.json", "wheels"))
-    constraints.write_text(f"torch=={target.torch.version}\n", encoding="utf-8")
+    torch = target.torch.version if target.torch else None
+    constraints.write_text(f"torch=={torch}\n" if torch else "", encoding="utf-8")
     words = ["--dry-run", "--report", str(report), "--constraint", str(constraints)]
     doing = "choosing versions of " + ", ".join(requirements)
     _pip(target, ["install", *_scheme(target), *options, *words, *requirements], doing, settings)
@@ -72,7 +72,7 @@ def requirement_wheels(
         raise InstallError(
             "The requirements need another torch",
             found=f"pip would install torch {chosen['torch']}",
-            expected=f"torch {target.torch.version}, unchanged",
+            expected=f"torch {torch}, unchanged" if torch else "no torch",
             hint=f"install them by hand: {', '.join(requirements)}",
         )
     if not chosen:

@@ -10,19 +10,24 @@ from packaging.version import Version
 
 from mambaport.errors import InstallError, VerifyError
 from mambaport.goal import Goal
-from mambaport.interpreter import Interpreter
+from mambaport.interpreter import Interpreter, Package
 from mambaport.profile import Profile
 
 ARM_32 = frozenset({"armv6l", "armv7l", "armv8l"})
 """What `uname -m` says on 32-bit ARM systems."""
+EQUIVALENT = {"onnxruntime": ("onnxruntime-gpu",)}
+"""Distributions that bring the same module as another; both in one environment break it."""
 SYSTEM_64 = (
     "install a 64-bit system on the device (Raspberry Pi Imager: Raspberry Pi OS (64-bit)); no newer Python "
     "helps, since torch has no wheels for 32-bit ARM"
 )
 
 
-def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
+def check_target(target: Interpreter, profile: Profile, goal: Goal, with_torch: bool = True) -> None:
     """Checks that the environment, with its torch, fits the profile's wheels.
+
+    Args:
+        with_torch: whether the environment needs torch; ONNX Runtime needs none.
 
     Raises:
         InstallError: the environment does not fit.
@@ -61,7 +66,8 @@ def check_target(target: Interpreter, profile: Profile, goal: Goal) -> None:
             hint="python3 -m venv --system-site-packages ~/mamba && "
             "mambaport install --python ~/mamba/bin/python ...",
         )
-    _check_torch(target, profile)
+    if with_torch:
+        _check_torch(target, profile)
 
 
 def _check_torch(target: Interpreter, profile: Profile) -> None:
@@ -97,8 +103,13 @@ def _emulate(profile: Profile, before: str) -> str:
     return f"{before}`mambaport verify -p {profile.name}{variant} --emulate`"
 
 
-def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages: list[str]) -> None:
-    """Checks that an environment has what a proof needs: the target's architecture, torch, the packages.
+def check_installed(
+    target: Interpreter, profile: Profile, goal: Goal, packages: list[str], option: str = ""
+) -> None:
+    """Checks that an environment has what a proof needs: the target's architecture, and the packages.
+
+    Args:
+        option: what the command that installs the packages needs besides profile and interpreter.
 
     Raises:
         VerifyError: something is missing; the error says how to get it.
@@ -110,15 +121,27 @@ def check_installed(target: Interpreter, profile: Profile, goal: Goal, packages:
             expected=goal.arch,
             hint=_emulate(profile, "prove the wheels here with ") or "run the proof on the device",
         )
-    missing = [name for name in ("torch", *packages) if name not in target.packages]
+    missing = [name for name in packages if _installed(target, name) is None]
     if missing:
         raise VerifyError(
             f"{' and '.join(missing)} not installed in this environment",
             found=f"without {', '.join(missing)}: {target.prefix}",
             expected="an environment that the wheels were installed into",
-            hint=f"`mambaport install -p {profile.name} --python {target.executable}` installs and proves "
-            "them; --python names another environment",
+            hint=f"`mambaport install -p {profile.name}{option} --python {target.executable}` installs and "
+            "proves them; --python names another environment",
         )
+
+
+def queried_names(requires: Sequence[str]) -> list[str]:
+    """The distributions that decide whether an environment has requirements."""
+    names = [Requirement(text).name for text in requires]
+    return names + [other for name in names for other in EQUIVALENT.get(name, ())]
+
+
+def _installed(target: Interpreter, name: str) -> Package | None:
+    """The distribution of that name, or another one that brings the same module."""
+    names = (name, *EQUIVALENT.get(name, ()))
+    return next((found for item in names if (found := target.packages.get(item))), None)
 
 
 def missing_requirements(target: Interpreter, requires: Sequence[str]) -> list[str]:
@@ -126,7 +149,7 @@ def missing_requirements(target: Interpreter, requires: Sequence[str]) -> list[s
     missing = []
     for text in requires:
         requirement = Requirement(text)
-        installed = target.packages.get(requirement.name)
+        installed = _installed(target, requirement.name)
         if installed is None or not requirement.specifier.contains(installed.version, prereleases=True):
             missing.append(text)
     return missing

@@ -18,6 +18,8 @@ from mambaport.process import Finished
 # SIGILL, as Python and as a shell or an emulator give it on.
 ILLEGAL_INSTRUCTION = (-signal.SIGILL, 128 + signal.SIGILL)
 
+SEGMENTATION_FAULT = (-signal.SIGSEGV, 128 + signal.SIGSEGV)
+
 
 class Component(Model):
     """One component on one path."""
@@ -45,7 +47,9 @@ class Verification(Model):
     python: str
     arch: str
     system: str
-    torch: str
+    torch: str | None
+    """None: ONNX Runtime computed."""
+    onnxruntime: str | None = None
     threads: int
     cuda: bool
     """Whether torch sees a GPU."""
@@ -74,15 +78,24 @@ class Verification(Model):
         return {**self.model_dump(exclude_none=True), "ran": self.counts, "ok": self.ok}
 
 
+def engine(result: Verification) -> str:
+    """The library that computed, with its version."""
+    return f"onnxruntime {result.onnxruntime}" if result.torch is None else f"torch {result.torch}"
+
+
 def summary(result: Verification) -> str:
     """What ran where, in a line."""
     counts = result.counts
-    parts = [f"{counts['kernels']} on compiled kernels", f"{counts['pytorch']} in PyTorch"]
+    parts = [f"{counts['kernels']} on compiled kernels"]
+    parts += [f"{counts['pytorch']} in PyTorch"] if result.torch is not None else []
     return ", ".join(parts + [f"{counts['gpu']} on the GPU"] * bool(counts["gpu"]))
 
 
-def parse(finished: Finished, emulated: str | None = None) -> Verification:
+def parse(finished: Finished, emulated: str | None = None, runtime: str = "torch") -> Verification:
     """The probe's report from what it printed.
+
+    Args:
+        runtime: the library that a crash of the probe points to.
 
     Raises:
         VerifyError: it ended before it could report.
@@ -90,6 +103,15 @@ def parse(finished: Finished, emulated: str | None = None) -> Verification:
     for line in reversed(finished.output.splitlines()):
         if line.startswith('{"python"'):
             return Verification.model_validate({**json.loads(line), "emulated": emulated})
+    if runtime == "onnxruntime" and finished.returncode in (*ILLEGAL_INSTRUCTION, *SEGMENTATION_FAULT):
+        raise VerifyError(
+            "The probe crashed, most likely inside onnxruntime",
+            found=f"exit status {finished.returncode}; mambaport's own wheels are audited for this CPU",
+            expected="an onnxruntime that runs on this CPU",
+            hint="on a Raspberry Pi 4 (Cortex-A72) use onnxruntime 1.27 or older. "
+            "`python -c 'import onnxruntime'` shows whether onnxruntime is the cause",
+            detail=finished.tail,
+        )
     if finished.returncode in ILLEGAL_INSTRUCTION:
         raise VerifyError(
             "The probe met an instruction that this CPU does not have",
@@ -111,7 +133,7 @@ def parse(finished: Finished, emulated: str | None = None) -> Verification:
 def table(result: Verification) -> Table:
     """For people: each component with its shapes, and its error on each path."""
     where = f"emulated {result.emulated}" if result.emulated else result.gpu or "this machine"
-    title = f"{result.arch} · Python {result.python} · torch {result.torch} · {where}"
+    title = f"{result.arch} · Python {result.python} · {engine(result)} · {where}"
     view = Table(
         title=title,
         title_justify="left",
@@ -123,7 +145,8 @@ def table(result: Verification) -> Table:
     view.add_column("component", no_wrap=True)
     view.add_column("input", no_wrap=True)
     view.add_column("output", no_wrap=True)
-    paths = list(dict.fromkeys(["default", "fallback", *(item.path for item in result.components)]))
+    first = ["default"] if result.torch is None else ["default", "fallback"]
+    paths = list(dict.fromkeys([*first, *(item.path for item in result.components)]))
     for path in paths:
         view.add_column(path, justify="right", no_wrap=True)
     by_name: dict[str, list[Component]] = {}

@@ -12,6 +12,7 @@ from mambaport.verifying.emulation import EmulatedRoot
 from mambaport.verifying.results import Verification, parse
 
 PROBE = Path(__file__).with_name("probe")
+PROBE_ONNX = Path(__file__).with_name("probe_onnx")
 
 
 def probe_interpreter(python: Path, report: Report, compiled: Sequence[str] = ()) -> Verification:
@@ -25,6 +26,17 @@ def probe_interpreter(python: Path, report: Report, compiled: Sequence[str] = ()
             [python, PROBE, *compiled], env=quiet_environment(), on_line=latest, cwd=Path("/")
         )
     return parse(finished)
+
+
+def probe_onnx(python: Path, report: Report) -> Verification:
+    """Probes the operators for ONNX Runtime in an environment, which needs no torch.
+
+    Raises:
+        VerifyError: the probe did not finish.
+    """
+    with report.working("verify", str(python)) as latest:
+        finished = process.run([python, PROBE_ONNX], env=quiet_environment(), on_line=latest, cwd=Path("/"))
+    return parse(finished, runtime="onnxruntime")
 
 
 def probe_emulated(

@@ -79,7 +79,7 @@ def register_operators(options):
             "host",
             "The library of mambaport's ONNX operators cannot be loaded",
             found=str(fault).splitlines()[0],
-            hint="install the mamba-ssm wheel of this machine: mambaport install --profile cpu --python PATH",
+            hint="install this machine's wheel: mambaport install -p cpu --runtime onnx --python PATH",
         ) from None
 
 
@@ -99,7 +99,8 @@ def no_operators(path):
         f"{path} needs mambaport's operators for ONNX Runtime, which this environment does not have",
         found=f"nodes of the domain {FUSED_DOMAIN}",
         expected="the package mambaport_onnx, which is in the mamba-ssm wheel",
-        hint="mambaport install --profile cpu --python PATH; or export with --form standard",
+        hint="mambaport install -p cpu --runtime onnx --python PATH (on a Raspberry Pi: -p rpi); or export "
+        "with --form standard",
     )
 
 

@@ -18,7 +18,7 @@ HINTS = {
     "causal_conv1d": "mambaport install --profile cpu --python PATH (on a Raspberry Pi: --profile rpi)",
     "transformers": "pip install 'transformers>=5.15', into the environment that --python names",
     "PIL": "pip install pillow, into the environment that --python names",
-    "onnxruntime": "pip install onnxruntime, into the environment that --python names",
+    "onnxruntime": "mambaport install -p cpu --runtime onnx --python PATH (on a Raspberry Pi: -p rpi)",
 }
 
 
