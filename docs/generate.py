@@ -14,7 +14,7 @@ import click
 
 from mambaport.checkouts import checkout_sets, known_checkouts
 from mambaport.cli import cli
-from mambaport.failures import catalogue
+from mambaport.failures import Words, catalogue, chinese
 from mambaport.patchset import Patch, PatchSet
 from mambaport.profile import profile_schema
 from mambaport.release_lines import read_lines
@@ -124,20 +124,61 @@ def failures() -> str:
     return "\n".join(lines) + "\n"
 
 
+ENGLISH = {
+    "top": """English | [简体中文](../zh-CN/troubleshooting.md)
+
+# Troubleshooting by symptom
+
+Written by `make docs` from `failures.toml`. The same catalogue answers on the command line:
+
+In a checkout, after `make setup`:""",
+    "end": "A text that the catalogue does not know ends in what to collect and where to ask.",
+    "B": "While building or installing",
+    "RN": "At import or run time",
+    "cause": "*Cause:* {}.",
+    "hint": "*Hint:* {}.",
+}
+CHINESE = {
+    "top": """[English](../how-to/troubleshooting.md) | 简体中文
+
+# 按错误现象排查问题
+
+本页由 `make docs` 从 `failures.toml` 和 `failures.zh-CN.toml` 生成。命令行使用同一份错误目录；\
+在中文环境（`LANG=zh_CN.UTF-8`）中，原因和建议用中文显示。标题是错误信息的原文，便于搜索。
+
+在源码目录中，先运行 `make setup`，然后：""",
+    "end": "目录中没有的错误，`doctor` 会说明需要收集哪些信息、到哪里提问。",
+    "B": "构建或安装时",
+    "RN": "导入或运行时",
+    "cause": "*原因*：{}。",
+    "hint": "*建议*：{}。",
+}
+
+
 def troubleshooting() -> str:
     """docs/how-to/troubleshooting.md"""
+    return _troubleshooting(ENGLISH, {})
+
+
+def chinese_troubleshooting() -> str:
+    """docs/zh-CN/troubleshooting.md"""
+    return _troubleshooting(CHINESE, chinese())
+
+
+def _troubleshooting(page: dict[str, str], translated: dict[str, Words]) -> str:
     lines = [
-        "# Troubleshooting by symptom\n",
-        "Written by `make docs` from `failures.toml`. The same catalogue answers on the command line:\n",
-        'In a checkout, after `make setup`:\n\n```console\nexport PATH="$PWD/.venv/bin:$PATH"\n'
+        f"{page['top']}\n",
+        '```console\nexport PATH="$PWD/.venv/bin:$PATH"\n'
         "python train.py 2>&1 | mambaport doctor --explain -\n```\n",
-        "A text that the catalogue does not know ends in what to collect and where to ask.",
+        page["end"],
     ]
-    for title, kinds in (("While building or installing", "B"), ("At import or run time", "RN")):
-        lines.append(f"\n## {title}")
+    for kinds in ("B", "RN"):
+        lines.append(f"\n## {page[kinds]}")
         for row in catalogue():
             if row.id[0] in kinds:
-                lines += [f"\n### {row.symptom}\n", f"*Cause:* {row.cause}.\n", f"*Hint:* {row.hint}."]
+                words = translated[row.id] if translated else row
+                lines += [f"\n### {row.symptom}\n", page["cause"].format(words.cause) + "\n"]
+                lines.append(page["hint"].format(words.hint))
     return "\n".join(lines) + "\n"
 
 
@@ -165,6 +206,7 @@ FILES = {
     "reference/patches.md": patches,
     "reference/failures.md": failures,
     "how-to/troubleshooting.md": troubleshooting,
+    "zh-CN/troubleshooting.md": chinese_troubleshooting,
     "how-to/transformers.md": transformers,
 }
 

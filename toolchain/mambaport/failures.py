@@ -13,6 +13,7 @@ from mambaport.models import Model, read_toml, validate
 from mambaport.releases import all_sets, known_versions
 
 CATALOGUE = Path(__file__).with_name("failures.toml")
+CHINESE = Path(__file__).with_name("failures.zh-CN.toml")
 
 
 class Failure(Model):
@@ -59,6 +60,23 @@ def catalogue() -> tuple[Failure, ...]:
         owners = [*patches.get(row, []), *fields.get("also", [])]
         rows.append(validate(Failure, {"id": row, "owners": owners, **fields}, CATALOGUE))
     return tuple(rows)
+
+
+class Words(Model):
+    """Cause and hint of a row in another language."""
+
+    cause: str
+    hint: str
+
+
+@cache
+def chinese() -> dict[str, Words]:
+    """Row -> its cause and hint in Chinese.
+
+    Raises:
+        UsageError: the file is not valid.
+    """
+    return {row: validate(Words, fields, CHINESE) for row, fields in read_toml(CHINESE).items()}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ another interpreter (the probe, the runner) read the variables that they need.
 ``TORCH_CUDA_ARCH_LIST``  the GPUs of profile ``cuda``: ``8.7;9.0+PTX``; by default this machine's
 ``VIRTUAL_ENV``           the active environment
 ``*_FORCE_FALLBACK``      leaves a package's kernels out
+``LC_ALL``, ``LANG``      the language of `doctor --explain` (also ``LC_MESSAGES``)
 ``SCCACHE_*``, ``AWS_*``  the storage of the compiler cache; by default a folder of the store
 ========================  ======================================================================
 """
@@ -49,6 +50,8 @@ class Settings:
     """PATH, for the programs that a build runs."""
     fallbacks: frozenset[str]
     """The names of the FORCE_FALLBACK variables that are true."""
+    chinese: bool = False
+    """Whether the locale is Simplified Chinese in UTF-8."""
     compiler_cache: tuple[tuple[str, str], ...] = ()
     """The variables that choose the compiler cache's storage and give access to it. They may hold secrets."""
 
@@ -56,6 +59,8 @@ class Settings:
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings in an environment, by default that of this process."""
     variables = os.environ if environ is None else environ
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next((variables[name] for name in names if variables.get(name)), "").lower()
     cache = variables.get("MAMBAPORT_CACHE") or platformdirs.user_cache_dir("mambaport")
     return Settings(
         cache=Path(cache).resolve(),
@@ -67,6 +72,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         cuda_architectures=tuple(variables.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()),
         virtual_env=_path(variables.get("VIRTUAL_ENV")),
         path=variables.get("PATH", os.defpath),
+        chinese=locale.startswith(("zh_cn", "zh_sg", "zh_hans")) and "utf" in locale,
         compiler_cache=tuple(
             (name, value) for name, value in variables.items() if name.startswith(_CACHE_STORAGE)
         ),

@@ -19,13 +19,14 @@ from mambaport.cli.options import (
 )
 from mambaport.doctoring import Check, examine, facts
 from mambaport.errors import HostError
-from mambaport.failures import COLLECT, where_to_ask
+from mambaport.failures import COLLECT, chinese, where_to_ask
 from mambaport.failures import explain as explanations
 from mambaport.host import read_host
 from mambaport.plan import choose_variant
 from mambaport.profile import find_profile
 from mambaport.release_lines import ReleaseChoice, choose_releases
 from mambaport.report import escape
+from mambaport.settings import read_settings
 
 MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[bad]✗[/bad]"}
 
@@ -129,10 +130,13 @@ def _explain(session: Session, text: str) -> None:
     if session.emit({"explanations": [row.to_json() for row in rows], **unknown}):
         return
     report = session.report
+    translated = chinese() if read_settings().chinese else {}
+    labels = ("原因", "建议") if translated else ("cause ", "hint  ")
     for row in rows:
         report.result(row.failure.id, row.line)
-        for label, value in (("cause", row.failure.cause), ("hint", row.failure.hint)):
-            report.result("", f"{label:<6} {value}")
+        words = translated.get(row.failure.id, row.failure)
+        for label, value in zip(labels, (words.cause, words.hint), strict=True):
+            report.result("", f"{label} {value}")
     if not rows:
         report.result("doctor", "no error of the catalogue is in this text")
         for command in COLLECT:
