@@ -22,6 +22,7 @@ from mambaport.errors import MambaportError
 from mambaport.indexes import read_sums
 from mambaport.indexing import site as site_module
 from mambaport.models import read_toml
+from mambaport.releases import read_source
 
 SHA = "ab" * 32
 
@@ -132,6 +133,21 @@ def test_what_a_wheel_says_is_escaped_on_every_page(site: Path) -> None:
     (text,) = [text for name, text in pages.items() if "/wheels/" in name]
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     assert all("http:" not in line for text in pages.values() for line in text.splitlines() if "src=" in line)
+
+
+def test_a_page_says_where_attestations_and_archives_are(house: Path, tmp_path: Path) -> None:
+    run(house, "-o", tmp_path / "site", "--attested-by", "someone/wheels")
+    (page,) = (tmp_path / "site/my-board/wheels").glob("*.html")
+    text = page.read_text()
+    check_page(text, alone=False)
+    assert 'href="https://github.com/someone/wheels/attestations"' in text
+    assert "gh attestation verify demo-1.0+my.board.1-py3-none-any.whl --repo someone/wheels" in text
+    assert "not known to this mambaport" in text  # an archive of a release that no pin names
+    assert "mamba-ssm 2.2.5 on the package index, csrc/* alone." in " ".join(
+        read_source("mamba-ssm", "2.2.4").origins.values()
+    )
+    for wrong in ("someone", "a/b/c", "-x/y", "a/<b>"):
+        assert refused(house, "-o", tmp_path / "other", "--attested-by", wrong).kind == "usage"
 
 
 def test_the_same_wheel_twice_changes_nothing(site: Path, house: Path) -> None:

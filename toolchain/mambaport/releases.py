@@ -82,6 +82,17 @@ class Source(PackageFacts, ReleaseFile):
     package: Name
     version: VersionText
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """sha256 of an archive -> where it comes from, and what of it is taken, in a sentence or two."""
+        found = {}
+        for item in self.archive:
+            taken = f", {', '.join(item.only)} alone" if item.only else ""
+            found[item.sha256] = (
+                f"{item.project} {item.version} on the package index{taken}. {item.why}".strip()
+            )
+        return found
+
 
 class ReleaseLock(Model):
     """``lock.json`` of a release: for each combination of sets that a profile uses, what its patches do."""

@@ -171,6 +171,7 @@ def _wheel_values(
         "path": str(made.wheel.path) if made else None,
         "facts": facts,
         "provenance": known.model_dump(),
+        "origins": package.source.origins,
         "patches": sum(len(item.patches) for item in known.patch_sets),
         "texts": texts,
         "cuda": known.cuda.model_dump(exclude_none=True) if known.cuda else {},

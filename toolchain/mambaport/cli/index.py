@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ from mambaport.plan import resolve_goal
 from mambaport.report import counted
 from mambaport.wheels import Wheel, read_wheel, wheels_in
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
+
 
 @click.command()
 @click.argument("wheelhouses", nargs=-1, type=FILE, metavar="WHEELHOUSE...")
@@ -43,9 +46,20 @@ from mambaport.wheels import Wheel, read_wheel, wheels_in
     metavar="FILE",
     help="What `mambaport verify --json` printed for these wheels; may be repeated.",
 )
+@click.option(
+    "--attested-by",
+    "attested",
+    metavar="OWNER/NAME",
+    help="The repository on GitHub whose workflow attests the wheels: pages get the link and the command.",
+)
 @output_options
 def index(
-    session: Session, wheelhouses: tuple[Path, ...], output: Path, url: str | None, proofs: tuple[Path, ...]
+    session: Session,
+    wheelhouses: tuple[Path, ...],
+    output: Path,
+    url: str | None,
+    proofs: tuple[Path, ...],
+    attested: str | None,
 ) -> None:
     """Write a static index of wheels: for pip, uv, mambaport, and people.
 
@@ -66,6 +80,13 @@ def index(
             hint="change to another folder (cd ..)",
         )
     address = _address(url)
+    if attested is not None and not _REPOSITORY.fullmatch(attested):
+        raise UsageError(
+            "--attested-by is not the name of a repository",
+            found=attested,
+            expected="OWNER/NAME, as in the repository's address on GitHub",
+            hint='in a workflow of GitHub: --attested-by "$GITHUB_REPOSITORY"',
+        )
     wheels = [wheel for path in wheelhouses for wheel in _wheels(path)]
     added = [_record(session, wheel) for wheel in wheels]
     reports = [(path, _proof(path)) for path in proofs]
@@ -83,7 +104,7 @@ def index(
                 )
             site = site.with_records(item.model_copy(update={"proofs": (proof,)}) for item in chosen)
         sources = {item.sha256: wheel.path for item, wheel in zip(added, wheels, strict=True)}
-        digest = write_site(site, sources, address)
+        digest = write_site(site, sources, address, attested)
     known = {item.sha256 for item in before.records}
     new = [item for item in site.records if item.sha256 not in known]
     folders = sorted({item.folder for item in site.records})

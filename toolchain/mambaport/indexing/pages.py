@@ -11,7 +11,7 @@ from mambaport.indexing.record import Proof, WheelRecord
 from mambaport.indexing.shelves import Shelf, shelves
 from mambaport.indexing.simple import lock_name
 from mambaport.pages import asset, render
-from mambaport.releases import read_package
+from mambaport.releases import known_versions, read_package, read_source
 
 ASSETS = ("style.css", "site.js")
 """Files that the pages load; the pages load nothing from elsewhere."""
@@ -19,8 +19,14 @@ PLACEHOLDER = "https://wheels.example"
 """Stands in install lines where no ``--url`` is given; a script of the page puts the page's address in."""
 
 
-def site_pages(records: Iterable[WheelRecord], url: str | None) -> dict[str, bytes]:
-    """Relative path -> content of every page for people, and of the files that the pages load."""
+def site_pages(
+    records: Iterable[WheelRecord], url: str | None, attested: str | None = None
+) -> dict[str, bytes]:
+    """Relative path -> content of every page for people, and of the files that the pages load.
+
+    Args:
+        attested: the repository on GitHub, ``owner/name``, whose workflow attests the wheels.
+    """
     found = shelves(records)
     address = url or PLACEHOLDER
     pages = {name: asset(name) for name in ASSETS}
@@ -31,7 +37,7 @@ def site_pages(records: Iterable[WheelRecord], url: str | None) -> dict[str, byt
         pages[f"{shelf.folder}/index.html"] = page
         for record in shelf.records:
             pages[f"{shelf.folder}/{record.page}"] = render(
-                "wheel.html", shelf=view, wheel=_wheel_view(record, shelf, address), top="../../"
+                "wheel.html", shelf=view, wheel=_wheel_view(record, shelf, address, attested), top="../../"
             )
     return pages
 
@@ -100,14 +106,17 @@ def _commands(
     return found
 
 
-def _wheel_view(record: WheelRecord, shelf: Shelf, address: str) -> dict[str, Any]:
+def _wheel_view(record: WheelRecord, shelf: Shelf, address: str, attested: str | None) -> dict[str, Any]:
     provenance = record.provenance
     package = read_package(record.name) if shelf.profile else None
     files = f"../{FILES}/{quote(record.filename)}"
     kinds = {"metadata": ".metadata", "provenance": ".provenance.json", "sbom": ".sbom.cdx.json"}
     needs = [item.found for item in record.audit if item.rule in ("glibc", "isa")]
+    release = (record.name, record.release)
     return {
         "record": record,
+        "origins": read_source(*release).origins if release in known_versions() else {},
+        "attested": attested and _attestation(record, attested),
         "file": files,
         "links": {name: files + suffix for name, suffix in {**kinds, "record": ".record.json"}.items()},
         "homepage": package.homepage if package else None,
@@ -117,6 +126,14 @@ def _wheel_view(record: WheelRecord, shelf: Shelf, address: str) -> dict[str, An
         "cuda": provenance.cuda.model_dump(exclude_none=True) if provenance.cuda else {},
         "proofs": [_proof_view(item) for item in record.proofs],
         "commands": _commands(shelf, [record], address, None)[1:],
+    }
+
+
+def _attestation(record: WheelRecord, repository: str) -> dict[str, str]:
+    return {
+        "repository": repository,
+        "url": f"https://github.com/{quote(repository)}/attestations",
+        "text": f"gh attestation verify {record.filename} --repo {repository}",
     }
 
 

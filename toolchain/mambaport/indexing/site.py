@@ -131,13 +131,14 @@ def _read_record(path: Path) -> WheelRecord:
     return validate(WheelRecord, data, path, IndexFault)
 
 
-def write_site(site: Site, sources: Mapping[str, Path], url: str | None) -> str:
+def write_site(site: Site, sources: Mapping[str, Path], url: str | None, attested: str | None = None) -> str:
     """Writes an index: wheels, pages and sums, whole or not at all.
 
     Args:
         site: the records of all wheels.
         sources: sha256 -> file, for the wheels that ``site.root`` does not have yet.
         url: where the index will be served; None where this is not known.
+        attested: the repository on GitHub, ``owner/name``, whose workflow attests the wheels.
 
     Returns:
         the sha256 of the new ``SHA256SUMS``, which stands for every file of the index
@@ -150,7 +151,7 @@ def write_site(site: Site, sources: Mapping[str, Path], url: str | None) -> str:
     with temporary_folder(root.parent) as scratch:
         new = scratch / "site"
         new.mkdir(mode=0o755)
-        digests = _fill(site, new, sources, url)
+        digests = _fill(site, new, sources, url, attested)
         for name in site.foreign:
             if (new / name).exists():
                 raise IndexFault(
@@ -179,7 +180,9 @@ def only_writer(root: Path) -> Iterator[None]:
         yield
 
 
-def _fill(site: Site, new: Path, sources: Mapping[str, Path], url: str | None) -> dict[str, str]:
+def _fill(
+    site: Site, new: Path, sources: Mapping[str, Path], url: str | None, attested: str | None
+) -> dict[str, str]:
     """Writes wheels, records and pages. Returns relative path -> sha256."""
     digests: dict[str, str] = {}
     for record in site.records:
@@ -208,7 +211,7 @@ def _fill(site: Site, new: Path, sources: Mapping[str, Path], url: str | None) -
             if content:
                 digests[name + suffix] = _write(new / (name + suffix), content)
     metadata = {name: digest for name, digest in digests.items() if name.endswith(".metadata")}
-    pages = simple_pages(site.records, metadata, url) | site_pages(site.records, url)
+    pages = simple_pages(site.records, metadata, url) | site_pages(site.records, url, attested)
     for name, content in pages.items():
         digests[name] = _write(new / name, content)
     return digests
