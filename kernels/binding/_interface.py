@@ -24,6 +24,8 @@ Indices = typing.Annotated[int, "indices"]
 """The address of contiguous int32 values; 0 where there are none."""
 Floats = typing.Annotated[int, "floats"]
 """The address of contiguous float32 values; 0 where there are none."""
+Bytes = typing.Annotated[int, "bytes"]
+"""The address of contiguous bytes; 0 where there are none."""
 ABSENT: View = (0, 0, 0, 0, 0, 0)
 """In place of a tensor: none."""
 
@@ -35,6 +37,7 @@ _KINDS: dict[Any, tuple[str, str]] = {
     View: ("tensor", "6q"),
     Indices: ("indices", "q"),
     Floats: ("floats", "q"),
+    Bytes: ("bytes", "q"),
 }
 _COMMON = {
     "tensor": ["address data", "integer dtype", "integer stride[4]"],
@@ -69,8 +72,8 @@ class Library:
         """Makes a function of keyword arguments call the kernel of its name.
 
         Each parameter of `declaration` is a field of the kernel's argument, in C's order, and its annotation is the
-        kind of the field: int, bool, float, View, Indices or Floats. A default is what the field has when the caller
-        does not pass it.
+        kind of the field: int, bool, float, View, Indices, Floats or Bytes. A default is what the field has when the
+        caller does not pass it.
 
         Raises:
             ImportError: the library has no such kernel, or its fields are not those of the declaration.

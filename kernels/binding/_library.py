@@ -223,8 +223,8 @@ def register(
     """Makes a kernel the operator ``name`` of ``ops``, for every tensor that the dispatcher may bring.
 
     Args:
-        kernel: called with plain CPU tensors; those of integers are int32, their elements next to each other. Its
-            annotations are the operator's schema; a parameter with a default is no argument of the operator.
+        kernel: called with plain CPU tensors; integers of more than 8 bits are int32, their elements next to each
+            other. Its annotations are the operator's schema; a parameter with a default is no argument of the operator.
         fake: makes the results without computing them, from those of the kernel's parameters that it names.
         writes: the positions of the arguments that the kernel writes to.
 
@@ -297,6 +297,6 @@ def contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _integers_as_int32(name: str, arg: Any) -> Any:
-    if isinstance(arg, torch.Tensor) and not arg.is_floating_point() and not arg.is_complex():
+    if isinstance(arg, torch.Tensor) and not arg.is_floating_point() and not arg.is_complex() and arg.itemsize > 1:
         return as_int32(name, arg)
     return arg

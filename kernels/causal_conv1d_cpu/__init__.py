@@ -11,7 +11,7 @@ __all__ = ["causal_conv1d", "causal_conv1d_update", "instruction_set", "supports
 
 
 def instruction_set() -> str:
-    """The instruction set that the kernels run on: base (NEON on aarch64, SSE2 on x86-64), avx2 or avx512.
+    """The instruction set that the kernels run on: base (NEON on aarch64, SSE2 on x86-64), or a better one by name.
 
     It is the best that the processor has, unless the environment variable MAMBAPORT_KERNEL_ISA named another when
     this package was imported.

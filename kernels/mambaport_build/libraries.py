@@ -20,6 +20,7 @@ NVCC_FLAGS = (
     "--use_fast_math",
 )
 
+_AVX512 = ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c")
 INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "aarch64": {
         "base": (),
@@ -29,7 +30,8 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "base": (),
         "avx2": ("-mavx2", "-mfma", "-mf16c"),
-        "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
+        "avx512": _AVX512,
+        "vnni": (*_AVX512, "-mavx512vnni"),
     },
 }
 """By architecture, as compilers name it: what operators are compiled for beside the base, and the options for it. An
@@ -40,15 +42,17 @@ ZIG_OPTIONS: dict[str, tuple[str, ...]] = {
     "dotprod": ("-mcpu=generic+fullfp16+dotprod",),
     "i8mm": ("-mcpu=generic+fullfp16+dotprod+i8mm+bf16",),
     "avx512": ("-mevex512",),
+    "vnni": ("-mevex512",),
 }
 """More options for zig, which has LLVM's names of features, and turns every feature off that its -mcpu lacks: in zig
 0.15's LLVM, 512-bit registers are a feature of their own."""
 
 OPERATORS: dict[str, dict[str, frozenset[str]]] = {
     "aarch64": {
-        "dotprod": frozenset(),
+        "dotprod": frozenset({"quantized"}),
         "i8mm": frozenset({"norm", "tile"}),
     },
+    "x86_64": {"vnni": frozenset({"quantized"})},
 }
 """By architecture and set: the operators that are compiled for the set, where not all are. On aarch64 the others would
 be the same code again: vectors have four lanes on every set. An operator that is compiled for a set and calls functions

@@ -97,7 +97,8 @@ def kernel_units(library: KernelLibrary, output: Path, folder: Path, config: Bui
         ]
     words = (*start, *(f"-I{path.as_posix()}" for path in library.folders))
     units += [Unit(source, folder / library.name / f"{source.stem}.o", words, KERNEL_MIB) for source in library.sources]
-    after = (*KERNEL_LINK_FLAGS, *_sections(folder, chosen), *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
+    sections = _sections(folder, chosen) if machine == "aarch64" else []  # the audit reads those of aarch64 alone
+    after = (*KERNEL_LINK_FLAGS, *sections, *shlex.split(os.environ.get("LDFLAGS", "")), "-lm")
     return units, Link(output, tuple(unit.object for unit in units), (*compiler, *flags), after)
 
 

@@ -12,6 +12,7 @@ from ._mamba3_step import mamba3_step, supports_mamba3_step
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._projected_scan import projected_scan, supports_projected_scan
+from ._quantized import quantized_linear, supports_quantized_linear
 from ._scan import selective_scan, supports
 from ._state_update import selective_state_update, supports_state_update
 
@@ -25,6 +26,7 @@ __all__ = [
     "mamba3_step",
     "mamba_step",
     "projected_scan",
+    "quantized_linear",
     "selective_scan",
     "selective_state_update",
     "supports",
@@ -35,12 +37,13 @@ __all__ = [
     "supports_mamba_step",
     "supports_norm",
     "supports_projected_scan",
+    "supports_quantized_linear",
     "supports_state_update",
 ]
 
 
 def instruction_set() -> str:
-    """The instruction set that the kernels run on: base (NEON on aarch64, SSE2 on x86-64), avx2 or avx512.
+    """The instruction set that the kernels run on: base (NEON on aarch64, SSE2 on x86-64), or a better one by name.
 
     It is the best that the processor has, unless the environment variable MAMBAPORT_KERNEL_ISA named another when
     this package was imported.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ._interface import ABSENT, Floats, Indices, View, load
+from ._interface import ABSENT, Bytes, Floats, Indices, View, load
 
 library = load("selective_scan_cpu")
 
@@ -54,6 +54,14 @@ def layer_norm(
 @library.kernel
 def linear_step(*, rows: int, columns: int, threads: int, weight: View, x: View, bias: View, out: View) -> None:
     """Stores weight x + bias in out."""
+
+
+@library.kernel
+def quantized_linear(
+    *, rows: int, columns: int, tokens: int, bits: int, threads: int, weight: Bytes, scales: View, x: View, bias: View,
+    out: View,
+) -> None:  # fmt: skip
+    """Stores weight x + bias in out, for each token."""
 
 
 @library.kernel

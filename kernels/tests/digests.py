@@ -51,16 +51,38 @@ def results(dtype: torch.dtype, innermost: int) -> list[torch.Tensor]:
         A, D, bias = inputs[2], inputs[5], inputs[7]
         found.append(scan.projected_scan(u, projected, randn(dim, rank), A, D, z, bias, True, onto, 0.5))
         heads = [randn(batch, length, 4, 20).to(dtype) for _ in range(2)]
-        dt, groups = randn(batch, length, 4).to(dtype), [randn(batch, length, 2, state).to(dtype) for _ in range(2)]
+        dt, groups = (
+            randn(batch, length, 4).to(dtype),
+            [randn(batch, length, 2, state).to(dtype) for _ in range(2)],
+        )
         found += scan.chunk_scan(
-            heads[0], dt, -randn(4).abs(), *groups, randn(4), heads[1], randn(4), None, indices, True, (0.0, 2.0), True
+            heads[0],
+            dt,
+            -randn(4).abs(),
+            *groups,
+            randn(4),
+            heads[1],
+            randn(4),
+            None,
+            indices,
+            True,
+            (0.0, 2.0),
+            True,
         )
         h = randn(batch, dim, state)
-        rows = [randn(batch, dim).to(dtype) for _ in range(3)], [randn(batch, state).to(dtype) for _ in range(2)]
+        rows = (
+            [randn(batch, dim).to(dtype) for _ in range(3)],
+            [randn(batch, state).to(dtype) for _ in range(2)],
+        )
         found += [scan.selective_state_update(h, *rows[0][:2], A, *rows[1], D, rows[0][2], bias, True), h]
         found += scan.layer_norm(rows[0][0], D, bias, rows[0][1], prenorm=True)
         found.append(scan.gated_norm(rows[0][0], D, bias, rows[0][1], is_rms_norm=True))
         found.append(scan.linear(randn(1, dim).to(dtype), randn(50, dim).to(dtype), randn(50)))
+        for bits in (8, 4):
+            kind, scales = (torch.int8, randn(64)) if bits == 8 else (torch.uint8, randn(4, 2, 16).bfloat16())
+            packed = torch.randint(-127, 128, (4, 2 * bits, 16, 4), generator=random).to(torch.int8).view(kind)
+            x = randn(70, dim).to(dtype)
+            found += [scan.quantized_linear(tokens, packed, scales, randn(50), 50) for tokens in (x, x[0])]
         weights = [
             0.1 * randn(2 * dim, 20).to(dtype), None, randn(dim, 1, 4), randn(dim),
             0.1 * randn(rank + 2 * state, dim).to(dtype),
@@ -76,7 +98,10 @@ def results(dtype: torch.dtype, innermost: int) -> list[torch.Tensor]:
             out, last = scan.mamba3(*x.values(), neighbours=rank == 1)
             found += [out, *last]
             token, before, weights = mamba3_inputs.step_arguments(rank, 2, 4, 16, 20, 5, 24, rank > 1, dtype)
-            found += [scan.mamba3_step(token, *before, *weights, 2, rank == 1, 1e-4, 1e-5, 1e-5, 1e-5), *before]
+            found += [
+                scan.mamba3_step(token, *before, *weights, 2, rank == 1, 1e-4, 1e-5, 1e-5, 1e-5),
+                *before,
+            ]
     return found
 
 

@@ -15,6 +15,7 @@ typedef double field_real;
 typedef struct tensor field_tensor;   /* a tensor that may be absent */
 typedef const int32_t *field_indices; /* contiguous, or NULL */
 typedef float *field_floats;          /* contiguous, or NULL */
+typedef const int8_t *field_bytes;    /* contiguous, or NULL */
 
 #define MEMBER(kind, name) field_##kind name;
 #define SIZE_OF_FIELD(kind, name) +sizeof(field_##kind)

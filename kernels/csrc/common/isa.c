@@ -15,7 +15,8 @@ static enum isa detect(void) {
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* which registers the operating system saves */
     if ((low & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & 1u << 5)) return ISA_base;
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
-    return (low & 0xe0) == 0xe0 && (b & avx512) == avx512 ? ISA_avx512 : ISA_avx2;
+    if ((low & 0xe0) != 0xe0 || (b & avx512) != avx512) return ISA_avx2;
+    return c & 1u << 11 ? ISA_vnni : ISA_avx512;
 }
 #elif defined __aarch64__
 #include <sys/auxv.h>

@@ -6,6 +6,7 @@
 #include "mamba3_step.h"
 #include "mamba_step.h"
 #include "norm.h"
+#include "quantized.h"
 #include "scan.h"
 #include "state_update.h"
 
@@ -16,6 +17,7 @@
     KERNEL(selective_state_update, state_update, state_update_args, STATE_UPDATE_FIELDS) \
     KERNEL(layer_norm, norm, norm_args, NORM_FIELDS) \
     KERNEL(linear_step, linear, linear_args, LINEAR_FIELDS) \
+    KERNEL(quantized_linear, quantized, quantized_args, QUANTIZED_FIELDS) \
     KERNEL(mamba_mixer_step, mamba_step, mamba_step_args, MAMBA_STEP_FIELDS) \
     KERNEL(mamba3_scan_forward, mamba3_forward, mamba3_forward_args, MAMBA3_FORWARD_FIELDS) \
     KERNEL(mamba3_scan_backward, mamba3_backward, mamba3_backward_args, MAMBA3_BACKWARD_FIELDS) \

@@ -29,7 +29,7 @@ _GLOBAL_HOOKS = (
     torch_module._global_backward_hooks,
     torch_module._global_backward_pre_hooks,
 )
-_FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, RMSNorm)}
+_FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Embedding, RMSNorm)}
 
 
 def are_plain(*modules):
@@ -145,19 +145,23 @@ def forward(mixer, hidden_states, conv_state=None, ssm_state=None):
     x, z = mixer.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
     if conv_state is not None:
         conv_state.copy_(F.pad(x, (mixer.d_conv - x.shape[-1], 0)))
-    inputs = scan_inputs(x, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.d_state, mixer.activation)
-    u, delta, B, C, delta_bias = inputs
-    y = selective_scan_fn(
-        u, delta, -torch.exp(mixer.A_log.float()), B, C, mixer.D.float(), z=z, delta_bias=delta_bias,
-        delta_softplus=True, return_last_state=ssm_state is not None,
-    )  # fmt: skip
-    if ssm_state is not None:
-        y, last_state = y
-        ssm_state.copy_(last_state)
-    if getattr(mixer, "bimamba_type", "none") != "none":
+    kind = getattr(mixer, "bimamba_type", "none")
+    if ssm_state is None and kind != "v1":
+        y = scan_direction(mixer, x, z)
+    else:
+        inputs = scan_inputs(x, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.d_state, mixer.activation)
+        u, delta, B, C, delta_bias = inputs
+        y = selective_scan_fn(
+            u, delta, -torch.exp(mixer.A_log.float()), B, C, mixer.D.float(), z=z, delta_bias=delta_bias,
+            delta_softplus=True, return_last_state=ssm_state is not None,
+        )  # fmt: skip
+        if ssm_state is not None:
+            y, last_state = y
+            ssm_state.copy_(last_state)
+    if kind != "none":
         from mamba_ssm.modules import bimamba  # of the vision patch set
 
-        y = bimamba.add_other_directions(mixer, y, x, z, inputs)
+        y = bimamba.add_other_directions(mixer, y, x, z, inputs if kind == "v1" else None)
     out = mixer.out_proj(y.transpose(1, 2))
     return out if getattr(mixer, "init_layer_scale", None) is None else out * mixer.gamma
 
@@ -176,6 +180,19 @@ def step(mixer, hidden_states, conv_state, ssm_state):
     out = mixer.out_proj(y)
     out = out if getattr(mixer, "init_layer_scale", None) is None else out * mixer.gamma
     return out.unsqueeze(1)
+
+
+def scan_direction(mixer, x, z, suffix="", reverse=False, onto=None, scale=1.0):
+    """scale * (onto + one direction before the output projection); x, z and the result: (batch, d_inner, seqlen)."""
+    conv, x_proj, dt_proj = (getattr(mixer, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
+    A, D = -torch.exp(getattr(mixer, f"A{suffix}_log").float()), getattr(mixer, f"D{suffix}").float()
+    if are_plain(dt_proj) and not dispatch.use_cuda(x):
+        u = convolve(conv, x, mixer.activation, reverse=reverse)
+        projected = x_proj(u.transpose(1, 2)).transpose(1, 2)
+        bias = None if dt_proj.bias is None else dt_proj.bias.float()
+        return dispatch.projected_scan(u, projected, dt_proj.weight, A, D, z, bias, True, onto, scale, reverse)
+    u, delta, B, C, bias = scan_inputs(x, conv, x_proj, dt_proj, mixer.d_state, mixer.activation, reverse)
+    return dispatch.added(unfused.scan(u, delta, A, B, C, D, z, bias, True, reverse), onto, scale)
 
 
 def scan_inputs(x, conv, x_proj, dt_proj, d_state, activation="silu", reverse=False):

@@ -253,3 +253,10 @@ def _flip_coefficient(coefficient, is_complex):
     if is_complex:
         return coefficient.unflatten(-1, (-1, 2)).flip([-2]).flatten(-2)
     return coefficient.flip([-1])
+
+
+def quantized_linear(x, packed, scales, bias, rows):
+    """weight x + bias for weights of 8 or 4 bits, as `fallback.quantized.pack` makes them; x: (..., columns)."""
+    if use_cpu_kernel(x) and selective_scan_cpu.supports_quantized_linear(x, packed, scales, bias):
+        return selective_scan_cpu.quantized_linear(x, packed, scales, bias, rows)
+    return fallback.quantized.quantized_linear(x, packed, scales, bias, rows)

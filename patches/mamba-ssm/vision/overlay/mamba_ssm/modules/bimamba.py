@@ -140,23 +140,14 @@ def _uncrossed(mamba, x):
 def add_other_directions(mamba, y, x, z, inputs):
     """y and the scans of the other directions, averaged with if_divide_out, where a submodule must be called.
 
-    y, x, z: (batch, d_inner, seqlen); inputs: the forward scan's, as `submodules.scan_inputs` gives them
+    y, x, z: (batch, d_inner, seqlen); inputs: for "v1", those of the forward scan, as `submodules.scan_inputs` gives them
     """
     if mamba.bimamba_type == "v1":
         u, delta, B, C, delta_bias = inputs
         A_b = -torch.exp(mamba.A_b_log.float())
         return y + unfused.scan(u, delta, A_b, B, C, mamba.D.float(), z, delta_bias, True, reverse=True)
-    y = y + _direction_by_calls(mamba, "_b", x, z, reverse=True)
+    scale = 0.5 if mamba.if_divide_out and mamba.bimamba_type == "v2" else 1.0
+    y = submodules.scan_direction(mamba, x, z, "_b", reverse=True, onto=y, scale=scale)
     if mamba.bimamba_type == "v3":
-        crossed = _direction_by_calls(mamba, "_s", _crossed(mamba, x), _crossed(mamba, z))
-        return y + _uncrossed(mamba, crossed)
-    return y * 0.5 if mamba.if_divide_out else y
-
-
-def _direction_by_calls(mamba, suffix, x, z, reverse=False):
-    """One direction before the output projection, (batch, d_inner, seqlen), its submodules called."""
-    layers = [getattr(mamba, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj")]
-    u, delta, B, C, delta_bias = submodules.scan_inputs(x, *layers, mamba.d_state, mamba.activation, reverse)
-    A = -torch.exp(getattr(mamba, f"A{suffix}_log").float())
-    D = getattr(mamba, f"D{suffix}").float()
-    return unfused.scan(u, delta, A, B, C, D, z, delta_bias, True, reverse)
+        return y + _uncrossed(mamba, submodules.scan_direction(mamba, _crossed(mamba, x), _crossed(mamba, z), "_s"))
+    return y

@@ -4,6 +4,7 @@ Each function has the arguments of the one that it stands in for. All compute in
 where an argument is, and round once at the end; state is updated in place where the CUDA code does so.
 """
 
+from mamba_ssm.ops.fallback import quantized
 from mamba_ssm.ops.fallback.norm import layer_norm, layer_norm_linear
 from mamba_ssm.ops.fallback.norm_gated import gated_norm, swiglu
 from mamba_ssm.ops.fallback.selective_scan import selective_scan
@@ -15,6 +16,7 @@ __all__ = [
     "layer_norm",
     "layer_norm_linear",
     "mamba_chunk_scan_combined",
+    "quantized",
     "selective_scan",
     "selective_state_update",
     "swiglu",

@@ -1,0 +1,222 @@
+"""Weights of 8 or 4 bits for inference on a CPU: making them, saving them, loading them.
+
+    model = MambaLMHeadModel.from_pretrained(...)
+    quantize(model, bits=8)
+    save_quantized(model, "mamba-130m-int8")
+    model = MambaLMHeadModel.from_pretrained("mamba-130m-int8")
+
+Linear layers, embeddings and the output layer are replaced. The projection to dt, convolutions, norms, the scan and its
+states stay as they are: they are small, and errors of dt grow along the sequence.
+"""
+
+import json
+import os
+import warnings
+
+import torch
+from torch import nn
+
+from mamba_ssm.modules import submodules
+from mamba_ssm.modules.quantized import QuantizedEmbedding, QuantizedLinear
+
+FILE = "model.safetensors"
+SCHEMES = {8: "int8-rows", 4: "int4-blocks-of-32"}
+"""Bits -> the scheme in a file's metadata, under "quantization"."""
+KEPT = ("dt_proj", "dt_proj_b", "dt_proj_s")
+LEAST = 32  # a layer with fewer inputs gains nothing
+_KINDS = (QuantizedLinear, QuantizedEmbedding)
+
+
+def quantize(model, bits=8):
+    """Replaces the linear layers and embeddings of a model in place, and returns the model, for inference.
+
+    bits: 8, with a scale for each row of the weights, or 4, with a scale for each row and 32 columns
+
+    A layer that is more than its weight (hooks, LoRA, pruning, parametrisations) is left alone, with a warning.
+    Raises ValueError for other bits, for a model that is quantised already, for one without such layers, and for
+    weights that are not finite.
+    """
+    if bits not in SCHEMES:
+        raise ValueError(f"bits is {bits!r}, expected 8 or 4")
+    if scheme_of(model) is not None:
+        raise ValueError(f"the model's weights are quantised already: {scheme_of(model)}")
+    made, skipped = {}, []
+    for parent, name, layer, path in list(_layers(model)):
+        if name in KEPT or min(layer.weight.shape) < LEAST:
+            continue
+        if not _is_plain(layer):
+            skipped.append(path)
+            continue
+        weight = layer.weight
+        if id(weight) not in made and not torch.isfinite(weight).all():
+            raise ValueError(f"{path}.weight has elements that are not finite, which no scale can represent")
+        setattr(parent, name, _replaced(layer, bits, made))
+    if not made:
+        raise ValueError(f"there is no linear layer or embedding to quantize in this {type(model).__name__}")
+    if skipped:
+        warnings.warn(f"these layers stay as they are, because they compute more than their weight: {skipped}", stacklevel=2)
+    return model.eval().requires_grad_(False)
+
+
+def scheme_of(model):
+    """The name of the scheme of a model's weights, as in SCHEMES; None for a model that is not quantised."""
+    bits = [layer.bits for layer in model.modules() if isinstance(layer, _KINDS)]
+    return SCHEMES[min(bits)] if bits else None
+
+
+def save_quantized(model, path):
+    """Writes a quantised model.
+
+    path: a file NAME.safetensors, or a folder, which gets model.safetensors and, for a model with a config, config.json
+
+    Raises ValueError for a model that is not quantised, ImportError without safetensors.
+    """
+    scheme = scheme_of(model)
+    if scheme is None:
+        raise ValueError(f"this {type(model).__name__} is not quantised: call quantize(model) first")
+    save_file = _safetensors().torch.save_file
+    file = os.fspath(path)
+    if not file.endswith(".safetensors"):
+        os.makedirs(file, exist_ok=True)
+        if hasattr(model, "config"):
+            with open(os.path.join(file, "config.json"), "w") as stream:
+                json.dump(model.config.__dict__, stream, indent=4)
+        file = os.path.join(file, FILE)
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen or not tensor.numel():  # of tied tensors, the first name
+            state[name] = tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    save_file(state, file, metadata={"format": "pt", "quantization": scheme})
+
+
+def load_quantized(model, path):
+    """Loads what `save_quantized` wrote into a new model of the same shape, in place, and returns the model.
+
+    path: the file or the folder
+
+    Raises FileNotFoundError; ValueError for a file of another scheme or none, and where tensors are missing, have another
+    dtype or shape, or are unknown to the model; ImportError without safetensors.
+    """
+    file = os.fspath(path)
+    if os.path.isdir(file):
+        file = os.path.join(file, FILE)
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{path} has no {FILE}" if os.path.isdir(path) else f"there is no file {file}")
+    scheme = scheme_of_file(file)
+    if scheme is None:
+        raise ValueError(f"{file} holds no quantised weights: its metadata has no quantization")
+    return load_state(model, _safetensors().torch.load_file(file), scheme, file)
+
+
+def scheme_of_file(path):
+    """The scheme of a file or a folder's model.safetensors; None where there is none.
+
+    Raises ValueError for a scheme that this version does not know.
+    """
+    file = os.path.join(path, FILE) if os.path.isdir(path) else path
+    if not os.path.isfile(file) or not str(file).endswith(".safetensors"):
+        return None
+    with _safetensors().safe_open(file, "pt") as opened:
+        scheme = (opened.metadata() or {}).get("quantization")
+    if scheme is not None and scheme not in SCHEMES.values():
+        raise ValueError(f"{file} has quantization {scheme!r}, expected {' or '.join(SCHEMES.values())}")
+    return scheme
+
+
+def load_state(model, state, scheme, source="the file"):
+    """Loads tensors by name into a model, in place. scheme: None for a state dict that is not quantised.
+
+    Raises ValueError as `load_quantized` does.
+    """
+    if scheme is None:
+        model.load_state_dict(state)
+        return model
+    bits = next(bits for bits, name in SCHEMES.items() if name == scheme)
+    layers, tied, taken, made = list(_layers(model)), {}, set(), []
+    for _, _, layer, path in layers:
+        tied.setdefault(id(layer.weight), []).append(path)
+    for parent, name, layer, path in layers:
+        # Of tied tensors the file has one name.
+        first = next((other for other in tied[id(layer.weight)] if _in(state, other)), None)
+        if first is None:
+            continue
+        new = _empty(layer, bits)
+        names = {"packed": f"{first}.packed", "scales": f"{first}.scales"}
+        if getattr(new, "bias", None) is not None:
+            names["bias"] = f"{path}.bias"
+        for part, key in names.items():
+            setattr(new, part, _checked(state.get(key), key, getattr(new, part), scheme, source))
+            taken.add(key)
+        made.append((parent, name, new, path))
+    try:
+        fit = model.load_state_dict({key: state[key] for key in state if key not in taken}, strict=False)
+    except RuntimeError as error:  # sizes that differ
+        raise ValueError(f"{source} does not fit this {type(model).__name__}: {error}") from None
+    replaced = tuple(f"{path}." for _, _, _, path in made)
+    missing = [key for key in fit.missing_keys if not key.startswith(replaced)]
+    if missing or fit.unexpected_keys:
+        raise ValueError(
+            f"{source} does not fit this {type(model).__name__}: missing {missing or 'nothing'}, "
+            f"unknown {fit.unexpected_keys or 'nothing'}"
+        )
+    for parent, name, new, _ in made:
+        setattr(parent, name, new)
+    return model.eval().requires_grad_(False)
+
+
+def _in(state, path):
+    return f"{path}.packed" in state or f"{path}.scales" in state
+
+
+def _checked(tensor, key, wanted, scheme, source):
+    """A tensor of a file, on wanted's device."""
+    if tensor is None:
+        raise ValueError(f"{source} has no {key}, which its quantization {scheme!r} needs")
+    if tensor.dtype != wanted.dtype and not (tensor.is_floating_point() and key.endswith(".bias")):
+        raise ValueError(f"{source}: {key} has dtype {tensor.dtype}, expected {wanted.dtype} for {scheme!r}")
+    if tensor.shape != wanted.shape:
+        raise ValueError(f"{source}: {key} has shape {tuple(tensor.shape)}, expected {tuple(wanted.shape)}")
+    return tensor.to(wanted.dtype)
+
+
+def _layers(model):
+    """(parent, name, layer, path) of each linear layer and embedding."""
+    for path, parent in model.named_modules():
+        for name, layer in parent.named_children():
+            if isinstance(layer, (nn.Linear, nn.Embedding)):
+                yield parent, name, layer, f"{path}.{name}".lstrip(".")
+
+
+def _is_plain(layer):
+    return submodules.are_plain(layer) and getattr(layer, "max_norm", None) is None
+
+
+def _replaced(layer, bits, made):
+    """The quantised form of a layer; tied layers share their buffers."""
+    known = made.get(id(layer.weight))
+    if known is None:
+        kind = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedEmbedding
+        new = kind.from_layer(layer, bits)
+        made[id(layer.weight)] = (layer.weight, new)  # the weight too: an id is reused when its tensor is gone
+        return new
+    new = _empty(layer, bits)
+    new.packed, new.scales = known[1].packed, known[1].scales
+    if getattr(layer, "bias", None) is not None:
+        new.bias = layer.bias.detach().float()
+    return new
+
+
+def _empty(layer, bits):
+    """The quantised form of a layer, without numbers."""
+    if isinstance(layer, nn.Linear):
+        return QuantizedLinear(layer.in_features, layer.out_features, bits, layer.bias is not None, device="meta")
+    return QuantizedEmbedding(*layer.weight.shape, bits, layer.weight.dtype, device="meta")
+
+
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ImportError("files of quantised weights need safetensors: pip install safetensors") from None
+    return safetensors
