@@ -1,8 +1,9 @@
 /* Integer products of one block: LANES rows of weights with 32 inputs of 8 bits. Lanes are rows.
 
-   A `bytes` register holds four columns of LANES rows, one row in each 32 bits; eight such registers are a block. `ints`
-   holds a sum for each row. block_product returns the exact sums for any weights and for inputs of -127 to 127; `offset`
-   is -offset_of(bits) times the sum of the inputs. `bits` is 8 for a block of block_of_8, 4 for one of block_of_4. */
+   A `bytes` register holds four columns of LANES rows, one row in each 32 bits; eight such registers are a block.
+   `ints` holds a sum for each row. block_product returns the exact sums for any weights and for inputs of -127 to 127;
+   `offset` is -offset_of(bits) times the sum of the inputs. `bits` is 8 or 4, as the block was loaded by block_of_8 or
+   block_of_4. */
 #pragma once
 
 #if defined __SSE2__

@@ -7,9 +7,9 @@
 #include "quantized_simd.h"
 #include "simd_math.h"
 
-/* The inputs of a token are in blocks of columns. Many tokens are in groups of TOKENS; in a group the tokens of one block
-   are adjacent. Each task computes MOST_TILES tiles of rows at most. One token is computed by STREAMS tiles at once,
-   because memory delivers several streams faster than one; each stream is prefetched AHEAD bytes. */
+/* The inputs of a token are in blocks of columns. Many tokens are in groups of TOKENS, where the tokens of a block are
+   adjacent. Each task computes MOST_TILES tiles of rows at most. For one token STREAMS tiles are read at once, because
+   memory delivers several streams faster than one. Each stream is prefetched AHEAD bytes. */
 enum { TOKENS = 64, MOST_TILES = 8, STREAMS = 4, AHEAD = 2048 };
 
 /* Vectors of rows that many tokens are computed for at once: as many as registers can hold blocks of. */
