@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from helpers import check_page
 from real import Ran, environment_with_torch, mambaport, with_wheels
 
 pytestmark = pytest.mark.network
@@ -84,7 +85,10 @@ def test_a_checkpoint_says_which_model_it_belongs_to(python: Path, photos: Path,
 
 
 def test_a_folder_is_evaluated(python: Path, photos: Path, tmp_path: Path) -> None:
-    answer = run(python, tmp_path, "evaluate", "--data", photos, "--batch", "2").good()
+    page = tmp_path / "accuracy.html"
+    answer = run(python, tmp_path, "evaluate", "--data", photos, "--batch", "2", "--report", page).good()
+    check_page(page.read_text(), alone=True)
+    assert f"{answer['top1']} of {answer['images']}" in page.read_text()
     assert (answer["images"], answer["classes"], answer["batch"]) == (2, 2, 2)
     assert answer["top1"] <= answer["top5"] <= 2
     assert answer["images_per_second"] > 0
@@ -107,8 +111,12 @@ def test_a_benchmark_is_a_table_a_file_and_a_plot(python: Path, tmp_path: Path) 
     assert answer["machine"]["cores"] >= 1
     assert json.loads(output.read_text()) == answer
     ET.parse(plotted)
-    again = run(python, tmp_path, "bench", "--seconds", "0.2", "--compare", output)
+    page = tmp_path / "result.html"
+    again = run(python, tmp_path, "bench", "--seconds", "0.2", "--compare", output, "--report", page)
     assert again.code == 0, again.err
+    text = page.read_text()
+    check_page(text, alone=True)
+    assert all(f"{item['p50_ms']:.4g} ms" in text for item in [*again.json["measures"], *answer["measures"]])
 
 
 def test_a_language_model_reads_and_decodes(python: Path, tmp_path: Path) -> None:

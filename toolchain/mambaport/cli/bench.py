@@ -13,12 +13,13 @@ from mambaport import __version__
 from mambaport.cli.hf import HF, ModelType, read_config
 from mambaport.cli.models import device_options, request, runtime_option, size_options
 from mambaport.cli.options import FILE, Session, default_python, output_options
+from mambaport.cli.page import Page, paged
 from mambaport.errors import UsageError
 from mambaport.host import read_host
 from mambaport.running import Benchmark, Machine, run_task
 from mambaport.running.plot import plot
 from mambaport.running.runner.models import LANGUAGE, VISION
-from mambaport.running.tables import benchmark_table, facts_lines
+from mambaport.running.tables import benchmark_table, facts_lines, machine_text, rows, shape_text
 
 BUSY = 0.5
 """The load per core above which times are not reliable."""
@@ -67,6 +68,7 @@ BUSY = 0.5
 @click.option("--plot", "plot_file", type=FILE, metavar="FILE", help="Write a plot to this file as SVG.")
 @device_options
 @output_options
+@paged("report-bench.html", "Speed of a model")
 def bench(
     session: Session,
     model: str,
@@ -82,6 +84,7 @@ def bench(
     threads: int | None,
     device: str | None,
     python: Path | None,
+    page: Page,
 ) -> None:
     """Measure a model on this machine: latency, throughput, operations, memory and heat.
 
@@ -98,7 +101,7 @@ def bench(
     Examples:
       mambaport bench --python ~/mamba/bin/python
       mambaport bench --model mamba-130m --threads 4 --compare fallback
-      mambaport bench -o pi5.json --plot pi5.svg
+      mambaport bench -o pi5.json --plot pi5.svg --report pi5.html
       mambaport bench --compare pi5.json
       mambaport bench --runtime onnx --checkpoint vim.onnx --threads 1
       mambaport bench --model hf:falcon-mamba/config.json --prompt 128 --threads 1
@@ -144,11 +147,34 @@ def bench(
         output.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     if plot_file is not None:
         plot_file.write_text(plot([result, *others]), encoding="utf-8")
+    page.values = lambda _error: _page_values([result, *others])
+    page.finish()
     if session.emit(result.to_json()):
         return
     session.report.show(benchmark_table([result, *others]))
     for word, line in facts_lines(result):
         session.report.result(word, line)
+
+
+def _page_values(results: list[Benchmark]) -> dict[str, Any]:
+    """The values of the page: the measures of one run or of several, and what they depend on."""
+    ours = results[0]
+    base = {item.measure: item.p50_ms for item in ours.measures if item.variant == "default"}
+    return {
+        "title": f"Speed of {ours.model}",
+        "verdict": f"{shape_text(ours)}, {machine_text(ours)}",
+        "facts": list(facts_lines(ours)),
+        "unit": ours.measures[0].unit,
+        "rows": [
+            {
+                **row.measure.model_dump(),
+                "name": row.name,
+                "share": row.measure.p50_ms / row.longest,
+                "times": row.measure.p50_ms / base[row.measure.measure],
+            }
+            for row in rows(results)
+        ],
+    }
 
 
 def _check_runtime(runtime: str, model: str, checkpoint: Path | None, compare: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,9 +19,10 @@ from mambaport.cli.models import (
     warn_of_random_weights,
 )
 from mambaport.cli.options import FOLDER, Session, default_python, output_options
+from mambaport.cli.page import Page, paged
 from mambaport.errors import HostError
 from mambaport.running import Evaluation, imagenet_wnids, read_labels, run_task
-from mambaport.running.tables import evaluation_table
+from mambaport.running.tables import environment_text, evaluation_table
 
 
 @click.command()
@@ -41,6 +43,7 @@ from mambaport.running.tables import evaluation_table
 @size_options
 @device_options
 @output_options
+@paged("report-evaluate.html", "Accuracy of a model")
 def evaluate(
     session: Session,
     model: str,
@@ -54,6 +57,7 @@ def evaluate(
     threads: int | None,
     device: str | None,
     python: Path | None,
+    page: Page,
 ) -> None:
     """Measure Vision Mamba's accuracy on a folder of images: top-1, top-5, images per second.
 
@@ -87,6 +91,8 @@ def evaluate(
         session.report.warn(
             f"and {len(result.unreadable) - 3} more that could not be read; --json names them"
         )
+    page.values = lambda _error: _page_values(result)
+    page.finish()
     if session.emit(result.to_json()):
         return
     session.report.show(evaluation_table(result))
@@ -94,6 +100,25 @@ def evaluate(
     session.report.result("speed", f"{rate:.3g} images per second", f"{model_rate:.3g} without reading them")
     warn_of_random_weights(session, result.checkpoint)
     end(session, f"{result.model}, {batch} at once", result.environment, result.peak_bytes)
+
+
+def _page_values(result: Evaluation) -> dict[str, Any]:
+    """The values of the page: the accuracy, what it depends on, and the images that were left out."""
+    return {
+        "title": f"Accuracy of {result.model}",
+        "verdict": f"{result.images} images of {result.classes} classes",
+        "facts": [
+            ("checkpoint", result.checkpoint or "none: the weights are random"),
+            ("images", f"{result.data}, {result.batch} at once"),
+            ("runs on", environment_text(result.environment)),
+            ("speed", f"{result.images / result.all_seconds:.3g} images per second"),
+        ],
+        "rows": [
+            {"name": name, "right": right, "images": result.images, "share": right / result.images}
+            for name, right in (("top-1", result.top1), ("top-5", result.top5))
+        ],
+        "unreadable": [item.model_dump() for item in result.unreadable],
+    }
 
 
 def _wnids(*, named: bool) -> list[str]:

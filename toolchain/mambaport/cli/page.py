@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import sys
@@ -57,11 +58,13 @@ class Page:
     title: str
     values: Callable[[MambaportError | None], dict[str, Any]] = lambda _error: {}
     """Makes the values of the template from the command's results, and from its error."""
+    finish: Callable[[], None] = lambda: None
+    """Writes the page now, before the command prints its results."""
 
 
 @contextlib.contextmanager
 def results_page(session: Session, file: Path | None, page: Page) -> Iterator[Page]:
-    """Writes the page when the block ends or fails. Without a file, nothing is written.
+    """Writes the page when the block ends or fails, or calls ``finish``. Without a file, nothing is written.
 
     Raises:
         UsageError: the file cannot be written. This is found before the block begins.
@@ -70,6 +73,14 @@ def results_page(session: Session, file: Path | None, page: Page) -> Iterator[Pa
         yield page
         return
     _refuse(file)
+    written: list[Path] = []
+
+    def finish() -> None:
+        _write(session, file, page, None)
+        written.append(file)
+        session.report.line("report", str(file))
+
+    page.finish = finish
     try:
         yield page
     except (Exception, KeyboardInterrupt) as fault:
@@ -80,8 +91,23 @@ def results_page(session: Session, file: Path | None, page: Page) -> Iterator[Pa
         except (Exception, KeyboardInterrupt) as second:  # the first error is what the user must see
             session.report.warn(f"the report {file} could not be written: {second}")
         raise
-    _write(session, file, page, None)
-    session.report.line("report", str(file))
+    if not written:
+        finish()
+
+
+def paged(template: str, title: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``--report``; in its place the command gets a ``Page``, ``page``."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @report_option
+        @functools.wraps(function)
+        def command(session: Session, *, report_file: Path | None, **rest: Any) -> None:
+            with results_page(session, report_file, Page(template, title)) as page:
+                function(session, page=page, **rest)
+
+        return command
+
+    return decorate
 
 
 def _refuse(file: Path) -> None:
