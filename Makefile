@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile production coverage lint format docs picture bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile production coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ test-integration: $(TOOL)/.test $(NUMERIC)/.numeric ## test real fetches, builds
 
 test-target: $(TOOL)/.test ## test the wheels on emulated aarch64
 	$(PYTEST) tests/target
+
+test-levels: $(TOOL)/.test ## test every component of rpi's wheels on emulated CPUs: Cortex-A72, A76, Neoverse N1, N2 (minutes)
+	MAMBAPORT_TEST_LEVELS=1 $(PYTEST) tests/target/test_levels.py
 
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wheels of LINE against float64 references
 	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python

@@ -379,6 +379,13 @@ def test_verify_without_the_packages_exits_16_and_says_how_to_install_them(run: 
     assert "mambaport install -p cpu" in ran.json["error"]["hint"]
 
 
+def test_an_unknown_emulated_cpu_is_answered_with_the_nearest(run: Run) -> None:
+    ran = run("verify", "-p", "rpi", "--emulated-cpu", "cortex-a71")
+    assert ran.code == 2
+    assert "cortex-a71 cannot be emulated" in ran.err
+    assert "nearest: cortex-a78, cortex-a76" in ran.err
+
+
 def test_verify_on_a_machine_that_is_not_the_target_points_to_emulation(run: Run, tmp_path: Path) -> None:
     other = {"x86_64": "aarch64", "aarch64": "x86_64"}[read_host().arch]
     board = tmp_path / "board.toml"

@@ -13,7 +13,7 @@ from helpers import EM_X86_64, aarch64_library, for_machine
 from mambaport.auditing.elf import Library
 from mambaport.auditing.isa import Instructions, above, code_words, isa_finding, table
 from mambaport.boards import cpus, find_cpu
-from mambaport.contents import Level
+from mambaport.contents import Level, contents
 from mambaport.goal import Goal
 
 DATA = Path(__file__).with_name("data")
@@ -197,3 +197,28 @@ def test_a_level_names_a_section_and_what_it_may_use() -> None:
         "section mambaport_lse: lse, such as b8e00041"
         in isa_finding([Library("x.so", source)], goal, [other]).found
     )
+
+
+BFCVTN, SMMLA = 0x0EA16800, 0x4E82A420
+
+
+def verdict(words: list[int], section: str) -> tuple[str, str]:
+    library = Library("libdemo.so", aarch64_library([RET, *words], section=section))
+    found = isa_finding([library], Goal("aarch64", "2.28", "cortex-a72"), contents().level)
+    return found.verdict, found.found
+
+
+def test_the_wheels_levels_hold_their_instructions_and_no_more() -> None:
+    assert verdict([SDOT], "mambaport_dotprod")[0] == "pass"
+    assert verdict([SDOT, BFCVTN, SMMLA], "mambaport_i8mm")[0] == "pass"
+    assert verdict([BFCVTN], "mambaport_dotprod") == (
+        "fail",
+        "libdemo.so, section mambaport_dotprod: bf16, such as 0ea16800 (1 times)",
+    )
+    assert verdict([LDADDAL], "mambaport_i8mm")[0] == "fail"
+
+
+@pytest.mark.parametrize("word", [SDOT, BFCVTN, SMMLA])
+@pytest.mark.parametrize("section", [".text", ".init", "mambaport_sve9", ".mambaport_i8mm"])
+def test_the_base_of_a_wheel_holds_no_instruction_of_a_level(word: int, section: str) -> None:
+    assert verdict([word], section)[0] == "fail"

@@ -158,6 +158,9 @@ def proof(failure: str | None) -> Verification:
         threads=2,
         cuda=False,
         optional={"triton": False},
+        instruction_sets={"causal_conv1d_cpu": "dotprod", "selective_scan_cpu": "dotprod"},
+        emulated="bookworm",
+        emulated_cpu="cortex-a76",
         components=(right, wrong),
         wheels={"demo.whl": "ab" * 32},
     )
@@ -177,6 +180,8 @@ def test_the_page_of_a_failed_proof_has_every_number_what_failed_and_how_to_mend
     assert "Failed: 1 of 2 components failed" in text
     assert "Mamba &lt;b&gt;, path fallback" in text
     assert '<td class="number">1.0e-07</td>' in text
+    assert "emulated bookworm, cortex-a76" in text
+    assert ">dotprod<" in text
     assert "ab" * 32 in text
     if failure is None:
         assert "error 5.0e-01, bound 2e-05" in text

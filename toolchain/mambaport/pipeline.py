@@ -395,14 +395,14 @@ class Pipeline:
             return probe_onnx(python, self.report)
         return probe_interpreter(python, self.report, self._compiled(versions))
 
-    def verify_emulated(self, system: str, wheelhouse: Path | None) -> Verification:
-        """Probes the plan's wheels on an emulated aarch64 system.
+    def verify_emulated(self, system: str, wheelhouse: Path | None, cpu: str | None = None) -> Verification:
+        """Probes the plan's wheels on an emulated aarch64 system, on the target's CPU or on ``cpu``.
 
         Raises:
             HostError: emulation cannot be set up here.
             VerifyError: a component fails.
         """
-        root = prepare_emulation(system, self.plan.goal.cpu, self.shop)
+        root = prepare_emulation(system, cpu or self.plan.goal.cpu, self.shop)
         wheels = self.wheels(wheelhouse)
         with self.store.scratch() as scratch:
             site = unpack_wheels([wheel.path for wheel in wheels], scratch / "site")

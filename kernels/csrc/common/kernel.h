@@ -72,11 +72,22 @@ static inline uint16_t half_of_float(float value) {
 }
 #endif
 
+#if defined __ARM_FEATURE_BF16_SCALAR_ARITHMETIC
+#include <arm_neon.h>
+
+static inline uint16_t bfloat16_of_float(float value) {
+    const bfloat16_t rounded = vcvth_bf16_f32(value);
+    uint16_t half;
+    memcpy(&half, &rounded, sizeof half);
+    return half;
+}
+#else
 static inline uint16_t bfloat16_of_float(float value) {
     const uint32_t bits = bits_of_float(value);
     if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays NaN */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+#endif
 
 /* Writes to `out` n elements of t as floats: element `offset` and those that follow it at distances of `stride`. */
 static inline void load_floats(float *out, const struct tensor *t, int64_t offset, int64_t stride, int64_t n) {

@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 from packaging.utils import canonicalize_name
 
+from mambaport.boards import find_cpu
 from mambaport.cuda.resolve import CudaOptions, CudaTools
 from mambaport.errors import UsageError
 from mambaport.host import read_host
@@ -352,6 +353,25 @@ def emulated_system(profile_name: str, variant: str | None, requested: str | Non
             f"Profile {name} has no emulated system", hint="verify on the machine itself, with --python"
         )
     return requested or profile.emulate[0]
+
+
+def emulated_cpu(requested: str | None) -> str | None:
+    """The CPU requested for an emulated system.
+
+    Raises:
+        UsageError: there is no such CPU.
+    """
+    if requested is not None:
+        try:
+            find_cpu(requested, "aarch64")
+        except LookupError as fault:
+            raise UsageError(
+                f"{requested} cannot be emulated",
+                found=str(fault),
+                expected="an aarch64 CPU of profiles/boards/cpus.toml",
+                hint="leave --emulated-cpu out to use the profile's CPU",
+            ) from None
+    return requested
 
 
 def default_python(python: Path | None) -> Path:

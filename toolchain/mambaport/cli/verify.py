@@ -10,6 +10,7 @@ import click
 from mambaport.cli.options import (
     Session,
     default_python,
+    emulated_cpu,
     emulated_system,
     environment_runtime_option,
     profile_option,
@@ -35,6 +36,9 @@ from mambaport.verifying import Verification, engine, failure_text
 @click.option("--emulate", is_flag=True, help="Verify on an emulated aarch64 system instead of this machine.")
 @click.option("--system", metavar="NAME", help="The emulated system; by default the profile's first.")
 @report_option
+@click.option(
+    "--emulated-cpu", "emulated_cpu_name", metavar="NAME", help="The emulated CPU; by default the profile's."
+)
 @source_options
 def verify(
     session: Session,
@@ -47,6 +51,7 @@ def verify(
     emulate: bool,
     system: str | None,
     report_file: Path | None,
+    emulated_cpu_name: str | None,
 ) -> None:
     """Run every component in the target interpreter and compare it with a float64 reference.
 
@@ -56,14 +61,16 @@ def verify(
       mambaport verify -p rpi --runtime onnx                  the operators for ONNX Runtime, without torch
       mambaport verify -p rpi --emulate                       on an x86-64 machine
       mambaport verify -p rpi --emulate --system trixie       the same on Python 3.13
+      mambaport verify -p rpi --emulated-cpu neoverse-n2      the same wheels on a newer CPU
       mambaport verify -p rpi --emulate --report proof.html   and a page of numbers, failures and hints
     """
-    if runtime == "onnx" and (emulate or system):
+    cpu = emulated_cpu(emulated_cpu_name)
+    if runtime == "onnx" and (emulate or system or cpu):
         raise UsageError(
             "--runtime onnx cannot be proven on an emulated system of mambaport: that system has torch",
             hint="run `mambaport verify --runtime onnx` on the device, or leave --runtime out",
         )
-    environment = None if emulate or system else default_python(python)
+    environment = None if emulate or system or cpu else default_python(python)
     results: list[Verification] = []
     page = Page(
         "report-verify.html",
@@ -74,7 +81,7 @@ def verify(
         if environment is None:
             chosen = emulated_system(profile_name, variant, system)
             pipeline = session.pipeline(profile_name, variant, releases=releases)
-            results.append(pipeline.verify_emulated(chosen, wheelhouse))
+            results.append(pipeline.verify_emulated(chosen, wheelhouse, cpu))
         else:
             pipeline = session.pipeline(
                 profile_name, variant, environment=environment, releases=releases, runtime=runtime
@@ -113,10 +120,11 @@ def _page_values(
         f"{name} {'is' if present else 'is not'} installed" for name, present in result.optional.items()
     )
     machine = [
-        ("proven on", f"emulated {result.emulated}" if result.emulated else result.gpu or "this machine"),
+        ("proven on", result.emulation or result.gpu or "this machine"),
         ("system", f"{result.system}, {result.arch}"),
         ("Python", result.python),
         ("computed by", f"{engine(result)}, {result.threads} threads, {'a' if result.cuda else 'no'} GPU"),
+        *([("instruction set of the kernels", result.kernel_sets)] if result.instruction_sets else []),
         *([("packages", optional)] if optional else []),
         *here,
     ]

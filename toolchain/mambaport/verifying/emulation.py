@@ -27,9 +27,9 @@ class EmulatedRoot:
     system: EmulatedSystem
     qemu: str
     cpu: str | None
-    """The CPU that qemu emulates; None for every feature that qemu has. On a newer CPU than the target's, an
-    instruction that the target lacks would pass, and torch would choose other code: with bfloat16, products
-    good to three digits."""
+    """The CPU that qemu emulates; None for every feature that qemu has. The kernels choose their instruction
+    set by the CPU. On a newer CPU than the target's, an instruction that the target lacks passes, and torch
+    chooses other code: with bfloat16, products good to three digits."""
     root: Path
     site: Path
     """torch and what it needs."""

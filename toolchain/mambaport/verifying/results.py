@@ -57,8 +57,12 @@ class Verification(Model):
     cuda_extensions: bool = False
     optional: dict[str, bool]
     components: tuple[Component, ...]
+    instruction_sets: dict[str, str] = Field(default_factory=dict)
+    """Module of kernels -> the instruction set that its kernels ran on: ``base``, ``dotprod``."""
     emulated: str | None = None
     """The emulated system, when it was one."""
+    emulated_cpu: str | None = None
+    """The CPU that qemu emulated, by qemu's name."""
     wheels: dict[str, str] = Field(default_factory=dict)
     """The wheels that were proven, where they were given as files: file name -> sha256."""
 
@@ -74,6 +78,16 @@ class Verification(Model):
         kernels = [item for item in computed if item.kernels]
         return {"kernels": len(kernels), "pytorch": len(computed) - len(kernels) - len(gpu), "gpu": len(gpu)}
 
+    @property
+    def kernel_sets(self) -> str:
+        """The instruction sets that the kernels ran on."""
+        return " and ".join(sorted(set(self.instruction_sets.values())))
+
+    @property
+    def emulation(self) -> str | None:
+        """The emulated system and CPU."""
+        return f"emulated {self.emulated}, {self.emulated_cpu}" if self.emulated else None
+
     def to_json(self) -> dict[str, Any]:
         return {**self.model_dump(exclude_none=True), "ran": self.counts, "ok": self.ok}
 
@@ -86,12 +100,18 @@ def engine(result: Verification) -> str:
 def summary(result: Verification) -> str:
     """What ran where, in a line."""
     counts = result.counts
-    parts = [f"{counts['kernels']} on compiled kernels"]
+    kernels = f"compiled kernels ({result.kernel_sets})" if result.instruction_sets else "compiled kernels"
+    parts = [f"{counts['kernels']} on {kernels}"]
     parts += [f"{counts['pytorch']} in PyTorch"] if result.torch is not None else []
     return ", ".join(parts + [f"{counts['gpu']} on the GPU"] * bool(counts["gpu"]))
 
 
-def parse(finished: Finished, emulated: str | None = None, runtime: str = "torch") -> Verification:
+def parse(
+    finished: Finished,
+    emulated: str | None = None,
+    emulated_cpu: str | None = None,
+    runtime: str = "torch",
+) -> Verification:
     """The probe's report from what it printed.
 
     Args:
@@ -102,7 +122,8 @@ def parse(finished: Finished, emulated: str | None = None, runtime: str = "torch
     """
     for line in reversed(finished.output.splitlines()):
         if line.startswith('{"python"'):
-            return Verification.model_validate({**json.loads(line), "emulated": emulated})
+            where = {"emulated": emulated, "emulated_cpu": emulated_cpu}
+            return Verification.model_validate({**json.loads(line), **where})
     if runtime == "onnxruntime" and finished.returncode in (*ILLEGAL_INSTRUCTION, *SEGMENTATION_FAULT):
         raise VerifyError(
             "The probe crashed, most likely inside onnxruntime",
@@ -132,7 +153,7 @@ def parse(finished: Finished, emulated: str | None = None, runtime: str = "torch
 
 def table(result: Verification) -> Table:
     """For people: each component with its shapes, and its error on each path."""
-    where = f"emulated {result.emulated}" if result.emulated else result.gpu or "this machine"
+    where = result.emulation or result.gpu or "this machine"
     title = f"{result.arch} · Python {result.python} · {engine(result)} · {where}"
     view = Table(
         title=title,

@@ -47,8 +47,7 @@ def probe_emulated(
     Raises:
         VerifyError: the probe did not finish.
     """
-    with report.working(
-        "verify", f"aarch64 Python {root.system.python} ({root.system.name}), emulated"
-    ) as latest:
+    where = f"{root.system.name}, {root.cpu or 'max'}"
+    with report.working("verify", f"aarch64 Python {root.system.python} ({where}), emulated") as latest:
         finished = root.run([str(PROBE), *compiled], [site], on_line=latest)
-    return parse(finished, emulated=root.system.name)
+    return parse(finished, emulated=root.system.name, emulated_cpu=root.cpu or "max")

@@ -52,6 +52,7 @@ def main(expected):
         "cuda": torch.cuda.is_available(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda_extensions": any(has_cuda(name) for name in CUDA_EXTENSIONS),
+        "instruction_sets": instruction_sets(),
         "optional": {name: there(name) for name in OPTIONAL},
         "components": rows,
     }
@@ -86,6 +87,12 @@ def counting(kernel, calls, name):
         return kernel(**fields)
 
     return counted
+
+
+def instruction_sets():
+    """The instruction set of each module of kernels that the packages imported."""
+    loaded = {name: getattr(sys.modules.get(name), "instruction_set", None) for name in KERNELS}
+    return {name: chosen() for name, chosen in loaded.items() if chosen}  # None: an older wheel's module
 
 
 def component_rows(calls, expected):

@@ -1,0 +1,59 @@
+/* The kernels' hot loops, one for each compilation with -DLOOP_NAME: the
+   function `hot_loop` holds no other loop. benchmarks/pipeline.py compiles this
+   file for each instruction set. */
+#if defined LOOP_scan
+#include "../selective_scan_cpu/operators/scan_forward.c"
+void hot_loop(struct workspace *w, float *h, const float *rates,
+              int64_t steps) {
+  scan_states(w, h, rates, 0, BLOCK, steps,
+              (struct variant){.variable_B = 1, .variable_C = 1});
+}
+#elif defined LOOP_product
+#include "../selective_scan_cpu/operators/product.c"
+void hot_loop(const struct product *p) {
+  product_tile(p, 0, 0, TALL / 2, WIDE);
+}
+#elif defined LOOP_row_float32 || defined LOOP_row_bfloat16 ||                 \
+    defined LOOP_row_float16
+#include "../selective_scan_cpu/operators/linear.c"
+#if defined LOOP_row_float32
+enum { TYPE = FLOAT32 };
+#elif defined LOOP_row_bfloat16
+enum { TYPE = BFLOAT16 };
+#else
+enum { TYPE = FLOAT16 };
+#endif
+void hot_loop(const struct linear_args *a, const float *x, int64_t apart,
+              float *out) {
+  dot_rows(a, x, 0, apart, STREAMS, TYPE, out);
+}
+#elif defined LOOP_conv_silu
+#include "../causal_conv1d_cpu/operators/conv.c"
+void hot_loop(float *out, const float *x, int64_t stride, const float *earlier,
+              const struct taps *taps, int64_t n) {
+  convolve_channels(out, stride, x, stride, earlier, taps, n, 4, 1);
+}
+#else
+#include "simd_math.h"
+#if defined LOOP_load_float16
+#define STEP vec_store(floats + i, vec_load_half(halves + i))
+#elif defined LOOP_store_float16
+#define STEP vec_store_half(halves + i, vec_load(floats + i))
+#elif defined LOOP_load_bfloat16
+#define STEP vec_store(floats + i, vec_load_bfloat16(halves + i))
+#elif defined LOOP_store_bfloat16
+#define STEP vec_store_bfloat16(halves + i, vec_load(floats + i))
+#elif defined LOOP_load_float16_apart
+#define STEP floats[i] = float_of_half(halves[i * stride])
+#elif defined LOOP_store_float16_apart
+#define STEP halves[i * stride] = half_of_float(floats[i])
+#else
+#define STEP halves[i * stride] = bfloat16_of_float(floats[i])
+#endif
+void hot_loop(float *restrict floats, uint16_t *restrict halves, int64_t stride,
+              int64_t n) {
+  for (int64_t i = 0; i < n; i += PER_STEP)
+    STEP;
+  (void)stride;
+}
+#endif

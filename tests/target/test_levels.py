@@ -1,0 +1,91 @@
+"""One wheel on emulated CPUs: each has the instruction sets of its features; all compute the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mambaport import process
+from mambaport.cli.options import open_session
+from mambaport.verifying import prepare_emulation
+from mambaport.verifying.emulation import EmulatedRoot, unpack_wheels
+from mambaport.verifying.results import ILLEGAL_INSTRUCTION
+
+Run = Callable[..., dict[str, Any]]
+pytestmark = [pytest.mark.emulated, pytest.mark.network, pytest.mark.usefixtures("emulator")]
+PROGRAM = Path(__file__).with_name("kernel_calls.py")
+SETS = ["base", "dotprod", "i8mm"]
+# qemu's names. qemu 7.2 has no Neoverse N2: `max` has its features, and more.
+HAS = {"cortex-a72": 1, "cortex-a76": 2, "neoverse-n1": 2, "max": 3}
+
+
+@pytest.fixture(scope="module")
+def root() -> EmulatedRoot:
+    return prepare_emulation("bookworm", "cortex-a72", open_session(as_json=True, quiet=True).shop)
+
+
+@pytest.fixture(scope="module")
+def site(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack_wheels(sorted(wheelhouse.glob("*.whl")), tmp_path_factory.mktemp("levels") / "site")
+
+
+def run(root: EmulatedRoot, cpu: str, site: Path, *words: str) -> process.Finished:
+    return replace(root, cpu=cpu).run([str(PROGRAM), str(site), *words])
+
+
+def test_each_cpu_has_the_sets_of_its_features_and_all_compute_the_same_bits(
+    root: EmulatedRoot, site: Path
+) -> None:
+    found = {}
+    for cpu in HAS:
+        done = run(root, cpu, site)
+        assert done.ok, done.tail
+        found[cpu] = json.loads(done.output)
+    assert {cpu: item["available"] for cpu, item in found.items()} == {
+        cpu: SETS[:count] for cpu, count in HAS.items()
+    }
+    assert all(list(item["digests"]) == item["available"] for item in found.values())
+    assert len({digest for item in found.values() for digest in item["digests"].values()}) == 1
+
+
+def test_without_the_guard_a_newer_set_ends_the_process(root: EmulatedRoot, site: Path) -> None:
+    """So a set is really of other instructions, and the test above fails where a guard is missing."""
+    assert run(root, "max", site, "i8mm").ok
+    for cpu in ("cortex-a72", "cortex-a76"):
+        assert run(root, cpu, site, "i8mm").returncode in ILLEGAL_INSTRUCTION
+
+
+def test_a_set_that_the_emulated_cpu_lacks_is_refused(root: EmulatedRoot, site: Path) -> None:
+    done = root.run(
+        ["-c", "import selective_scan_cpu"], [site, root.site], env={"MAMBAPORT_KERNEL_ISA": "dotprod"}
+    )
+    assert not done.ok
+    assert (
+        "MAMBAPORT_KERNEL_ISA is 'dotprod', which this processor does not have; set it to one of base"
+        in done.tail
+    )
+
+
+@pytest.mark.skipif(not os.environ.get("MAMBAPORT_TEST_LEVELS"), reason="minutes; make test-levels runs it")
+@pytest.mark.parametrize(
+    ("cpu", "emulated", "level"),
+    [
+        ("cortex-a72", "cortex-a72", "base"),
+        ("cortex-a76", "cortex-a76", "dotprod"),
+        ("neoverse-n1", "neoverse-n1", "dotprod"),
+        ("neoverse-n2", "max", "i8mm"),
+    ],
+)
+def test_every_component_is_right_on_each_set(
+    mambaport: Run, wheelhouse: Path, cpu: str, emulated: str, level: str
+) -> None:
+    found = mambaport("verify", "-p", "rpi", "--emulated-cpu", cpu, "--wheelhouse", wheelhouse)
+    assert found["exit"] == 0, [item for item in found["components"] if not item["ok"]]
+    assert found["emulated_cpu"] == emulated
+    assert found["instruction_sets"] == {"causal_conv1d_cpu": level, "selective_scan_cpu": level}
