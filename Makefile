@@ -159,9 +159,11 @@ docs: $(TOOL)/.tool ## write docs/reference from the code
 picture: $(TOOL)/.tool ## record the README's picture of a build and an audit
 	$(TOOL)/bin/python docs/record.py
 
-bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels and other implementations side by side
+bench: $(TOOL)/.tool $(NUMERIC)/.numeric ## time the kernels and other implementations side by side; build/benchmarks/results.html has the plots
 	$(TOOL)/bin/mambaport install --profile cpu --python $(NUMERIC)/bin/python
 	$(NUMERIC)/bin/python -m benchmarks
+	$(NUMERIC)/bin/python -m benchmarks.length
+	$(TOOL)/bin/python -m benchmarks.page build/benchmarks
 
 clean: ## remove what was built in the checkout; `mambaport cache clean` empties the store
 	rm -rf $(TOOL) $(NUMERIC) wheelhouse build dist kernels/build kernels/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from helpers import check_page
 
 from mambaport.cli import cli
 from mambaport.profile import find_profile
@@ -28,6 +30,29 @@ _spec.loader.exec_module(generate)
 @pytest.mark.parametrize("name", generate.FILES)
 def test_a_page_is_up_to_date(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == generate.FILES[name](), "`make docs` renews it"
+
+
+def test_the_page_of_the_benchmarks_has_every_number_and_is_up_to_date(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(DOCS.parent))
+    page = importlib.import_module("benchmarks.page")
+    folder = DOCS.parent / "benchmarks" / "results"
+    text = page.page(folder).decode()
+    assert (folder / "results.html").read_text() == text, "`python -m benchmarks.page` renews it"
+    check_page(text, alone=True)
+    plots = " ".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    for row in json.loads((folder / "results.json").read_text())["rows"]:
+        assert row["work"] in plots
+        others = [(name, figure) for name, figure in row["figures"].items() if name != row["ours"]]
+        assert all(
+            name in plots and f"{page.short(figure['ratio'])} \N{MULTIPLICATION SIGN}" in plots
+            for name, figure in others
+        )
+        assert all(f"goal {goal:g} " in plots for goal in row["goals"].values())
+    for row in json.loads((folder / "length.json").read_text())["rows"]:
+        assert f">{row['name']}</text>" in plots.replace("&#39;", "'")
+        assert all(page.short(point["ns_per_step"]) in text for point in row["points"])
 
 
 PAGES = sorted([*DOCS.parent.glob("*.md"), *DOCS.rglob("*.md")])

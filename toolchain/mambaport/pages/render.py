@@ -5,20 +5,29 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import (
+    ChoiceLoader,
+    Environment,
+    FileSystemLoader,
+    PackageLoader,
+    StrictUndefined,
+    select_autoescape,
+)
 from markupsafe import Markup
 
 from mambaport.report import size_text
 
 
 @cache
-def _templates() -> Environment:
+def _templates(folder: Path | None = None) -> Environment:
     # Every value is escaped: wheels, patches, reports and errors are data of others.
+    ours = PackageLoader("mambaport.pages")
     environment = Environment(
-        loader=PackageLoader("mambaport.pages"),
+        loader=ChoiceLoader([ours, FileSystemLoader(folder)]) if folder else ours,
         autoescape=select_autoescape(("html",)),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -30,16 +39,20 @@ def _templates() -> Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> bytes:
-    """A page from its template. Jinja2 escapes every value; a missing value is an error."""
-    return _templates().get_template(template).render(**values).encode()
+def render(template: str, folder: Path | None = None, **values: Any) -> bytes:
+    """A page from its template. Jinja2 escapes every value; a missing value is an error.
+
+    Args:
+        folder: where templates are that are not mambaport's own.
+    """
+    return _templates(folder).get_template(template).render(**values).encode()
 
 
-def render_alone(template: str, **values: Any) -> bytes:
+def render_alone(template: str, folder: Path | None = None, more_style: str = "", **values: Any) -> bytes:
     """A page that needs no other file: the style is inside, and the page's policy allows nothing else."""
-    style = asset("style.css").decode()
+    style = asset("style.css").decode() + more_style
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return render(template, style=Markup(style), style_digest=digest, **values)  # noqa: S704 - our own file
+    return render(template, folder, style=Markup(style), style_digest=digest, **values)  # noqa: S704 - our own
 
 
 def asset(name: str) -> bytes:
