@@ -62,6 +62,8 @@ class Library:
         except OSError as error:
             raise ImportError(f"{name}: its library cannot be loaded: {error}", name=name, path=path) from error
         self._path = path
+        self.pack: dict[str, Callable[..., bytes]] = {}
+        """Kernel -> a function of its keyword arguments that returns them as the kernel reads them."""
         self._described = self._read_description()
         for entry, expected in _COMMON.items():
             self._compare(entry, expected)
@@ -96,9 +98,13 @@ class Library:
             "_pack": struct.Struct("=" + "".join(code for _, code in kinds)).pack,
             "_fail": _fail,
         }
-        code = f"def {name}(*, {head}):\n status = _function(_pack({values}))\n if status: _fail({name!r}, status)"
+        code = (
+            f"def {name}(*, {head}):\n status = _function(_pack({values}))\n if status: _fail({name!r}, status)\n"
+            f"def pack(*, {head}): return _pack({values})"
+        )
         exec(code, scope)  # noqa: S102 - the text has no parts but names of parameters
         function: _Kernel = scope[name]
+        self.pack[name] = scope["pack"]
         function.__doc__ = declaration.__doc__
         return function
 

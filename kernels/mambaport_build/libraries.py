@@ -100,7 +100,7 @@ ONNX = KernelLibrary(
     "mambaport_onnx",
     borrows={
         "causal_conv1d_cpu": ["conv"],
-        "selective_scan_cpu": ["linear", "mamba_step", "norm", "scan_forward", "state_update"],
+        "selective_scan_cpu": ["linear", "mamba_step", "norm", "quantized", "scan_forward", "state_update"],
     },
 )
 """The operators for ONNX Runtime, of the same kernels as the libraries for torch."""

@@ -9,6 +9,7 @@ from ._lib import library
 from ._linear import linear, supports_linear
 from ._mamba3 import mamba3, supports_mamba3
 from ._mamba3_step import mamba3_step, supports_mamba3_step
+from ._mamba_decode import Block, MambaDecoder, Norm, Weights
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._projected_scan import projected_scan, supports_projected_scan
@@ -17,6 +18,10 @@ from ._scan import selective_scan, supports
 from ._state_update import selective_state_update, supports_state_update
 
 __all__ = [
+    "Block",
+    "MambaDecoder",
+    "Norm",
+    "Weights",
     "chunk_scan",
     "gated_norm",
     "instruction_set",

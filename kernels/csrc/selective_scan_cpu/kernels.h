@@ -19,6 +19,7 @@
     KERNEL(linear_step, linear, linear_args, LINEAR_FIELDS) \
     KERNEL(quantized_linear, quantized, quantized_args, QUANTIZED_FIELDS) \
     KERNEL(mamba_mixer_step, mamba_step, mamba_step_args, MAMBA_STEP_FIELDS) \
+    KERNEL(mamba_model_step, mamba_decode, mamba_decode_args, MAMBA_DECODE_FIELDS) \
     KERNEL(mamba3_scan_forward, mamba3_forward, mamba3_forward_args, MAMBA3_FORWARD_FIELDS) \
     KERNEL(mamba3_scan_backward, mamba3_backward, mamba3_backward_args, MAMBA3_BACKWARD_FIELDS) \
     KERNEL(mamba3_mixer_step, mamba3_step, mamba3_step_args, MAMBA3_STEP_FIELDS)

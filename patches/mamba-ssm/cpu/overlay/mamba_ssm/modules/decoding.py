@@ -1,0 +1,152 @@
+"""A language model's step of decoding in one compiled call, where every layer is plain or quantised.
+
+The plan of a model and its states is kept with the states. Before each token the plan's modules, tensors and functions
+are compared with those of the model, so a hook, a replaced layer, weight or method is respected from the next token on.
+"""
+
+import torch
+from torch import nn
+
+from mamba_ssm.modules import submodules
+from mamba_ssm.modules.block import Block
+from mamba_ssm.modules.mamba_simple import Mamba
+from mamba_ssm.modules.quantized import QuantizedEmbedding, QuantizedLinear
+from mamba_ssm.ops import dispatch
+from mamba_ssm.ops.triton.layer_norm import RMSNorm
+
+_PLAIN = (torch.Tensor, nn.Parameter)
+_LAYERS = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
+_KINDS = (Block, Mamba, RMSNorm, nn.LayerNorm, nn.Linear, nn.Conv1d, nn.Embedding, QuantizedLinear, QuantizedEmbedding)
+_METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in ("forward", "step") if hasattr(kind, name)]
+_PLAN = "_mambaport_plan"
+
+
+class _Plan:
+    """A decoder, and what it was made of."""
+
+    def __init__(self, decoder, model, modules):
+        self.decoder, self.embedding = decoder, model.backbone.embedding
+        self.kind, self.method = type(model.backbone), type(model.backbone).forward
+        self.modules = [(m, type(m)) for m in modules]
+        self.owned = [
+            (owner, name, value)
+            for module in modules
+            for owner in (module._parameters, module._buffers, module._modules)
+            for name, value in owner.items()
+        ]
+        self.owned += [(model._modules, name, value) for name, value in model._modules.items()]
+        tensors = [value for _, _, value in self.owned if isinstance(value, torch.Tensor)]
+        self.addresses = [(tensor, tensor.data_ptr()) for tensor in tensors]
+        # The plan holds -exp(A_log), so a change of the numbers matters; other numbers are read for each token.
+        self.versions = [(m.A_log, m.A_log._version) for m in modules if type(m) is Mamba]
+
+    def is_current(self):
+        for module, kind in self.modules:
+            if type(module) is not kind or "forward" in module.__dict__ or submodules._has_hooks(module):
+                return False
+        for owner, name, value in self.owned:
+            if owner.get(name) is not value:
+                return False
+        for tensor, address in self.addresses:
+            if tensor.data_ptr() != address:
+                return False
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                return False
+        return self.decoder.is_current and self.kind.forward is self.method
+
+
+def step(model, tokens, inference_params):
+    """The logits (1, 1, vocabulary) of one token, the states advanced; None where the model must be called."""
+    if (
+        inference_params is None
+        or tokens.numel() != 1
+        or tokens.dim() != 2
+        or inference_params.seqlen_offset == 0
+        or torch.is_grad_enabled()
+        or not submodules.kernel_may_take(tokens)
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or not submodules.are_plain()
+        or not all(getattr(kind, name) is method for kind, name, method in _METHODS)
+    ):
+        return None
+    states = inference_params.key_value_memory_dict
+    known = inference_params.__dict__.get(_PLAN)
+    if known is None or known[0] is not model or not _same(known[1], states) or not known[2].is_current():
+        plan = _make(model, states)
+        if plan is None:
+            return None
+        known = model, {index: tuple(pair) for index, pair in states.items()}, plan
+        inference_params.__dict__[_PLAN] = known
+    plan = known[2]
+    return plan.decoder(plan.embedding(tokens)).view(1, 1, -1)
+
+
+def _same(known, states):
+    if len(known) != len(states):
+        return False
+    for index, pair in states.items():
+        before = known.get(index)
+        if before is None or before[0] is not pair[0] or before[1] is not pair[1]:
+            return False
+    return True
+
+
+def _make(model, states):
+    """A plan for the model, or None where a part of it is more than its weights, or of another kind or dtype."""
+    kernels, backbone = dispatch.selective_scan_cpu, model.backbone
+    if type(backbone).forward.__qualname__ != "MixerModel.forward":
+        return None
+    try:
+        modules = [backbone, backbone.layers, backbone.embedding, backbone.norm_f, model.lm_head]
+        blocks = []
+        for index, block in enumerate(backbone.layers):
+            mixer = block.mixer
+            layers = [getattr(mixer, name) for name in _LAYERS]
+            plain = type(block) is Block and type(mixer) is Mamba and block.mlp is None and not _changed(block, mixer)
+            if not plain or mixer.layer_idx != index or index not in states or mixer.activation not in ("silu", "swish"):
+                return None
+            if getattr(mixer, "bimamba_type", "none") != "none" or getattr(mixer, "init_layer_scale", None) is not None:
+                return None
+            in_proj, conv, x_proj, dt_proj, out_proj = layers
+            blocks.append(
+                kernels.Block(
+                    _norm(kernels, block.norm), _weights(kernels, in_proj), _tensor(conv.weight), _tensor(conv.bias),
+                    _weights(kernels, x_proj), _weights(kernels, dt_proj), -torch.exp(_tensor(mixer.A_log)), _tensor(mixer.D),
+                    _weights(kernels, out_proj), *states[index],
+                )  # fmt: skip
+            )
+            modules += [block, mixer, block.norm, *layers]
+            if not submodules.are_plain(conv) or mixer.A_log.is_inference():  # such a tensor has no version
+                return None
+        if _changed(backbone, backbone.layers, backbone.embedding) or type(backbone.embedding) not in _KINDS:
+            return None
+        decoder = kernels.MambaDecoder(blocks, _norm(kernels, backbone.norm_f), _weights(kernels, model.lm_head))
+    except (AttributeError, TypeError, ValueError):  # another kind of model, or tensors that the kernel does not take
+        return None
+    return _Plan(decoder, model, modules)
+
+
+def _changed(*modules):
+    return any("forward" in module.__dict__ or submodules._has_hooks(module) for module in modules)
+
+
+def _tensor(tensor):
+    if tensor is not None and type(tensor) not in _PLAIN:
+        raise TypeError("a tensor of a subclass")
+    return tensor
+
+
+def _norm(kernels, norm):
+    if type(norm) not in (RMSNorm, nn.LayerNorm) or _changed(norm) or getattr(norm, "drop", None) is not None:
+        raise TypeError("a norm of another kind, or one with hooks")
+    return kernels.Norm(_tensor(norm.weight), _tensor(norm.bias), norm.eps, type(norm) is RMSNorm)
+
+
+def _weights(kernels, layer):
+    if type(layer) is QuantizedLinear and not _changed(layer):
+        return kernels.Weights(layer.rows, layer.columns, layer.scales, layer.packed, layer.bias)
+    if not submodules.are_plain(layer):
+        raise TypeError("a layer that is more than its weights")
+    return kernels.Weights(*layer.weight.shape, layer.weight, None, layer.bias)
