@@ -69,13 +69,14 @@ class Block:
     x_proj: Weights
     dt_proj: Weights
     A: Tensor
-    """(inner, dstate): -exp(A_log)"""
+    """(inner, dstate): -exp(A_log), or A_log"""
     D: Tensor
     out_proj: Weights
     conv_state: Tensor
     """(1, inner, width)"""
     state: Tensor
     """(1, inner, dstate)"""
+    A_is_log: bool = False
 
     def tensors(self) -> list[Tensor | None]:
         found = [self.norm.weight, self.norm.bias, self.conv_weight, self.conv_bias, self.A, self.D]
@@ -123,7 +124,7 @@ class MambaDecoder:
                     out_bias=view(block.out_proj.bias), in_packed=block.in_proj.address,
                     x_packed=block.x_proj.address, out_packed=block.out_proj.address,
                     norm_weight=view(block.norm.weight), norm_bias=view(block.norm.bias), residual=residual,
-                    first=index == 0, rms=block.norm.rms, eps=block.norm.eps, A_is_ready=True,
+                    first=index == 0, rms=block.norm.rms, eps=block.norm.eps, A_is_ready=not block.A_is_log,
                 )
             )  # fmt: skip
         self._blocks = ctypes.create_string_buffer(b"".join(packed))

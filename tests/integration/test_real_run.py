@@ -126,6 +126,28 @@ def test_a_language_model_reads_and_decodes(python: Path, tmp_path: Path) -> Non
     assert all(item["unit"] == "tokens" for item in answer["measures"])
 
 
+def test_weights_of_fewer_bits(python: Path, photos: Path, tmp_path: Path) -> None:
+    words = ("bench", "--model", "mamba-130m", "--depth", "1", "--prompt", "8", "--seconds", "0.1")
+    more = ("--weights", "int8", "--compare", "float32", "--threads", "1", "--python", python)
+    answer = mambaport(tmp_path / "store", *words, *more).good()
+    variants = [(item["measure"], item["variant"]) for item in answer["measures"]]
+    assert variants == [(name, kind) for name in ("prefill", "decode") for kind in ("default", "float32")]
+    assert answer["weights"] == "int8"
+    assert 0 < answer["largest_change"] < 0.01
+    image = next(path for path in photos.rglob("*") if path.is_file())
+    found = {}
+    for weights in ("float32", "int8", "int4"):
+        words = ("infer", "--image", image, "--depth", "2", "--top", "1000", "--weights", weights)
+        found[weights] = run(python, tmp_path, *words).good()["images"][0]["classes"]
+    chances = {
+        weights: {item["index"]: item["probability"] for item in classes}
+        for weights, classes in found.items()
+    }
+    for weights, most in (("int8", 0.1), ("int4", 0.5)):
+        changes = [abs(chance / chances["float32"][index] - 1) for index, chance in chances[weights].items()]
+        assert 0 < max(changes) < most
+
+
 @pytest.mark.parametrize(
     ("without", "what"), [("pil", "There is no Pillow"), ("einops", "There is no einops")]
 )

@@ -80,6 +80,15 @@ def test_steps(bits, config, planned, monkeypatch):
     assert all(sequence.next(planned) for _ in range(5))
 
 
+def test_a_model_made_in_inference_mode(planned, monkeypatch):
+    """Its tensors have no version."""
+    with torch.inference_mode():
+        sequence = Sequence(language(8), monkeypatch)
+        assert sequence.next(planned)
+        sequence.model.backbone.layers[1].mixer.A_log.add_(0.5)
+        assert sequence.next(planned)
+
+
 @torch.no_grad()
 def test_generate(planned, monkeypatch):
     model = language(8)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mamba_ssm import Mamba, Mamba2, MambaLMHeadModel
 from mamba_ssm.models.config_mamba import MambaConfig
@@ -188,6 +188,7 @@ def test_copies_and_conversions():
     assert torch.equal(half.to(torch.float32).lm_head.weight, model.lm_head.weight)
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 70),
     columns=st.integers(1, 100),

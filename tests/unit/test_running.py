@@ -419,6 +419,10 @@ def test_what_cannot_be_compared_with_is_refused_before_the_run(
         (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--compare", "fallback"], "needs torch"),
         (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--model", "hf:config.json"], "in torch alone"),
         (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--depth", "2"], "--depth has no effect"),
+        (["--runtime", "onnx", "--checkpoint", "vim.onnx", "--weights", "int8"], "--weights has no effect"),
+        (["--weights", "int4", "--device", "cuda"], "--weights int4 is for a CPU"),
+        (["--weights", "int8", "--model", "hf:config.json"], "one of transformers"),
+        (["--compare", "float32"], "float32 with itself"),
     ],
 )
 def test_options_that_do_not_fit_the_runtime_are_refused(words: list[str], what: str) -> None:
@@ -433,3 +437,21 @@ def test_a_run_of_another_runtime_is_named_in_the_table(result: dict[str, Any]) 
     other = found.model_copy(update={"environment": environment})
     assert "ONNX Runtime" in shown(benchmark_table([found, other]))
     assert "ONNX Runtime" not in shown(benchmark_table([found, found]))
+
+
+def test_weights_of_fewer_bits_are_named_with_what_they_change(result: dict[str, Any]) -> None:
+    found = Benchmark.model_validate(
+        {
+            **result,
+            "weights": "int8",
+            "largest_change": 0.0093,
+            "measures": [measured(), measured("float32", 220.0)],
+        }
+    )
+    text = shown(benchmark_table([found]))
+    assert "parameters in int8" in text
+    assert "float32" in text
+    assert dict(facts_lines(found))["change"] == "of a logit by int8: 0.93% of the largest logit at most"
+    plain = Benchmark.model_validate(result)
+    assert "int8" not in shown(benchmark_table([plain, plain]))
+    assert "int8" in shown(benchmark_table([plain, found]))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mambaport import __version__
 from mambaport.cli.hf import HF, ModelType, read_config
-from mambaport.cli.models import device_options, request, runtime_option, size_options
+from mambaport.cli.models import device_options, request, runtime_option, size_options, weights_option
 from mambaport.cli.options import FILE, Session, default_python, output_options
 from mambaport.cli.page import Page, paged
 from mambaport.errors import UsageError
@@ -21,6 +21,8 @@ from mambaport.running.plot import plot
 from mambaport.running.runner.models import LANGUAGE, VISION
 from mambaport.running.tables import benchmark_table, facts_lines, machine_text, rows, shape_text
 
+WITHIN = ("fallback", "float32")
+"""What --compare measures in the same run."""
 BUSY = 0.5
 """The load per core above which times are not reliable."""
 
@@ -37,8 +39,8 @@ BUSY = 0.5
     "--compare",
     metavar="WITH",
     multiple=True,
-    help="fallback: the packages in pure PyTorch, in the same run. Or the JSON file of another run, on any "
-    "machine.",
+    help="In the same run: fallback, the packages in pure PyTorch; float32, beside --weights int8 or int4. "
+    "Or the JSON file of another run, on any machine.",
 )
 @click.option(
     "--seconds",
@@ -56,6 +58,7 @@ BUSY = 0.5
     metavar="N",
     help="Tokens that a language model reads before the one that it decodes.",
 )
+@weights_option
 @runtime_option
 @click.option(
     "--checkpoint",
@@ -75,6 +78,7 @@ def bench(
     compare: tuple[str, ...],
     seconds: float,
     prompt: int,
+    weights: str,
     runtime: str,
     checkpoint: Path | None,
     size: int | None,
@@ -103,16 +107,18 @@ def bench(
       mambaport bench --model mamba-130m --threads 4 --compare fallback
       mambaport bench -o pi5.json --plot pi5.svg --report pi5.html
       mambaport bench --compare pi5.json
+      mambaport bench --model mamba-130m --weights int8 --compare float32
       mambaport bench --runtime onnx --checkpoint vim.onnx --threads 1
       mambaport bench --model hf:falcon-mamba/config.json --prompt 128 --threads 1
     """
     _check_runtime(runtime, model, checkpoint, compare)
+    _check_weights(weights, model, compare)
     extra: dict[str, Any] = {}
     if model.startswith(HF):
         path = Path(model.removeprefix(HF))
         extra = {"config": read_config(path, size=size, depth=depth), "path": str(path)}
         model = HF + extra["config"]["model_type"]
-    others = [_read(Path(item)) for item in compare if item != "fallback"]
+    others = [_read(Path(item)) for item in compare if item not in WITHIN]
     if runtime == "torch":
         _same_model(model, others)
     task = request(
@@ -121,8 +127,10 @@ def bench(
         threads,
         device,
         fallback="fallback" in compare,
+        compare_float32="float32" in compare,
         seconds=seconds,
         prompt=prompt,
+        weights=weights,
         runtime=runtime,
         checkpoint=checkpoint,
         size=size,
@@ -177,6 +185,21 @@ def _page_values(results: list[Benchmark]) -> dict[str, Any]:
     }
 
 
+def _check_weights(weights: str, model: str, compare: tuple[str, ...]) -> None:
+    """Raises UsageError for options that have no meaning with these weights."""
+    if weights != "float32" and model.startswith(HF):
+        raise UsageError(
+            f"--weights {weights} is for mambaport's models, and {model} is one of transformers",
+            expected=f"--model {', '.join([*VISION, *LANGUAGE])}",
+            hint="leave --weights out",
+        )
+    if weights == "float32" and "float32" in compare:
+        raise UsageError(
+            "--compare float32 compares float32 with itself",
+            hint="--weights int8 or int4 beside it, or leave --compare float32 out",
+        )
+
+
 def _check_runtime(runtime: str, model: str, checkpoint: Path | None, compare: tuple[str, ...]) -> None:
     """Raises UsageError for options that have no meaning with a runtime."""
     if runtime == "torch" and checkpoint is not None:
@@ -205,7 +228,7 @@ def _read(path: Path) -> Benchmark:
         raise UsageError(
             f"The result to compare with cannot be read: {path}",
             found=fault.strerror,
-            expected="fallback, or a file that `mambaport bench -o` wrote",
+            expected="fallback, float32, or a file that `mambaport bench -o` wrote",
             hint="write that file first: `mambaport bench -o FILE` on the other machine",
         ) from None
     except ValidationError as fault:

@@ -17,6 +17,7 @@ from mambaport.cli.models import (
     runtime_option,
     size_options,
     warn_of_random_weights,
+    weights_option,
 )
 from mambaport.cli.options import FOLDER, Session, default_python, output_options
 from mambaport.cli.page import Page, paged
@@ -39,6 +40,7 @@ from mambaport.running.tables import environment_text, evaluation_table
 @click.option(
     "--batch", type=click.IntRange(1, 4096), default=1, show_default=True, metavar="N", help="Images at once."
 )
+@weights_option
 @runtime_option
 @size_options
 @device_options
@@ -51,6 +53,7 @@ def evaluate(
     checkpoint: Path | None,
     labels: Path | None,
     batch: int,
+    weights: str,
     runtime: str,
     size: int | None,
     depth: int | None,
@@ -80,6 +83,7 @@ def evaluate(
         labels=[] if labels is None else list(read_labels(labels)),
         wnids=_wnids(named=labels is not None),
         batch=batch,
+        weights=weights,
         runtime=runtime,
         size=size,
         depth=depth,

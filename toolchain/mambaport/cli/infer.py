@@ -16,6 +16,7 @@ from mambaport.cli.models import (
     runtime_option,
     size_options,
     warn_of_random_weights,
+    weights_option,
 )
 from mambaport.cli.options import FILE, Session, default_python, output_options
 from mambaport.errors import UsageError
@@ -39,6 +40,7 @@ from mambaport.running.tables import classes_table
 @click.option(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="How many classes."
 )
+@weights_option
 @runtime_option
 @size_options
 @device_options
@@ -50,6 +52,7 @@ def infer(
     checkpoint: Path | None,
     labels: Path | None,
     top: int,
+    weights: str,
     runtime: str,
     size: int | None,
     depth: int | None,
@@ -77,6 +80,7 @@ def infer(
         images=[str(path.resolve()) for path in images],
         checkpoint=checkpoint,
         top=top,
+        weights=weights,
         runtime=runtime,
         size=size,
         depth=depth,

@@ -44,6 +44,15 @@ threads_option = click.option(
 )
 
 
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["float32", "int8", "int4"]),
+    default="float32",
+    show_default=True,
+    help="int8, int4: weights of 8 or 4 bits, on a CPU.",
+)
+
+
 def device_options(function: Any) -> Any:
     """``--threads``, ``--device``, ``--python``."""
     function = python_option(function)
@@ -95,6 +104,12 @@ def request(task: str, model: str, threads: int | None, device: str | None, **re
         )
     if rest.get("runtime") == "onnx":
         _check_onnx(model, device, rest)
+    if rest.get("weights", "float32") != "float32" and device == "cuda":
+        raise UsageError(
+            f"--weights {rest['weights']} is for a CPU",
+            found="--device cuda",
+            hint="--device cpu, or leave --weights out",
+        )
     size, shape = rest.get("size"), VISION.get(model)
     if size is not None and shape is None:
         raise UsageError(
@@ -118,7 +133,12 @@ def _check_onnx(model: str, device: str | None, rest: dict[str, Any]) -> None:
             expected="--checkpoint FILE.onnx",
             hint=f"write the file where torch is: mambaport export --model {model} -o FILE.onnx",
         )
-    fixed = {"--size": rest.get("size"), "--depth": rest.get("depth"), "--device cuda": device == "cuda"}
+    fixed = {
+        "--size": rest.get("size"),
+        "--depth": rest.get("depth"),
+        "--device cuda": device == "cuda",
+        "--weights": rest.get("weights", "float32") != "float32",
+    }
     given = [name for name, value in fixed.items() if value]
     if given:
         raise UsageError(

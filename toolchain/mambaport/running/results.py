@@ -128,7 +128,8 @@ class Measure(Result):
     measure: str
     """``image``, ``prefill`` or ``decode``."""
     variant: str
-    """``default``, ``fallback`` (the packages in pure PyTorch) or ``without`` (transformers without them)."""
+    """``default``, ``fallback`` (the packages in pure PyTorch), ``float32`` (beside weights of fewer bits) or
+    ``without`` (transformers without the packages)."""
     unit: str
     flops: Flops | None
     """None: not counted, as for a model of transformers."""
@@ -182,6 +183,10 @@ class Benchmark(Result):
     environment: Environment
     machine: Machine | None = None
     mambaport: str | None = None
+    weights: str = "float32"
+    """``float32``, ``int8`` or ``int4``."""
+    largest_change: float | None = None
+    """Of a logit by the weights, relative to the largest logit; None where float32 was not measured too."""
 
 
 class Compared(Result):

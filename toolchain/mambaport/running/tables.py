@@ -24,7 +24,7 @@ from mambaport.running.results import (
 
 BAR = 20
 BENCH_BAR = 10
-VARIANTS = {"fallback": "pure PyTorch", "without": "no packages"}
+VARIANTS = {"fallback": "pure PyTorch", "float32": "float32", "without": "no packages"}
 
 
 def classes_table(image: Classified) -> Table:
@@ -57,7 +57,8 @@ def benchmark_table(results: list[Benchmark]) -> Table:
     """The measures of one run, or of several runs side by side. The first run is this machine's."""
     ours = results[0]
     unit = ours.measures[0].unit
-    table = _table(f"{ours.model} · {_number(ours.parameters)} parameters · {shape_text(ours)}")
+    parameters = f"{_number(ours.parameters)} parameters{_weights_text(ours)}"
+    table = _table(f"{ours.model} · {parameters} · {shape_text(ours)}")
     table.add_column("")
     for heading in ("p50 ms", "p95 ms", f"{unit}/s", "GFLOP/s", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -119,6 +120,8 @@ def rows(results: list[Benchmark]) -> list[Row]:
             words = [machine_text(result)] if place else []
             if place and _engine(result) != _engine(results[0]):
                 words.append(_engine(result))
+            if place and result.weights != results[0].weights:
+                words.append(result.weights)
             words += [VARIANTS[item.variant]] if item.variant in VARIANTS else []
             found.append(Row(f"  {', '.join(words)}" if words else kind, item, longest, ours=not place))
     return found
@@ -138,6 +141,10 @@ def machine_text(result: Benchmark) -> str:
     return f"{device}, {threads_text(result.environment)}"
 
 
+def _weights_text(result: Benchmark) -> str:
+    return "" if result.weights == "float32" else f" in {result.weights}"
+
+
 def _engine(result: Benchmark) -> str:
     return "ONNX Runtime" if result.environment.torch is None else "PyTorch"
 
@@ -154,6 +161,9 @@ def facts_lines(result: Benchmark) -> Iterator[tuple[str, str]]:
         memory = f"{machine.memory_mib / 1024:.1f} GiB"
         yield "machine", f"{machine_text(result)}, {machine.cores} cores, {memory}, {machine.system}"
     yield "runs on", environment_text(result.environment)
+    if result.largest_change is not None:
+        share = f"{result.largest_change:.2%}"
+        yield "change", f"of a logit by {result.weights}: {share} of the largest logit at most"
     if first_measure is not None and first_measure.flops is not None:
         flops = first_measure.flops
         shares = ", ".join(

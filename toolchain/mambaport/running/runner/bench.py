@@ -1,8 +1,10 @@
 """Measures a model with random weights on this machine: latency, throughput, memory, heat."""
 
+import copy
 from dataclasses import replace
 
 import flops
+import quantizing
 import torch
 from answers import send
 from device import state
@@ -13,7 +15,7 @@ from timing import in_turns, peak_of, summary, warmest
 
 def bench(request):
     """Every measure of a model, on its default path and, if requested, with pure PyTorch forced."""
-    device = prepare(request["threads"], request["device"])
+    device = quantizing.device_for(request["weights"], prepare(request["threads"], request["device"]))
     send(stage=f"making {request['model']}")
     with torch.inference_mode():
         made = make(request, device)
@@ -40,7 +42,9 @@ def bench(request):
         warmest(moment["temperatures"], hottest)
     return {
         "model": request["model"],
-        "parameters": sum(p.numel() for p in made["model"].parameters()),
+        "parameters": made.get("parameters") or sum(p.numel() for p in made["model"].parameters()),
+        "weights": request["weights"],
+        "largest_change": made.get("largest_change"),
         "size": made["size"],
         "depth": made["depth"],
         "prompt": None if request["model"] in VISION else request["prompt"],
@@ -64,10 +68,22 @@ def make(request, device):
         return hf.make(request, device)
     shape = shape_of(request)
     work = vision_work if request["model"] in VISION else language_work
-    model, measures = work(shape, request, device)
-    measures = {name: ({"default": function}, *rest) for name, (function, *rest) in measures.items()}
+    model, make_measures, logits = work(shape, request, device)
+    parameters, change, models = sum(p.numel() for p in model.parameters()), None, {"default": model}
+    if request["weights"] != "float32":
+        if request["compare_float32"]:
+            models["float32"], before = copy.deepcopy(model), logits(model)
+        quantizing.quantized(model, request["weights"])
+        if "float32" in models:
+            change = ((logits(model) - before).abs().max() / before.abs().max()).item()
+    of_variants = {variant: make_measures(one) for variant, one in models.items()}
+    measures = {
+        name: ({variant: found[name][0] for variant, found in of_variants.items()}, *rest)
+        for name, (_, *rest) in of_variants["default"].items()
+    }
     size = shape.size if request["model"] in VISION else None
-    return {"model": model, "depth": shape.depth, "size": size, "measures": measures}
+    made = {"depth": shape.depth, "size": size, "measures": measures, "parameters": parameters}
+    return {**made, "largest_change": change}
 
 
 def shape_of(request):
@@ -78,12 +94,19 @@ def shape_of(request):
 
 
 def vision_work(shape, request, device):
-    """The model, and its measures: name -> (function, unit, units per call, operations)."""
+    """The model, a function that makes the measures of a model, and one that computes a model's logits.
+
+    The measures are by name: (function, unit, units per call, operations).
+    """
     import vim
 
     model = vim.build(shape, device=device)
     image = torch.randn(1, 3, shape.size, shape.size, device=device)
-    return model, {"image": (lambda: model(image), "images", 1, flops.vision(shape))}
+
+    def measures(one):
+        return {"image": (lambda: one(image), "images", 1, flops.vision(shape))}
+
+    return model, measures, lambda one: one(image)
 
 
 def language_work(shape, request, device):
@@ -92,10 +115,14 @@ def language_work(shape, request, device):
 
     model, length = language.build(shape, device), request["prompt"]
     tokens = torch.randint(0, shape.vocabulary, (1, length), device=device)
-    return model, {
-        "prefill": (language.prefill(model, tokens), "tokens", length, flops.language(shape, length)),
-        "decode": (language.decode(model, tokens), "tokens", 1, flops.language(shape, 1)),
-    }
+
+    def measures(one):
+        return {
+            "prefill": (language.prefill(one, tokens), "tokens", length, flops.language(shape, length)),
+            "decode": (language.decode(one, tokens), "tokens", 1, flops.language(shape, 1)),
+        }
+
+    return model, measures, lambda one: one(tokens).logits
 
 
 def forced(function):

@@ -9,12 +9,14 @@ import vim
 from answers import send
 from checkpoints import fit, read_state
 from models import VISION
+from quantizing import device_for, quantized
 from setting import facts, prepare
 
 
 def build(request):
     """The model requested, and its device."""
-    device = prepare(request["threads"], request["device"])
+    weights = request.get("weights", "float32")
+    device = device_for(weights, prepare(request["threads"], request["device"]))
     name, path = request["model"], request.get("checkpoint")
     shape, state = VISION[name], None
     for field in ("size", "depth"):
@@ -25,7 +27,7 @@ def build(request):
         state = read_state(path)
         shape = fit(name, shape, state, path, request["size"])
     send(stage=f"making {name}")
-    return vim.build(shape, state, device=device), device
+    return quantized(vim.build(shape, state, device=device), weights), device
 
 
 class Classifier:

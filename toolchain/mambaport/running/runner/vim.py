@@ -8,6 +8,7 @@ directions are added in place; and the last block computes the class token's row
 import torch
 import torch.nn.functional as F
 from mamba_ssm import Mamba
+from mamba_ssm.modules import submodules
 from mamba_ssm.ops.bimamba import mamba_inner_fn_no_out_proj
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, rms_norm_fn
 from torch import nn
@@ -131,13 +132,18 @@ class BidirectionalMamba(Mamba):
 
     def forward(self, hidden, wanted=ALL):
         """hidden: (batch, rows, width); wanted: the rows to return, as a slice."""
+        scale = 0.5 if self.if_divide_out else 1.0
+        if type(self.in_proj) is not nn.Linear:  # weights of fewer bits
+            x, z = self.in_proj(hidden).transpose(1, 2).chunk(2, dim=1)
+            out = submodules.scan_direction(self, x, z)
+            out = submodules.scan_direction(self, x, z, "_b", reverse=True, onto=out, scale=scale)
+            return self.out_proj(out[:, :, wanted].transpose(1, 2))
         if torch.compiler.is_compiling():  # an exported graph wants the features innermost
             xz = F.linear(hidden, self.in_proj.weight).transpose(1, 2)
         else:
             batch, rows, width = hidden.shape
             xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
             xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
-        scale = 0.5 if self.if_divide_out else 1.0
         out = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
         out = self._scan(
             xz,

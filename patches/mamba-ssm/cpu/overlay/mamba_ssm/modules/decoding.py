@@ -38,7 +38,8 @@ class _Plan:
         tensors = [value for _, _, value in self.owned if isinstance(value, torch.Tensor)]
         self.addresses = [(tensor, tensor.data_ptr()) for tensor in tensors]
         # The plan holds -exp(A_log), so a change of the numbers matters; other numbers are read for each token.
-        self.versions = [(m.A_log, m.A_log._version) for m in modules if type(m) is Mamba]
+        mixers = [module for module in modules if type(module) is Mamba and not module.A_log.is_inference()]
+        self.versions = [(mixer.A_log, mixer.A_log._version) for mixer in mixers]
 
     def is_current(self):
         for module, kind in self.modules:
@@ -110,15 +111,16 @@ def _make(model, states):
             if getattr(mixer, "bimamba_type", "none") != "none" or getattr(mixer, "init_layer_scale", None) is not None:
                 return None
             in_proj, conv, x_proj, dt_proj, out_proj = layers
+            A, A_is_log = _tensor(mixer.A_log), mixer.A_log.is_inference()  # such a tensor has no version
             blocks.append(
                 kernels.Block(
                     _norm(kernels, block.norm), _weights(kernels, in_proj), _tensor(conv.weight), _tensor(conv.bias),
-                    _weights(kernels, x_proj), _weights(kernels, dt_proj), -torch.exp(_tensor(mixer.A_log)), _tensor(mixer.D),
-                    _weights(kernels, out_proj), *states[index],
+                    _weights(kernels, x_proj), _weights(kernels, dt_proj), A if A_is_log else -torch.exp(A), _tensor(mixer.D),
+                    _weights(kernels, out_proj), *states[index], A_is_log,
                 )  # fmt: skip
             )
             modules += [block, mixer, block.norm, *layers]
-            if not submodules.are_plain(conv) or mixer.A_log.is_inference():  # such a tensor has no version
+            if not submodules.are_plain(conv):
                 return None
         if _changed(backbone, backbone.layers, backbone.embedding) or type(backbone.embedding) not in _KINDS:
             return None
