@@ -2,7 +2,7 @@
    function `hot_loop` holds no other loop. benchmarks/pipeline.py compiles this
    file for each instruction set. */
 #if defined LOOP_scan
-#include "../selective_scan_cpu/operators/scan_forward.c"
+#include "../selective_scan_cpu/operators/scan_block.c"
 void hot_loop(struct workspace *w, float *h, const float *rates,
               int64_t steps) {
   scan_states(w, h, rates, 0, BLOCK, steps,

@@ -34,7 +34,7 @@ from mambaport_build.units import KERNEL_FLAGS  # noqa: E402
 
 BASE = "-mcpu=cortex_a72"
 # llvm-mca's models, and the best instruction set of each core.
-CORES = {"cortex-a72": "base", "neoverse-n1": "dotprod", "neoverse-n2": "i8mm"}
+CORES = {"cortex-a72": "base", "neoverse-n1": "dotprod", "neoverse-n2": "sve"}
 
 
 @dataclass(frozen=True)

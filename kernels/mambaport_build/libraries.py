@@ -26,6 +26,7 @@ INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
         "base": (),
         "dotprod": ("-march=armv8.2-a+fp16+dotprod",),
         "i8mm": ("-march=armv8.2-a+fp16+dotprod+i8mm+bf16",),
+        "sve": ("-march=armv8.2-a+fp16+dotprod+i8mm+bf16+sve",),
     },
     "x86_64": {
         "base": (),
@@ -41,6 +42,7 @@ asks the CPU for, and no more. ``kernels/wheels.toml`` names the features of aar
 ZIG_OPTIONS: dict[str, tuple[str, ...]] = {
     "dotprod": ("-mcpu=generic+fullfp16+dotprod",),
     "i8mm": ("-mcpu=generic+fullfp16+dotprod+i8mm+bf16",),
+    "sve": ("-mcpu=generic+fullfp16+dotprod+i8mm+bf16+sve",),
     "avx512": ("-mevex512",),
     "vnni": ("-mevex512",),
 }
@@ -51,6 +53,7 @@ OPERATORS: dict[str, dict[str, frozenset[str]]] = {
     "aarch64": {
         "dotprod": frozenset({"quantized"}),
         "i8mm": frozenset({"norm", "tile"}),
+        "sve": frozenset({"scan_block"}),
     },
     "x86_64": {"vnni": frozenset({"quantized"})},
 }
@@ -100,7 +103,9 @@ ONNX = KernelLibrary(
     "mambaport_onnx",
     borrows={
         "causal_conv1d_cpu": ["conv"],
-        "selective_scan_cpu": ["linear", "mamba_step", "norm", "quantized", "scan_forward", "state_update"],
+        "selective_scan_cpu": [
+            "linear", "mamba_step", "norm", "quantized", "scan_block", "scan_forward", "state_update",
+        ],
     },
 )
 """The operators for ONNX Runtime, of the same kernels as the libraries for torch."""

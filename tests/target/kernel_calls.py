@@ -1,8 +1,9 @@
 """Runs kernels of a wheel on each instruction set of the processor, without torch, so it starts in a second.
 
 Usage: ``python kernel_calls.py FOLDER [SET]``. FOLDER holds ``selective_scan_cpu/libselective_scan_cpu.so``.
-Prints one JSON object: the sets that the processor has, and for each set a digest of a norm of rows in
-bfloat16 and float16. With SET, that set alone is used, whatever the processor has: a guard that is left out.
+Prints one JSON object: the sets that the processor has; for each set a digest of a norm of rows in bfloat16
+and float16, and the results of a scan. With SET, that set alone is used, whatever the processor has: a guard
+that is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 
 ROWS, DIM = 8, 102  # no multiple of four: the last features are converted one by one
 BFLOAT16, FLOAT16 = 1, 2
-FORMATS = {"integer": "q", "flag": "q", "real": "d", "tensor": "6q"}
+CHANNELS, STATES, STEPS = 10, 8, 70
+FORMATS = {"integer": "q", "flag": "q", "real": "d", "tensor": "6q", "indices": "q", "floats": "q"}
 ABSENT = (0, 0, 0, 0, 0, 0)
 
 
@@ -47,11 +49,13 @@ class Kernels:
         self._library.use_instruction_set(self.sets.index(name))
 
     def call(self, name: str, **values: Any) -> None:
+        """Fields that are not given are zero, or absent."""
         packed = b""
         for field in self._entries[name]:
             kind, title = field.split()
-            value = values[title]
+            value = values.pop(title, ABSENT if kind == "tensor" else 0)
             packed += struct.pack("=" + FORMATS[kind], *(value if kind == "tensor" else [value]))
+        assert not values, f"{name} has no {', '.join(values)}"
         assert getattr(self._library, name)(packed) == 0
 
 
@@ -73,29 +77,67 @@ def norm(kernels: Kernels, dtype: int) -> bytes:
         dim=DIM,
         group=DIM,
         rms=1,
-        gate=0,
         threads=1,
         eps=1e-5,
         x=rows(x),
         residual=rows(x),
-        z=ABSENT,
         out=rows(out),
         total=rows(total),
         weight=(ctypes.addressof(weight), 0, 1, 0, 0, 0),
-        bias=ABSENT,
     )
     return bytes(total) + bytes(out)
 
 
+def scan(kernels: Kernels) -> list[float]:
+    """The outputs of a scan of random numbers, with slow and fast decays."""
+    words = random.Random(1)
+
+    def array(count: int, low: float, high: float) -> Any:
+        return (ctypes.c_float * count)(*(words.uniform(low, high) for _ in range(count)))
+
+    def view(numbers: Any, *strides: int) -> tuple[int, ...]:
+        return (ctypes.addressof(numbers), 0, *strides)
+
+    u, delta, out = (
+        array(CHANNELS * STEPS, -2, 2),
+        array(CHANNELS * STEPS, 0.001, 1),
+        array(CHANNELS * STEPS, 0, 0),
+    )
+    A, B, C = array(CHANNELS * STATES, -4, 0), array(STATES * STEPS, -1, 1), array(STATES * STEPS, -1, 1)
+    sequence, variable = (0, 0, STEPS, 1), (0, 0, STEPS, 1)
+    kernels.call(
+        "selective_scan_forward",
+        batch=1,
+        heads=1,
+        head_dim=CHANNELS,
+        seqlen=STEPS,
+        dstate=STATES,
+        groups=1,
+        variable_B=1,
+        variable_C=1,
+        threads=1,
+        u=view(u, *sequence),
+        delta=view(delta, *sequence),
+        out=view(out, *sequence),
+        A=view(A, 0, STATES, 1, 0),
+        B=view(B, *variable),
+        C=view(C, *variable),
+        delta_max=float("inf"),
+        scale=1.0,
+    )
+    return list(out)
+
+
 def main(folder: str, forced: str | None = None) -> None:
     kernels = Kernels(folder)
-    digests = {}
+    digests, scans = {}, {}
     for name in [forced] if forced else kernels.available:
         kernels.use(name)
         results = norm(kernels, BFLOAT16) + norm(kernels, FLOAT16)
         assert any(results)
         digests[name] = hashlib.sha256(results).hexdigest()
-    print(json.dumps({"available": kernels.available, "digests": digests}))
+        scans[name] = scan(kernels)
+    print(json.dumps({"available": kernels.available, "norms": digests, "scans": scans}))
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def test_a_level_names_a_section_and_what_it_may_use() -> None:
     )
 
 
-BFCVTN, SMMLA = 0x0EA16800, 0x4E82A420
+BFCVTN, SMMLA, FEXPA = 0x0EA16800, 0x4E82A420, 0x04A0B820
 
 
 def verdict(words: list[int], section: str) -> tuple[str, str]:
@@ -215,10 +215,12 @@ def test_the_wheels_levels_hold_their_instructions_and_no_more() -> None:
         "fail",
         "libdemo.so, section mambaport_dotprod: bf16, such as 0ea16800 (1 times)",
     )
-    assert verdict([LDADDAL], "mambaport_i8mm")[0] == "fail"
+    assert verdict([SMMLA, FEXPA], "mambaport_sve")[0] == "pass"
+    assert verdict([FEXPA], "mambaport_i8mm")[0] == "fail"
+    assert verdict([LDADDAL], "mambaport_sve")[0] == "fail"
 
 
-@pytest.mark.parametrize("word", [SDOT, BFCVTN, SMMLA])
+@pytest.mark.parametrize("word", [SDOT, BFCVTN, SMMLA, FEXPA])
 @pytest.mark.parametrize("section", [".text", ".init", "mambaport_sve9", ".mambaport_i8mm"])
 def test_the_base_of_a_wheel_holds_no_instruction_of_a_level(word: int, section: str) -> None:
     assert verdict([word], section)[0] == "fail"

@@ -26,6 +26,7 @@ enum {
     HWCAP_FP16_SCALAR = 1 << 9,
     HWCAP_FP16_VECTOR = 1 << 10,
     HWCAP_DOT_PRODUCT = 1 << 20,
+    HWCAP_SCALABLE_VECTORS = 1 << 22,
     HWCAP2_INT8_PRODUCT = 1 << 13,
     HWCAP2_BFLOAT16 = 1 << 14,
 };
@@ -33,8 +34,10 @@ enum {
 static enum isa detect(void) {
     const unsigned long dotprod = HWCAP_FP16_SCALAR | HWCAP_FP16_VECTOR | HWCAP_DOT_PRODUCT;
     const unsigned long i8mm = HWCAP2_INT8_PRODUCT | HWCAP2_BFLOAT16;
-    if ((getauxval(AT_HWCAP) & dotprod) != dotprod) return ISA_base;
-    return (getauxval(AT_HWCAP2) & i8mm) == i8mm ? ISA_i8mm : ISA_dotprod;
+    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    if ((first & dotprod) != dotprod) return ISA_base;
+    if ((second & i8mm) != i8mm) return ISA_dotprod;
+    return first & HWCAP_SCALABLE_VECTORS ? ISA_sve : ISA_i8mm;
 }
 #else
 static enum isa detect(void) { return ISA_base; }

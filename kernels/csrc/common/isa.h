@@ -10,7 +10,7 @@
 /* In rising order: a processor that has one of them has all before it. `base` is what the whole library is compiled
    for: NEON on aarch64, SSE2 on x86-64. */
 #if defined __aarch64__
-#define INSTRUCTION_SETS(NAME) NAME(base) NAME(dotprod) NAME(i8mm)
+#define INSTRUCTION_SETS(NAME) NAME(base) NAME(dotprod) NAME(i8mm) NAME(sve)
 #else
 #define INSTRUCTION_SETS(NAME) NAME(base) NAME(avx2) NAME(avx512) NAME(vnni)
 #endif
@@ -29,9 +29,11 @@ extern enum isa chosen_isa;
 #define DECLARE_FOR_SETS(function, parameter)         \
     int function##_base(parameter);                   \
     MAYBE_COMPILED int function##_dotprod(parameter); \
-    MAYBE_COMPILED int function##_i8mm(parameter);
+    MAYBE_COMPILED int function##_i8mm(parameter);    \
+    MAYBE_COMPILED int function##_sve(parameter);
 #define CHOSEN_ISA(function, args)                                                \
-    (chosen_isa >= ISA_i8mm && function##_i8mm         ? function##_i8mm(args)    \
+    (chosen_isa >= ISA_sve && function##_sve           ? function##_sve(args)     \
+     : chosen_isa >= ISA_i8mm && function##_i8mm       ? function##_i8mm(args)    \
      : chosen_isa >= ISA_dotprod && function##_dotprod ? function##_dotprod(args) \
                                                        : function##_base(args))
 #else

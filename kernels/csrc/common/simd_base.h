@@ -108,22 +108,55 @@ INLINE vec power_slope(vec r) {
     return vec_fma(p, r, vec_set(0x1.62e430p-1f));
 }
 
+#if defined __ARM_FEATURE_SVE
+#if defined __clang__
+#define FEXPA(out, in) __asm__("fexpa %z0.s, %z1.s" : "=w"(out) : "w"(in))
+#else
+/* gcc has no name of an operand's SVE register: the instruction is encoded from the number in the name, such as v5. */
+__asm__(".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+        ".set number_of_v\\n, \\n\n"
+        ".endr");
+#define FEXPA(out, in) __asm__(".inst 0x04a0b800 | number_of_%1 << 5 | number_of_%0" : "=w"(out) : "w"(in))
+#endif
+
+/* 2^x is the power returned times 2^r, with |r| <= 1/128; -127 < x < 127. FEXPA reads the power from a table: bits 5 to
+   0 of its operand are the number of 64ths, bits 13 to 6 the exponent with its bias. It fills SVE's registers, which
+   begin with a vec, whatever their length. */
+INLINE vec vec_power(vec x, vec *r) {
+    /* The unit in the last place of `magic` is 1/64; the bias of 127 is in `magic`. */
+    const vec magic = vec_set(0x1.803f8p17f), shifted = x + magic;
+    vec power;
+    FEXPA(power, shifted);
+    *r = x - (shifted - magic);
+    return power;
+}
+/* (2^r - 1) / r for |r| <= 1/128 */
+INLINE vec step_slope(vec r) { return vec_fma(vec_set(0x1.ebfbe0p-3f), r, vec_set(0x1.62e430p-1f)); }
+#else
+/* 2^x is the power returned times 2^r, with |r| <= 1/2; -127 < x < 127. */
+INLINE vec vec_power(vec x, vec *r) {
+    /* The unit in the last place of `magic` is 1: the sum is rounded to an integer, which is in the low bits. */
+    const vec magic = vec_set(0x1.8p23f), shifted = x + magic;
+    *r = x - (shifted - magic);
+    return (vec)(((mask)shifted + 127) << 23);
+}
+INLINE vec step_slope(vec r) { return power_slope(r); }
+#endif
+
 /* For x < 127: 2^x, or 2^x - 1 in the lanes with x > -1/2, which are stored in `slow`: for 2^x near 1 the difference
    has more correct digits. */
 INLINE vec vec_exp2_decay(vec x, mask *slow) {
-    /* The unit in the last place of `magic` is 1: the sum is rounded to an integer, which is in the low bits. */
-    const vec magic = vec_set(0x1.8p23f), bounded = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x);
-    const vec shifted = bounded + magic, r = bounded - (shifted - magic);
-    const vec power = (vec)(((mask)shifted + 127) << 23);
+    vec r;
+    const vec power = vec_power(vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x), &r);
     *slow = vec_greater(x, vec_set(-0.5f));
-    return vec_fma(power_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
+    return vec_fma(step_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
 }
 
 INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
     if (far) x = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x);
-    const vec magic = vec_set(0x1.8p23f), shifted = x + magic, r = x - (shifted - magic);
-    const vec kept = (vec)(((mask)shifted + 127) << 23) * h;
-    return kept + vec_fma(power_slope(r) * r, kept, pushed);
+    vec r;
+    const vec kept = vec_power(x, &r) * h;
+    return kept + vec_fma(step_slope(r) * r, kept, pushed);
 }
 
 /* e^x for any x */

@@ -216,6 +216,18 @@ HELPER int all_finite(const float *values, int64_t rows) {
     return vec_all_below(largest, vec_set(INFINITY)) && vec_all_below(nan, vec_set(1.0f));
 }
 
+/* Advances h through the steps by the loop for `range`, and adds C h of each step to w->out. */
+void FOR_ISA(scan_block)(const struct scan_args *a, struct workspace *w, struct channels c, float *h, int64_t first,
+                         int64_t steps, enum range range);
+#if defined __aarch64__
+/* All sets have the same vectors, so that the base code of the scan can call the loops of a better set. */
+MAYBE_COMPILED void scan_block_sve(const struct scan_args *a, struct workspace *w, struct channels c, float *h,
+                                   int64_t first, int64_t steps, enum range range);
+#define SCAN_BLOCK (chosen_isa >= ISA_sve && scan_block_sve ? scan_block_sve : FOR_ISA(scan_block))
+#else
+#define SCAN_BLOCK FOR_ISA(scan_block)
+#endif
+
 /* Advances h through the steps, and stores the output before the gate in w->out. */
 void FOR_ISA(scan_tile_states)(const struct scan_args *a, struct workspace *w, struct channels c, float *h,
                                int64_t first, int64_t steps);
