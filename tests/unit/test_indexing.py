@@ -377,3 +377,18 @@ def test_the_finder_names_the_folders_that_fit(text: str, folders: list[str]) ->
     code = f"console.log(JSON.stringify({call}))"
     answer = subprocess.run([node, "-e", code], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["folders"] == folders
+
+
+def test_a_wheel_that_a_published_index_has_with_other_content_is_refused(
+    tmp_path: Path, site: Path, house: Path
+) -> None:
+    """A farm that begins with an empty site each time: two wheels never share a version."""
+    run(house, "-o", tmp_path / "again", "--published", site)
+    other = wheel(tmp_path / "other", content=b"y = 2\n")
+    fault = refused(other, "-o", tmp_path / "new", "--published", site)
+    assert fault.exit_code == 18
+    assert "the published index" in fault.what
+    assert "raise `revision`" in str(fault.hint)
+    assert not (tmp_path / "new").exists()
+    renamed = other.rename(other.with_name("demo-1.0+my.board.1-1-py3-none-any.whl"))
+    assert "is in the published index" in refused(renamed, "-o", tmp_path / "new", "--published", site).what

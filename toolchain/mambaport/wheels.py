@@ -29,6 +29,9 @@ UNREADABLE_ZIP = (
     *(KeyError, IndexError, OverflowError, MemoryError),
 )
 
+STATEMENT = ".intoto.json"
+"""The end of the name of the statement beside a wheel, after the wheel's file name."""
+
 
 @contextlib.contextmanager
 def reading(error: Callable[[Exception], MambaportError]) -> Iterator[None]:

@@ -12,6 +12,7 @@ from mambaport.auditing.findings import Finding, WheelAudit
 from mambaport.auditing.isa import isa_finding
 from mambaport.auditing.packing import archive_finding
 from mambaport.auditing.records import record_findings
+from mambaport.auditing.statement import statement_finding
 from mambaport.auditing.tags import platform_finding
 from mambaport.contents import contents
 from mambaport.digests import file_sha256
@@ -32,6 +33,8 @@ def audit_wheel(wheel: Wheel, goal: Goal | None, symbols: TargetSymbols | None =
             if packed.verdict == "fail":  # what is inside depends on who reads it
                 return _audit(wheel, [packed])
             findings = [packed, *record_findings(wheel, archive)]
+            if (stated := statement_finding(wheel, archive)) is not None:
+                findings.append(stated)
             libraries = read_libraries(archive)
     except (*UNREADABLE_ZIP, csv.Error) as fault:
         raise AuditError(

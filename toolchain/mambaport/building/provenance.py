@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from mambaport.plan import PackagePlan, Plan, set_json
+from mambaport.plan import BUILD_FORMAT, PackagePlan, Plan, set_json
 
 
 def provenance(plan: Plan, package: PackagePlan) -> str:
     """Everything that decided the wheel's bytes, as JSON. The same inputs give the same text."""
-    record = {
+    return json.dumps(record(plan, package), indent=1, sort_keys=True) + "\n"
+
+
+def record(plan: Plan, package: PackagePlan) -> dict[str, Any]:
+    """:func:`provenance` as plain data."""
+    return {
         "profile": plan.profile.name,
         "variant": plan.variant,
         "target": {"arch": plan.goal.arch, "glibc": plan.goal.glibc, "cpu": plan.goal.cpu},
@@ -27,9 +33,10 @@ def provenance(plan: Plan, package: PackagePlan) -> str:
         ],
         "environment": dict(package.environment),
         "source_date_epoch": package.source.epoch,
+        "build_format": BUILD_FORMAT,
+        "python": plan.host.python.rsplit(".", 1)[0],
         "key": package.key,
     }
-    return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 
 def external_requirements(plan: Plan) -> list[str]:

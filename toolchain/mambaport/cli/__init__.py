@@ -43,6 +43,7 @@ COMMANDS = (
     "patch",
     "build",
     "audit",
+    "rebuild",
     "index",
     "matrix",
     "install",

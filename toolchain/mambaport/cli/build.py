@@ -42,6 +42,11 @@ from mambaport.report import Report, counted, size_text
     help="Where the wheels go.  [default: wheelhouse/PROFILE, with the variant: wheelhouse/jetson-jetpack6]",
 )
 @report_option
+@click.option(
+    "--statements",
+    is_flag=True,
+    help="Write an in-toto statement beside each wheel: SLSA provenance with the commit and all materials.",
+)
 @build_options
 @cuda_options
 @source_options
@@ -52,6 +57,7 @@ def build(
     releases: ReleaseChoice,
     output: Path | None,
     report_file: Path | None,
+    statements: bool,
     toolchain: str | None,
     jobs: int | None,
     cuda_python: Path | None,
@@ -77,7 +83,7 @@ def build(
         pipeline = session.pipeline(profile_name, variant, toolchain, jobs, cuda, releases=releases)
         page.values = lambda error: _page_values(pipeline, error)
         wheelhouse = output or Path("wheelhouse") / pipeline.plan.folder
-        made = pipeline.build(wheelhouse)
+        made = pipeline.build(wheelhouse, statements=statements)
     data = {
         "profile": pipeline.plan.profile.name,
         "wheelhouse": str(wheelhouse.resolve()),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mambaport.cli.options import Session, output_options
+from mambaport.errors import UsageError
 from mambaport.report import counted, size_text
+from mambaport.sources.remote import REMOTE_KINDS, Remote, RemoteKind
 from mambaport.store import KINDS, Entry
 
 
 @click.group()
 def cache() -> None:
-    """Show the store, or empty it."""
+    """Show the store, empty it, or share it with other machines."""
 
 
 @cache.command()
@@ -75,3 +79,64 @@ def clean(session: Session, kind: tuple[str, ...], yes: bool) -> None:
         return
     also = f" and {counted(logs, 'log')}" if logs else ""
     session.report.success(f"{counted(len(chosen), 'entry', 'entries')}{also} removed, {size_text(size)}")
+
+
+@cache.command()
+@click.argument("url")
+@click.option(
+    "--kind",
+    type=click.Choice(REMOTE_KINDS),
+    multiple=True,
+    help="Only entries of this kind; may be repeated.",
+)
+@output_options
+def push(session: Session, url: str, kind: tuple[RemoteKind, ...]) -> None:
+    """Upload the store's archives and wheels to an object store, a web server or a folder.
+
+    The last line is the address to pull from, with the digest of everything that was pushed.
+
+    \b
+    Examples:
+      mambaport cache push s3://my-bucket/mambaport     access by the AWS_ variables
+      mambaport cache push https://host/store           a server that accepts PUT
+      mambaport cache push /mnt/share/store
+    """
+    manifest, digest, sent = Remote(url).push(session.store, kind or REMOTE_KINDS)
+    address = f"{url}#sha256={digest}"
+    counts = {name: len(entries) for name, entries in manifest.entries.items()}
+    if session.emit({"url": url, "address": address, "sha256": digest, "entries": counts, "uploaded": sent}):
+        return
+    for name, count in counts.items():
+        session.report.line("push", name, counted(count, "entry", "entries"))
+    session.report.success(f"{counted(sent, 'new object')}; pull with: mambaport cache pull '{address}'")
+
+
+@cache.command()
+@click.argument("url")
+@output_options
+def pull(session: Session, url: str) -> None:
+    """Bring archives and wheels that `cache push` has uploaded. Each file is compared with its digest.
+
+    Without #sha256=DIGEST in the address, only archives are brought, whose digests mambaport has pinned: who
+    can write to the place could exchange a wheel and the list of digests together.
+
+    \b
+    Examples:
+      mambaport cache pull 's3://my-bucket/mambaport#sha256=DIGEST'
+      mambaport cache pull https://host/store           archives alone
+    """
+    place, _, fragment = url.partition("#")
+    if fragment and not re.fullmatch(r"sha256=[0-9a-f]{64}", fragment):
+        raise UsageError(
+            "The part of the address after # is no digest",
+            found=f"#{fragment}",
+            expected="#sha256= and 64 hexadecimal digits, as `mambaport cache push` prints them",
+        )
+    remote = Remote(place)
+    new = remote.bring(session.store, remote.manifest(fragment.removeprefix("sha256=") or None))
+    if session.emit({"url": place, "new": new}):
+        return
+    for name in new:
+        session.report.line("pull", name)
+    more = "" if fragment else "; wheels only with #sha256=DIGEST"
+    session.report.success(f"{counted(len(new), 'new entry', 'new entries')} in {session.store.root}{more}")

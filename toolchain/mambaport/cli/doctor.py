@@ -5,28 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from packaging.version import Version
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mambaport import __version__
 from mambaport.cli.options import (
     Session,
     complete_profile,
     default_python,
-    output_options,
     python_option,
     release_options,
+    source_options,
     variant_option,
 )
 from mambaport.doctoring import Check, examine, facts
-from mambaport.errors import HostError
+from mambaport.errors import FetchError, HostError
 from mambaport.failures import COLLECT, chinese, where_to_ask
 from mambaport.failures import explain as explanations
 from mambaport.host import read_host
-from mambaport.plan import choose_variant
+from mambaport.plan import choose_variant, make_plan
 from mambaport.profile import find_profile
 from mambaport.release_lines import ReleaseChoice, choose_releases
 from mambaport.report import escape
 from mambaport.settings import read_settings
+from mambaport.sources.client import make_client
+from mambaport.sources.updates import newer_label, newest_release
 
 MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[bad]✗[/bad]"}
 
@@ -46,14 +50,22 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
     metavar="TEXT|FILE|-",
     help="Look up an error text, or a file such as a build log, in the failure catalogue; - reads stdin.",
 )
+@click.option(
+    "--updates",
+    is_flag=True,
+    help="Also ask the package index for a newer mambaport, and --index for newer wheels. Needs the network.",
+)
+@click.option("--index", metavar="URL", help="With --updates: an index that `mambaport index` has written.")
 @python_option
 @release_options
-@output_options
+@source_options
 def doctor(
     session: Session,
     profile_name: str | None,
     variant: str | None,
     explain: str | None,
+    updates: bool,
+    index: str | None,
     python: Path | None,
     releases: ReleaseChoice,
 ) -> None:
@@ -63,6 +75,7 @@ def doctor(
     Examples:
       mambaport doctor -p rpi
       mambaport doctor -p jetson --python ~/mamba/bin/python    also its torch and its GPU
+      mambaport doctor --updates                                whether there is a newer mambaport
       python train.py 2>&1 | mambaport doctor --explain -       the cause of this error, and a hint
       mambaport doctor --explain "undefined symbol: _ZN3c105ErrorC2E"    the same, for a line of text
     """
@@ -85,6 +98,10 @@ def doctor(
             named=python is not None,
             releases=releases,
         )
+    if updates:
+        checks.append(_newer_mambaport(session))
+        if index is not None and profile_name is not None:
+            checks += _newer_wheels(session, index, profile_name, variant, releases)
     missing = [check for check in checks if check.state == "missing"]
     data = {"host": host.to_json(), "checks": [check.to_json() for check in checks], "ok": not missing}
     if not session.as_json:
@@ -101,8 +118,58 @@ def doctor(
             hint="\n".join(dict.fromkeys(check.hint for check in missing if check.hint)),
             data=data,
         )
-    if not session.emit(data) and checks:
+    if not session.emit(data) and profile_name:
         report.success(f"{profile_name} works on this machine")
+
+
+def _newer_mambaport(session: Session) -> Check:
+    """Whether the package index has a newer mambaport. An index that does not answer is no failure."""
+    try:
+        if session.fetcher.offline:
+            raise FetchError("the index was not asked", found="--offline")
+        newest = newest_release(make_client(session.fetcher.index), "mambaport")
+    except FetchError as fault:
+        return Check(
+            "newest", "optional", f"mambaport {__version__}; {fault.what}: {fault.found or 'no answer'}"
+        )
+    if newest is None or newest <= Version(__version__):
+        return Check("newest", "good", f"mambaport {__version__}, and the index has no newer one")
+    return Check(
+        "newest",
+        "optional",
+        f"mambaport {__version__}; the index has {newest}, which may have newer patch sets",
+        "pip install --upgrade mambaport, in the environment of mambaport; docs: CHANGELOG.md",
+    )
+
+
+def _newer_wheels(
+    session: Session, index: str, profile_name: str, variant: str | None, releases: ReleaseChoice
+) -> list[Check]:
+    """Whether an index has wheels of a newer revision of the patch sets than this mambaport has.
+
+    Raises:
+        FetchError, IndexFault: the index cannot be read.
+    """
+    plan = make_plan(
+        find_profile(profile_name), session.shop.host, variant=variant, releases=releases, buildable=False
+    )
+    place = session.fetcher.wheel_index(index)
+    found = []
+    for package in plan.packages:
+        newer = newer_label(package.version, place.digests(plan.folder, package.name))
+        text = f"{package.version}, revision {package.revision}"
+        if newer is None:
+            found.append(Check(package.name, "good", f"{text}; the index has no newer one"))
+        else:
+            found.append(
+                Check(
+                    package.name,
+                    "optional",
+                    f"{text}; the index has {newer}, of newer patch sets",
+                    "update mambaport to the release that made the index, then `install --index` again",
+                )
+            )
+    return found
 
 
 def _error_text(value: str) -> str:

@@ -23,10 +23,13 @@ from mambaport.indexing import (
     only_writer,
     profile_of,
     read_site,
+    refuse_second,
     write_site,
 )
 from mambaport.plan import resolve_goal
+from mambaport.redaction import redact
 from mambaport.report import counted
+from mambaport.sources import WheelIndex
 from mambaport.wheels import Wheel, read_wheel, wheels_in
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
@@ -52,6 +55,11 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
     metavar="OWNER/NAME",
     help="The repository on GitHub whose workflow attests the wheels: pages get the link and the command.",
 )
+@click.option(
+    "--published",
+    metavar="URL",
+    help="The index that is served so far: a wheel of its version with other content is refused.",
+)
 @output_options
 def index(
     session: Session,
@@ -60,6 +68,7 @@ def index(
     url: str | None,
     proofs: tuple[Path, ...],
     attested: str | None,
+    published: str | None,
 ) -> None:
     """Write a static index of wheels: for pip, uv, mambaport, and people.
 
@@ -70,6 +79,7 @@ def index(
     Examples:
       mambaport index wheelhouse/ -o site              every profile's wheels
       mambaport index wheelhouse/rpi -o site --proof verify-rpi.json
+      mambaport index wheelhouse/ -o site --published https://example.org/wheels
       mambaport index -o site                          the pages again, for example with another --url
     """
     if Path.cwd().is_relative_to(output.resolve()):
@@ -89,6 +99,8 @@ def index(
         )
     wheels = [wheel for path in wheelhouses for wheel in _wheels(path)]
     added = [_record(session, wheel) for wheel in wheels]
+    if published:
+        _require_new(session.fetcher.wheel_index(published), added)
     reports = [(path, _proof(path)) for path in proofs]
     with only_writer(output):
         before = read_site(output)
@@ -171,6 +183,18 @@ def _record(session: Session, wheel: Wheel) -> WheelRecord:
     require_audit(audit)
     session.report.line("audit", wheel.path.name, f"{len(audit.findings)} rules")
     return record.model_copy(update={"audit": tuple(Finding(**vars(item)) for item in audit.findings)})
+
+
+def _require_new(published: WheelIndex, added: list[WheelRecord]) -> None:
+    """Refuses wheels that an index has under the same version with other bytes.
+
+    Raises:
+        IndexFault: two different files would share a version.
+        FetchError: the index cannot be reached.
+    """
+    for item in added:
+        for filename, sha256 in published.digests(item.folder, item.name).items():
+            refuse_second(item, filename, sha256, f"the published index {redact(published.url)}")
 
 
 def _goal(record: WheelRecord, host: Host) -> Goal:

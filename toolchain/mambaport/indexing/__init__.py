@@ -2,7 +2,7 @@
 
 from mambaport.indexing.provenance import Provenance
 from mambaport.indexing.record import Finding, Proof, WheelRecord, make_record, profile_of
-from mambaport.indexing.site import Site, only_writer, read_site, write_site
+from mambaport.indexing.site import Site, only_writer, read_site, refuse_second, write_site
 
 __all__ = [
     "Finding",
@@ -14,5 +14,6 @@ __all__ = [
     "only_writer",
     "profile_of",
     "read_site",
+    "refuse_second",
     "write_site",
 ]

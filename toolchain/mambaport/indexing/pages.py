@@ -12,6 +12,7 @@ from mambaport.indexing.shelves import Shelf, shelves
 from mambaport.indexing.simple import lock_name
 from mambaport.pages import asset, render
 from mambaport.releases import known_versions, read_package, read_source
+from mambaport.wheels import STATEMENT
 
 ASSETS = ("style.css", "site.js")
 """Files that the pages load; the pages load nothing from elsewhere."""
@@ -111,6 +112,8 @@ def _wheel_view(record: WheelRecord, shelf: Shelf, address: str, attested: str |
     package = read_package(record.name) if shelf.profile else None
     files = f"../{FILES}/{quote(record.filename)}"
     kinds = {"metadata": ".metadata", "provenance": ".provenance.json", "sbom": ".sbom.cdx.json"}
+    if any(item.rule == "statement" for item in record.audit):
+        kinds["statement"] = STATEMENT
     needs = [item.found for item in record.audit if item.rule in ("glibc", "isa")]
     release = (record.name, record.release)
     return {

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
 from mambaport.digests import file_sha256, tree_files
 from mambaport.errors import IndexFault, MambaportError
 from mambaport.indexes import SUMS, read_sums, sums_text, wheel_file
@@ -28,6 +30,7 @@ from mambaport.locking import lock_file
 from mambaport.models import validate
 from mambaport.store import flush
 from mambaport.temporary import temporary_folder
+from mambaport.wheels import STATEMENT
 
 _SUFFIXES = (".metadata", ".record.json", ".provenance.json", ".sbom.cdx.json")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -62,19 +65,42 @@ class Site:
 
 def _refuse_two(new: WheelRecord, old: WheelRecord) -> None:
     """Refuses a second file where pip would see one."""
-    if new.folder != old.folder or new.sha256 == old.sha256:
-        return
-    same_version = (new.name, new.version, new.arch) == (old.name, old.version, old.arch)
-    if new.filename != old.filename and not same_version:
+    if new.folder == old.folder:
+        refuse_second(new, old.filename, old.sha256, "the index")
+
+
+def refuse_second(new: WheelRecord, filename: str, sha256: str, index: str) -> None:
+    """Refuses a wheel where an index has another file of the same name, or version and architecture.
+
+    Args:
+        filename, sha256: a wheel of the same folder in the index
+        index: the index, for the message
+
+    Raises:
+        IndexFault: the two are different files.
+    """
+    if new.sha256 == sha256 or not _one_for_pip(new, filename):
         return
     raise IndexFault(
-        f"{new.filename} is in the index already, with other content"
-        if new.filename == old.filename
-        else f"{new.name} {new.version} is in the index already, as {old.filename}",
+        f"{new.filename} is in {index} already, with other content"
+        if new.filename == filename
+        else f"{new.name} {new.version} is in {index} already, as {filename}",
         found=f"sha256 {new.sha256} to add",
-        expected=f"sha256 {old.sha256}, the file that {old.folder}/ has had so far",
+        expected=f"sha256 {sha256}, the file that {new.folder}/ has had so far",
         hint="a published file never changes: raise `revision` in the package's package.toml and build again",
     )
+
+
+def _one_for_pip(new: WheelRecord, filename: str) -> bool:
+    """Whether pip takes a wheel and a file for the same version on the same architecture."""
+    if new.filename == filename:
+        return True
+    try:
+        name, version, _, tags = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        return False
+    arch = next((arch for arch in ("aarch64", "x86_64") if all(arch in tag.platform for tag in tags)), "any")
+    return (str(name), str(version), arch) == (new.name, new.version, new.arch)
 
 
 def read_site(root: Path) -> Site:
@@ -210,11 +236,22 @@ def _fill(
         for suffix, content in zip(_SUFFIXES, contents, strict=True):
             if content:
                 digests[name + suffix] = _write(new / (name + suffix), content)
+        stated = any(item.rule == "statement" for item in record.audit)
+        if stated and (content := _statement(site.root / name, source)):
+            digests[name + STATEMENT] = _write(new / (name + STATEMENT), content)
     metadata = {name: digest for name, digest in digests.items() if name.endswith(".metadata")}
     pages = simple_pages(site.records, metadata, url) | site_pages(site.records, url, attested)
     for name, content in pages.items():
         digests[name] = _write(new / name, content)
     return digests
+
+
+def _statement(published: Path, source: Path | None) -> bytes:
+    """The statement of a wheel: the published one, or that beside the source; empty without one."""
+    for wheel in (published, source):
+        if wheel is not None and (path := wheel.with_name(wheel.name + STATEMENT)).is_file():
+            return path.read_bytes()
+    return b""
 
 
 def _write(path: Path, content: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ def footprint(site: Path, wheels: Sequence[Path]) -> Footprint:
         OSError, zipfile.BadZipFile: a wheel cannot be read.
     """
     site = Path(os.path.abspath(site))  # noqa: PTH100 - links are kept
-    root = site.parents[min(2, len(site.parents) - 1)]
+    root = _root(site)
     found = Footprint()
     names = {str(parse_wheel_filename(path.name)[0]) for path in wheels}
     for path in _old_files(site, root, names):
@@ -64,11 +64,25 @@ def footprint(site: Path, wheels: Sequence[Path]) -> Footprint:
     return found
 
 
+def distribution_files(site: Path, names: Sequence[str]) -> list[Path]:
+    """The files of installed distributions and of their folders, in order, without bytecode."""
+    site = Path(os.path.abspath(site))  # noqa: PTH100 - links are kept
+    found = Footprint()
+    for path in _old_files(site, _root(site), {canonicalize_name(name) for name in names}):
+        _keep(found, path)
+    return sorted(path for path in found.kept if path.suffix != ".pyc")
+
+
 def compiled_files(path: Path) -> list[Path]:
     """The bytecode files of a Python file, in ``__pycache__``."""
     if path.suffix != ".py":
         return []
     return sorted((path.parent / "__pycache__").glob(f"{escape(path.stem)}.*.pyc"))
+
+
+def _root(site: Path) -> Path:
+    """The environment's folder: three above site-packages."""
+    return site.parents[min(2, len(site.parents) - 1)]
 
 
 def _keep(found: Footprint, path: Path) -> None:
@@ -83,7 +97,7 @@ def _keep(found: Footprint, path: Path) -> None:
         found.kept.add(path)
 
 
-def _old_files(site: Path, root: Path, names: set[str]) -> Iterator[Path]:
+def _old_files(site: Path, root: Path, names: Collection[str]) -> Iterator[Path]:
     """The files and folders of the installed distributions with these names."""
     for item in metadata.distributions(path=[str(site)]):
         info = getattr(item, "_path", None)

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from packaging.utils import parse_wheel_filename
+
 from mambaport.errors import InstallError, MambaportError
+from mambaport.installing import previous
 from mambaport.installing.backup import Backup
 from mambaport.installing.footprint import footprint
 from mambaport.installing.pip_calls import (
     check_files,
     check_requirements,
+    differences,
     install_files,
     requirement_wheels,
     versions_in,
@@ -33,6 +37,8 @@ def install_wheels(
     report: Report,
     options: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
+    *,
+    keep_previous: bool = False,
 ) -> None:
     """Installs ``wheels`` and the missing light dependencies, then proves the wheels.
 
@@ -42,20 +48,64 @@ def install_wheels(
     Args:
         options: pip's options that say where dependencies come from.
         settings: pip's settings that say where dependencies come from.
+        keep_previous: keeps the environment before for :func:`undo`.
 
     Raises:
         InstallError: pip failed, torch changed, or the installed files differ from the wheels'; the
             environment is restored. Or another installation into the environment runs.
     """
-    refusal = InstallError(
+    target.site.mkdir(parents=True, exist_ok=True)
+    with locked(target.site, _refusal(target)):
+        _install(target, wheels, profile, prove, report, options, settings or {}, keep_previous)
+
+
+def undo(target: Interpreter, report: Report) -> None:
+    """Restores the environment before the last installation that kept it, or before an interrupted one.
+
+    Raises:
+        InstallError: no installation can be undone, or the packages were changed after the installation.
+    """
+    if not target.site.is_dir():
+        previous.go_back(target.site)
+    with locked(target.site, _refusal(target)):
+        if _restore_interrupted(target, report):
+            return
+        before = versions_in(target.site)
+        with postponed():
+            names = previous.go_back(target.site)
+        after = versions_in(target.site)
+        for name in names:
+            text = f"{before.get(name, 'none')} -> {after.get(name, 'not installed, as before')}"
+            report.line("restore", str(name), text)
+
+
+def installed_already(target: Interpreter, wheels: Sequence[Wheel], profile: Profile) -> bool:
+    """Whether an environment has every file of ``wheels``, and the requirements, and nothing interrupted."""
+    if Backup(target.site).pending or missing_requirements(target, profile.install.requires):
+        return False
+    return not differences(target, wheels)
+
+
+def _refusal(target: Interpreter) -> InstallError:
+    return InstallError(
         f"Another installation into {target.place} runs",
         found=f"another process has locked {target.site}",
         expected="one installation at a time",
         hint="run this again when the other installation has finished",
     )
-    target.site.mkdir(parents=True, exist_ok=True)
-    with locked(target.site, refusal):
-        _install(target, wheels, profile, prove, report, options, settings or {})
+
+
+def _restore_interrupted(target: Interpreter, report: Report) -> bool:
+    """Restores the environment before an interrupted installation. Returns whether there was one."""
+    backup = Backup(target.site)
+    if not backup.pending:
+        return False
+    with postponed():
+        restored = backup.restore()
+    report.line(
+        "restore", f"an earlier installation was interrupted; {', '.join(restored)} are back as they were"
+    )
+    return True
 
 
 def _install(
@@ -66,19 +116,14 @@ def _install(
     report: Report,
     options: Sequence[str],
     settings: Mapping[str, str],
+    keep_previous: bool,
 ) -> None:
     """:func:`install_wheels`, in an environment that no other installation changes."""
     names = [wheel.name for wheel in wheels]
     queried = [*names, *queried_names(profile.install.requires)]
     python = Path(target.executable)
     backup = Backup(target.site)
-    if backup.pending:
-        with postponed():
-            names_restored = backup.restore()
-        report.line(
-            "restore",
-            f"an earlier installation was interrupted; {', '.join(names_restored)} are back as they were",
-        )
+    if _restore_interrupted(target, report):
         target = read_interpreter(python, queried)
     backup.drop()
     missing = missing_requirements(target, profile.install.requires)
@@ -101,7 +146,11 @@ def _install(
             report.line("install", f"{wheel.path.name}", f"into {target.place}")
         prove()
         with postponed():
-            backup.drop()
+            if keep_previous:
+                previous.keep(backup, [*names, *(parse_wheel_filename(path.name)[0] for path in more)])
+            else:
+                previous.forget(target.site)
+                backup.drop()
     except BaseException as fault:
         with postponed():
             restored = backup.restore() if backup.pending else []

@@ -117,7 +117,7 @@ def check_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
     Raises:
         InstallError: the environment differs; the error has each difference.
     """
-    reasons = [reason for wheel in wheels for reason in _differences(target, wheel)]
+    reasons = differences(target, wheels)
     if reasons:
         raise InstallError(
             "The installed files differ from those of the wheels",
@@ -126,6 +126,11 @@ def check_files(target: Interpreter, wheels: Sequence[Wheel]) -> None:
             hint="remove the other copies that are named here; PYTHONPATH and the user's site-packages come "
             "before an environment's own",
         )
+
+
+def differences(target: Interpreter, wheels: Sequence[Wheel]) -> list[str]:
+    """How an environment differs from the wheels: for each wheel, at most ten sentences."""
+    return [reason for wheel in wheels for reason in _differences(target, wheel)]
 
 
 def _differences(target: Interpreter, wheel: Wheel) -> list[str]:

@@ -21,6 +21,8 @@ class Pin(Model):
     sha256: Sha256
     size: int
     """Bytes; distinguishes a truncated download from another file."""
+    license: str = ""
+    """The SPDX expression of a build requirement's licence."""
 
 
 class BuildRequirements(Model):

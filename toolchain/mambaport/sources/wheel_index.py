@@ -183,6 +183,16 @@ class WheelIndex:
             _is(item["filename"], name, version, arch) for item in self._files(page)
         )
 
+    def digests(self, folder: str, name: str) -> dict[str, str]:
+        """The wheels of a project in a folder: file name -> sha256; none where the index has no such project.
+
+        Raises:
+            FetchError, IndexFault
+        """
+        page = project_page(folder, name)
+        files = self._files(page) if page in self._sums else []
+        return {item["filename"]: item["hashes"]["sha256"] for item in files}
+
     def _files(self, page: str) -> list[dict[str, Any]]:
         content = self._page(page)
         try:

@@ -1,0 +1,62 @@
+"""The statement beside a wheel: whether it speaks of this wheel, and of the inputs that the wheel names."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from typing import Any
+
+from mambaport.auditing.findings import Finding, judge
+from mambaport.wheels import STATEMENT, Wheel
+
+LARGEST = 16 << 20
+"""Bytes of the longest statement that is read."""
+
+
+def statement_finding(wheel: Wheel, archive: zipfile.ZipFile) -> Finding | None:
+    """The finding on ``<wheel>.intoto.json``; None where there is no such file.
+
+    A statement is compared and not believed: the tool that CI signs with also checks its signature, where CI
+    has signed it.
+    """
+    path = wheel.path.with_name(wheel.path.name + STATEMENT)
+    if not path.is_file():
+        return None
+    expected = f"a statement of {wheel.path.name} with sha256 {wheel.sha256}, and of its sources and patches"
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} bytes")
+        faults = _faults(json.loads(path.read_text(encoding="utf-8")), wheel, archive)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+        reason = f"{type(fault).__name__}: {fault}"
+        return Finding("statement", "fail", f"{path.name} cannot be read: {reason}", expected)
+    return judge("statement", [f"{path.name}: {fault}" for fault in faults], path.name, expected)
+
+
+def _faults(statement: Any, wheel: Wheel, archive: zipfile.ZipFile) -> list[str]:
+    subjects = {item["name"]: item["digest"].get("sha256") for item in statement["subject"]}
+    if wheel.path.name not in subjects:
+        return [f"the subject is {', '.join(map(str, subjects)) or 'nothing'}"]
+    faults = []
+    if subjects[wheel.path.name] != wheel.sha256:
+        faults.append(f"the subject's sha256 is {subjects[wheel.path.name]}")
+    stated = {
+        str(item.get("name")): item.get("digest", {}).get("sha256")
+        for item in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
+    for name, digest in _inputs(wheel, archive).items():
+        if stated.get(name) != digest:
+            faults.append(f"{name} is stated with sha256 {stated.get(name)}, and the wheel names {digest}")
+    return faults[:10]
+
+
+def _inputs(wheel: Wheel, archive: zipfile.ZipFile) -> dict[str, str]:
+    """The sources and patches that the wheel's own provenance names: name in a statement -> sha256."""
+    names = [name for name in archive.namelist() if name.endswith(".dist-info/provenance.json")]
+    record = json.loads(archive.read(names[0])) if names else {}
+    found = {item["filename"]: item["sha256"] for item in record.get("sources", ())}
+    for item in record.get("patch_sets", ()):
+        found |= {
+            f"{wheel.name}/{item['name']}/{patch['file']}": patch["sha256"] for patch in item["patches"]
+        }
+    return found

@@ -1,0 +1,86 @@
+"""The statement beside a wheel: in-toto, with SLSA's provenance v1 as its predicate.
+
+The wheel holds its own provenance, which cannot name the wheel's digest. The statement names the digest, the
+commit of mambaport, and every material, in the form that other tools read and that CI signs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mambaport import __version__
+from mambaport.building.materials import Material, materials
+from mambaport.building.provenance import record
+from mambaport.commit import REPOSITORY, Commit
+from mambaport.plan import PackagePlan, Plan
+from mambaport.wheels import Wheel
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = f"{REPOSITORY}/blob/main/docs/how-to/wheels-in-ci.md#where-a-wheel-comes-from"
+
+
+def statement(plan: Plan, package: PackagePlan, wheel: Wheel, commit: Commit | None) -> str:
+    """The statement of one wheel, as JSON.
+
+    Args:
+        commit: the commit of the checkout that mambaport runs from; None for an installed mambaport.
+    """
+    facts = record(plan, package)
+    asked = ("profile", "variant", "package", "version")
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {name: facts[name] for name in asked},
+            "internalParameters": {
+                **{name: facts[name] for name in facts if name not in (*asked, "patch_sets", "sources")},
+                "reproducible": {
+                    "promise": "equal inputs give equal bytes",
+                    "check": f"mambaport rebuild {wheel.path.name}",
+                },
+            },
+            "resolvedDependencies": [
+                _builder(commit),
+                *(_dependency(material) for material in materials(plan, package)),
+            ],
+        },
+        "runDetails": {
+            "builder": {"id": REPOSITORY, "version": {"mambaport": __version__}},
+            "metadata": {"invocationId": package.key},
+        },
+    }
+    text = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": wheel.path.name, "digest": {"sha256": wheel.sha256}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    return json.dumps(text, indent=1, sort_keys=True) + "\n"
+
+
+def _builder(commit: Commit | None) -> dict[str, Any]:
+    if commit is None:
+        return {"name": "mambaport", "uri": f"pkg:pypi/mambaport@{__version__}"}
+    changed = {"annotations": {"changed": list(commit.changed)}} if commit.changed else {}
+    return {
+        "name": "mambaport",
+        "uri": f"git+{REPOSITORY}@{commit.sha1}",
+        "digest": {"gitCommit": commit.sha1},
+        **changed,
+    }
+
+
+def _dependency(material: Material) -> dict[str, Any]:
+    notes = {
+        "kind": material.kind,
+        **({"version": material.version} if material.version else {}),
+        **({"license": material.license} if material.license else {}),
+        **({"patch_set_digest": material.digest} if material.digest else {}),
+    }
+    return {
+        "name": material.name,
+        **({"uri": material.purl.to_string()} if material.purl is not None else {}),
+        **({"digest": {"sha256": material.sha256}} if material.sha256 else {}),
+        "annotations": notes,
+    }

@@ -1,0 +1,233 @@
+"""A store's archives and wheels in an object store, on a web server or in a folder: pushed and brought back.
+
+The layout is plain: ``objects/<sha256>`` for each file, ``manifests/<sha256>.json`` for each list of entries,
+and ``manifest.json``, the newest list. Nothing that comes back is trusted. An archive is compared with its
+name in the store, the sha256 that profiles pin. A wheel's name is a digest of the build's inputs, which says
+nothing about the file's bytes: wheels are brought only where the user names the manifest's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from mambaport.digests import file_sha256
+from mambaport.errors import FetchError, HostError, UsageError
+from mambaport.models import FileName, Model, Sha256
+from mambaport.redaction import redact
+from mambaport.store import Store
+
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,200}$")]
+RemoteKind = Literal["archives", "wheels"]
+REMOTE_KINDS: tuple[RemoteKind, ...] = ("archives", "wheels")
+NEWEST = "manifest.json"
+LARGEST_MANIFEST = 32 << 20
+LARGEST_OBJECT = 8 << 30
+TIMEOUT = "60s"
+
+
+class RemoteFile(Model):
+    """A file of an entry."""
+
+    sha256: Sha256
+    size: int = Field(ge=0, le=LARGEST_OBJECT)
+
+
+class Manifest(Model):
+    """The entries of one push: kind -> key -> file name -> file."""
+
+    format: Literal[1] = 1
+    entries: dict[RemoteKind, dict[Key, dict[FileName, RemoteFile]]]
+
+    def text(self) -> bytes:
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+
+class Remote:
+    """A place that entries are pushed to and brought from.
+
+    Args:
+        url: ``s3://bucket/path``, ``gs://``, ``az://``, ``https://``, ``file:///folder``, or a folder's path.
+
+    Raises:
+        HostError: obstore, the library that reaches such places, is not installed.
+        UsageError: the address is not one.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._obstore: Any = import_module("obstore")
+            stores: Any = import_module("obstore.store")
+            self._faults: Any = import_module("obstore.exceptions")
+        except ImportError as fault:
+            raise HostError(
+                "obstore is not installed",
+                found=str(fault),
+                expected="the library by which mambaport reaches object stores and web servers",
+                hint="pip install 'mambaport[remote]', in the environment of mambaport",
+            ) from None
+        self.url = url
+        try:
+            if "://" not in url or url.startswith("file://"):
+                self._store = stores.LocalStore(Path(url.removeprefix("file://")).absolute(), mkdir=True)
+            else:
+                client = {"timeout": TIMEOUT, **({"allow_http": True} if url.startswith("http://") else {})}
+                retry = {"max_retries": 2}
+                self._store = stores.from_url(url, client_options=client, retry_config=retry)
+        except (self._faults.BaseError, ValueError, OSError) as fault:
+            raise UsageError(
+                f"{redact(url)} is no address of a remote store",
+                found=_reason(fault),
+                expected="s3://bucket/path, gs://, az://, https://, file:///folder, or the path of a folder",
+            ) from None
+
+    def push(self, store: Store, kinds: tuple[RemoteKind, ...] = REMOTE_KINDS) -> tuple[Manifest, str, int]:
+        """Uploads what the place does not have yet. The newest manifest is written last.
+
+        Returns:
+            the manifest, its sha256, and the number of uploaded objects
+
+        Raises:
+            FetchError: the place cannot be reached, or refuses the upload.
+        """
+        entries: dict[RemoteKind, dict[str, dict[str, RemoteFile]]] = {kind: {} for kind in kinds}
+        sent = 0
+        for entry in store.entries():
+            if entry.kind not in kinds or store.get(entry.kind, entry.key) is None:
+                continue
+            kind: RemoteKind = "archives" if entry.kind == "archives" else "wheels"
+            files = entries[kind].setdefault(entry.key, {})
+            for path in sorted(path for path in entry.path.iterdir() if path.is_file()):
+                digest = file_sha256(path)
+                files[path.name] = RemoteFile(sha256=digest, size=path.stat().st_size)
+                if not self._has(f"objects/{digest}"):
+                    self._put(f"objects/{digest}", path)
+                    sent += 1
+        manifest = Manifest(entries=entries)
+        digest = hashlib.sha256(manifest.text()).hexdigest()
+        self._put(f"manifests/{digest}.json", manifest.text())
+        self._put(NEWEST, manifest.text())
+        return manifest, digest, sent
+
+    def manifest(self, sha256: str | None) -> Manifest:
+        """A manifest: that of a digest, or the newest, whose wheels are left out.
+
+        Raises:
+            FetchError: there is none, or it has another digest, or is not a manifest.
+        """
+        name = NEWEST if sha256 is None else f"manifests/{sha256}.json"
+        content = b"".join(self._chunks(name, LARGEST_MANIFEST))
+        actual = hashlib.sha256(content).hexdigest()
+        if sha256 is not None and actual != sha256:
+            raise self._wrong(name, f"sha256 {actual}", f"sha256 {sha256}, as the address says")
+        try:
+            found = Manifest.model_validate_json(content)
+        except ValidationError as fault:
+            first = fault.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise self._wrong(
+                name, f"{where}: {first['msg']}", "a manifest of `mambaport cache push`"
+            ) from None
+        if sha256 is not None:
+            return found
+        return Manifest(entries={"archives": found.entries.get("archives", {})})
+
+    def bring(self, store: Store, manifest: Manifest) -> list[str]:
+        """Fetches the entries that the store lacks.
+
+        Returns:
+            ``kind/key`` of each new entry
+
+        Raises:
+            FetchError: an object is missing, or is not what the manifest or the entry's name says. Entries
+                before that one stay.
+        """
+        new = []
+        for kind, entries in manifest.entries.items():
+            for key, files in sorted(entries.items()):
+                if store.get(kind, key) is None:
+                    store.make(kind, key, partial(self._fill, kind, key, files))
+                    new.append(f"{kind}/{key}")
+        return new
+
+    def _fill(self, kind: str, key: str, files: Mapping[str, RemoteFile], folder: Path) -> None:
+        for name, file in files.items():
+            expected = key if kind == "archives" else file.sha256
+            where = f"{kind}/{key}/{name}"
+            if file.sha256 != expected:
+                raise self._wrong(where, f"sha256 {file.sha256} in the manifest", f"sha256 {expected}")
+            digest = hashlib.sha256()
+            with (folder / name).open("wb") as stream:
+                for chunk in self._chunks(f"objects/{expected}", file.size, where):
+                    digest.update(chunk)
+                    stream.write(chunk)
+            if digest.hexdigest() != expected:
+                raise self._wrong(where, f"sha256 {digest.hexdigest()}", f"sha256 {expected}")
+
+    def _wrong(self, name: str, found: str, expected: str) -> FetchError:
+        return FetchError(
+            f"{name} of the remote store is not what was pushed",
+            found=f"{found}, from {redact(self.url)}",
+            expected=expected,
+            hint="the entry was not kept; find out what changed the file, and push again from a machine that "
+            "you trust",
+        )
+
+    def _chunks(self, name: str, limit: int, what: str | None = None) -> Iterator[bytes]:
+        """The bytes of an object, refused beyond ``limit``."""
+        received = 0
+        with self._reached(name):
+            for chunk in self._obstore.get(self._store, name).stream():
+                received += len(chunk)
+                if received > limit:
+                    raise self._wrong(what or name, f"more than {limit:,} bytes", f"{limit:,} bytes at most")
+                yield bytes(chunk)
+
+    def _has(self, name: str) -> bool:
+        try:
+            with self._reached(name):
+                self._obstore.head(self._store, name)
+        except _Missing:
+            return False
+        return True
+
+    def _put(self, name: str, content: Path | bytes) -> None:
+        with self._reached(name):
+            self._obstore.put(self._store, name, content)
+
+    @contextmanager
+    def _reached(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (self._faults.NotFoundError, FileNotFoundError):
+            raise _Missing(
+                f"The remote store has no {name}",
+                found=redact(self.url),
+                expected="a place that `mambaport cache push` has filled",
+                hint="check the address, and the digest after #sha256=",
+            ) from None
+        except (self._faults.BaseError, OSError, ValueError) as fault:
+            raise FetchError(
+                f"{name} of the remote store cannot be reached",
+                found=f"{redact(self.url)}: {_reason(fault)}",
+                expected="a place that this machine may read, and for `cache push` write",
+                hint="check the address and the access: AWS_ variables for S3; a web server must take PUT",
+            ) from None
+
+
+class _Missing(FetchError):  # noqa: N818 - the place has no such object, which may be right
+    """The place has no such object."""
+
+
+def _reason(fault: Exception) -> str:
+    """The first line of a library's message; the rest is the library's inner state."""
+    lines = str(fault).strip().splitlines()
+    return redact(lines[0]) if lines else type(fault).__name__
