@@ -142,6 +142,7 @@ def test_a_page_says_where_attestations_and_archives_are(house: Path, tmp_path: 
     check_page(text, alone=False)
     assert 'href="https://github.com/someone/wheels/attestations"' in text
     assert "gh attestation verify demo-1.0+my.board.1-py3-none-any.whl --repo someone/wheels" in text
+    assert "1 patch in 1 set, in the order" in text
     assert "not known to this mambaport" in text  # an archive of a release that no pin names
     assert "mamba-ssm 2.2.5 on the package index, csrc/* alone." in " ".join(
         read_source("mamba-ssm", "2.2.4").origins.values()

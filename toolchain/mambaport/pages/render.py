@@ -19,7 +19,7 @@ from jinja2 import (
 )
 from markupsafe import Markup
 
-from mambaport.report import size_text
+from mambaport.report import counted, size_text
 
 
 @cache
@@ -34,6 +34,7 @@ def _templates(folder: Path | None = None) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["size"] = size_text
+    environment.filters["counted"] = counted
     environment.filters["path"] = quote
     environment.filters["thread"] = thread_url
     return environment
