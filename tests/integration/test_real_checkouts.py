@@ -247,3 +247,77 @@ def test_what_is_called_unchanged_runs_as_it_is(
     answer = mambaport(tmp_path / "store", "adopt", named).good()
     assert (answer["checkout"], answer["state"], answer["written"]) == (name, "unchanged", [])
     run(Path(named), interpreter, "-W", "ignore", "-c", code, *words)
+
+
+EXPORT = """
+import sys, numpy, onnx, onnxruntime, torch
+sys.path.insert(0, sys.argv[1])
+from tensorrt_operators import refused
+
+class First(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+    def forward(self, image):
+        out = self.net(image)
+        return out[0] if isinstance(out, tuple) else out
+
+def compare(net, size, dynamic, sizes):
+    form = sys.argv[2]
+    model = First(net).eval()
+    image = torch.rand(2, 3, size, size)
+    program = torch.onnx.export(model, (image,), dynamo=True, verbose=False, opset_version=18,
+                                dynamic_shapes=(dynamic,))
+    program.save("exported.onnx")
+    file = onnx.load("exported.onnx")
+    assert form == "fused" or not refused(file), refused(file)
+    assert form == "standard" or any(node.op_type == "SelectiveScan" for node in file.graph.node)
+    options = onnxruntime.SessionOptions()
+    if form == "fused":
+        import mambaport_onnx
+        mambaport_onnx.register(options)
+    session = onnxruntime.InferenceSession("exported.onnx", options)
+    for shape in sizes:
+        image = torch.rand(shape)
+        with torch.no_grad():
+            wanted = model(image).numpy()
+        found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+        worst = float(numpy.abs(found - wanted).max() / numpy.abs(wanted).max())
+        print(shape, worst)
+        assert worst < 1e-5, worst
+"""
+VMAMBA_EXPORT = (
+    EXPORT
+    + """
+sys.path.insert(0, "classification/models")
+import vmamba
+torch.manual_seed(0)
+net = vmamba.VSSM(depths=[1, 1, 1, 1], dims=32, ssm_d_state=1, ssm_dt_rank="auto", ssm_ratio=2.0, ssm_conv=3,
+                  ssm_conv_bias=False, forward_type="v05_noz", mlp_ratio=4.0, downsample_version="v3",
+                  patchembed_version="v2", norm_layer="ln2d", num_classes=10)
+size = torch.export.Dim.AUTO
+compare(net, 64, {0: "batch", 2: size, 3: size}, [(1, 3, 64, 64), (3, 3, 96, 128)])
+"""
+)
+DETECTOR_EXPORT = (
+    EXPORT
+    + """
+from ultralytics.nn.tasks import DetectionModel
+torch.manual_seed(0)
+net = DetectionModel("ultralytics/cfg/models/mamba-yolo/Mamba-YOLO-T.yaml", verbose=False)
+net.model[-1].dynamic = True
+compare(net, 128, {0: "batch"}, [(1, 3, 128, 128), (3, 3, 128, 128)])
+"""
+)
+
+
+@pytest.mark.parametrize("form", ["standard", "fused"])
+@pytest.mark.parametrize(("name", "code"), [("vmamba", VMAMBA_EXPORT), ("mamba-yolo", DETECTOR_EXPORT)])
+def test_an_adopted_model_becomes_an_onnx_file(tmp_path: Path, name: str, code: str, form: str) -> None:
+    needed = ("timm", "onnx", "onnxruntime", "onnxscript")
+    root = copy_of(name, tmp_path)
+    more = ("torchvision", "cv2", "pandas") if name == "mamba-yolo" else ("fvcore",)
+    interpreter = python(*needed, *more)
+    mambaport(tmp_path / "store", "adopt", root).good()
+    facts = Path(__file__).parents[1] / "numeric"
+    run(root, "env", f"MAMBAPORT_ONNX_FORM={form}", interpreter, "-W", "ignore", "-c", code, facts, form)

@@ -4,10 +4,14 @@ import importlib.util
 
 import numpy as np
 import pytest
+import selective_scan_cuda
+import selective_scan_cuda_core
+import selective_scan_cuda_oflex
 import torch
 from causal_conv1d import causal_conv1d_fn
 from mamba_ssm import Mamba, Mamba2
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+from tensorrt_operators import refused
 from torch import nn
 
 onnx = pytest.importorskip("onnx")
@@ -75,6 +79,7 @@ def test_one_file_computes_every_length_and_batch(name, form, tmp_path, monkeypa
         assert all(onnx.defs.has(node.op_type, OPSET, node.domain) for node in operators)
         assert {node.domain for node in operators} == {""}
         assert [item.domain for item in file.opset_import] == [""]
+        assert name == "mamba2" or not refused(file)
         onnx.checker.check_model(file, full_check=True)
     else:
         assert fused == (
@@ -193,3 +198,94 @@ def test_a_complex_scan_is_refused(tmp_path):
 def test_without_an_export_the_variable_has_no_effect(monkeypatch):
     monkeypatch.setenv(FORM, "fast")
     assert torch.isfinite(Mamba(16).eval()(torch.randn(1, 3, 16))).all()
+
+
+class Flattened(torch.autograd.Function):
+    """An image (batch, channels, height, width) in four orders, (batch, 4, channels, height * width)."""
+
+    @staticmethod
+    def forward(ctx, image):
+        batch, channels, height, width = image.shape
+        rows = image.new_empty((batch, 4, channels, height * width))
+        rows[:, 0] = image.flatten(2)
+        rows[:, 1] = image.transpose(2, 3).flatten(2)
+        rows[:, 2:] = rows[:, :2].flip(-1)
+        return rows
+
+
+class Scanned(torch.autograd.Function):
+    """The call of an extension module in VMamba and Mamba-YOLO: below every function of mamba_ssm."""
+
+    @staticmethod
+    def forward(ctx, module, u, delta, A, B, C, D, bias):
+        words = (u, delta, A, B, C, D, None, bias, True)
+        out, x, *_ = module.fwd(*(words if module is selective_scan_cuda else words[:6] + words[7:]))
+        ctx.save_for_backward(u, delta, A, B, C, D, bias, x)
+        return out
+
+
+class FourWays(nn.Module):
+    """The scan of an image in four directions, with a group of B and C for each."""
+
+    def __init__(self, module, dstate, channels=8):
+        super().__init__()
+        self.module, self.dstate, self.d_model = module, dstate, channels
+        self.projection = nn.Parameter(torch.randn(4, 3 + 2 * dstate, channels) / 4)
+        self.delta = nn.Parameter(torch.randn(4, channels, 3))
+        self.A_log, self.D, self.bias = (
+            nn.Parameter(t) for t in (torch.rand(4 * channels, dstate), *torch.randn(2, 4 * channels))
+        )
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, image):
+        batch, channels, height, width = image.shape
+        rows = Flattened.apply(image)
+        projected = torch.einsum("bkdl,kcd->bkcl", rows, self.projection)
+        low, B, C = projected.split([3, self.dstate, self.dstate], 2)
+        delta = torch.einsum("bkrl,kdr->bkdl", low, self.delta)
+        u, delta = (t.contiguous().view(batch, -1, height * width) for t in (rows, delta))
+        words = (-self.A_log.exp(), B.contiguous(), C.contiguous(), self.D, self.bias)
+        out = Scanned.apply(self.module, u, delta, *words).view(batch, 4, channels, -1)
+        out = out[:, :2] + out[:, 2:].flip(-1)
+        other = out[:, 1].view(batch, channels, width, height).transpose(2, 3).flatten(2)
+        return self.norm((out[:, 0] + other).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "dstate", "form"),
+    [
+        (selective_scan_cuda_core, 6, FORMS[0]),
+        (selective_scan_cuda_oflex, 1, FORMS[0]),
+        pytest.param(selective_scan_cuda, 6, "fused", marks=FORMS[1].marks),
+    ],
+)
+def test_other_repositories_scans_of_images(module, dstate, form, tmp_path, monkeypatch):
+    """Of any size, with parameters that have gradients: their code has no torch.no_grad."""
+    monkeypatch.setenv(FORM, form)
+    model, path = FourWays(module, dstate).eval(), tmp_path / "scan.onnx"
+    dynamic = ({0: "batch", 2: "height", 3: "width"},)
+    words = {"dynamic_shapes": dynamic, "opset_version": OPSET, "verbose": False}
+    torch.onnx.export(model, (torch.randn(2, 8, 4, 5),), dynamo=True, **words).save(path)
+    file = onnx.load(path)
+    if form == "standard":
+        assert not refused(file)
+    else:
+        assert [node.op_type for node in nodes(file.graph) if node.domain] == ["SelectiveScan"]
+    runs = session(path, form)
+    for shape in ((1, 8, 1, 1), (3, 8, 7, 6)):
+        image = torch.randn(shape)
+        assert difference(run(runs, image)[0], model(image).detach()) < 1e-5, shape
+
+
+def test_what_tensorrt_refuses_is_found():
+    def model(*nodes, opset=18):
+        ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy"]
+        graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+    node = onnx.helper.make_node
+    assert refused(model(node("Exp", ["x"], ["y"]))) == []
+    assert refused(model(node("Exp", ["x"], ["y"]), opset=22)) == ["opset 22 of ai.onnx"]
+    assert refused(model(node("Det", ["x"], ["y"]))) == ["operator  Det"]
+    assert refused(model(node("Norm", ["x"], ["y"], domain="ai.mambaport"))) == ["operator ai.mambaport Norm"]
+    assert refused(model(node("Squeeze", ["x", "x"], ["y"]))) == ["Squeeze, whose input 1 is no constant"]

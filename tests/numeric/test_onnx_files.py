@@ -19,6 +19,7 @@ import onnx_session  # noqa: E402
 from answers import Refusal  # noqa: E402
 from models import LANGUAGE  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from tensorrt_operators import refused  # noqa: E402
 
 NO_LIBRARY = importlib.util.find_spec("mambaport_onnx.library") is None
 FORMS = ["standard", pytest.param("fused", marks=pytest.mark.skipif(NO_LIBRARY, reason="wheels without it"))]
@@ -44,6 +45,7 @@ def test_vision_mamba(form, tmp_path):
     assert [item["batch"] for item in result["compared"]] == [1, 3]
     assert (result["fused_nodes"] > 0) == (form == "fused")
     assert result["opset"] >= 18
+    assert form == "fused" or not refused(onnx.load(path))
     assert [item.name for item in tmp_path.iterdir()] == ["vim.onnx"]
     described = onnx_session.properties(onnx_session.open_session(path))
     assert described["model"], described["form"] == ("vim-tiny", form)

@@ -39,6 +39,17 @@ def _compiled():
     return importlib.import_module(f"{__name__}._cuda")
 
 
+@functools.cache
+def _wheels_own(name):
+    """A module below mamba_ssm.ops of this wheel, by file path: mamba_ssm may be another repository's copy."""
+    package, _, module = f"ops.{name}".rpartition(".")
+    holder = types.ModuleType(f"{__name__}._{package.replace('.', '_')}")
+    holder.__path__ = [str(_SITE.joinpath("mamba_ssm", *package.split(".")))]
+    sys.modules[holder.__name__] = holder
+    return importlib.import_module(f"{holder.__name__}.{module}")
+
+
+_exporting = _wheels_own("exporting")
 _cuda = _compiled()
 HAS_CUDA = _cuda is not None
 """Whether CUDA tensors are computed by compiled CUDA code. False in a CPU wheel."""
@@ -59,6 +70,11 @@ def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     if _use_cuda(u):
         return list(_cuda.fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus))
     _check(u, delta, A, B, C, z)
+    if _exporting.form():
+        words = (u, delta, A, B, C, D, None, delta_bias, bool(delta_softplus), True, False)
+        out, state = _exporting.selective_scan(*words)
+        x = torch.stack([torch.zeros_like(state), state], dim=-1).flatten(2).unsqueeze(2)
+        return [out, x] if z is None else [out, x, out * F.silu(z)]
     with torch.no_grad():
         out, state = _scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus, return_last_state=True)
         x = state.new_zeros(*state.shape[:2], 1, 2 * state.shape[2])
@@ -103,23 +119,15 @@ def _force_fallback():
 
 
 def _use_cuda(u):
-    return HAS_CUDA and u.is_cuda and not _force_fallback()
+    return HAS_CUDA and u.is_cuda and not _force_fallback() and not _exporting.form()
 
 
 def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=False):
     words = (u, delta, A, B, C, D, z, delta_bias)
     if selective_scan_cpu is not None and not _force_fallback() and selective_scan_cpu.supports(*words):
         return selective_scan_cpu.selective_scan(*words, bool(delta_softplus), return_last_state)
-    return _pytorch().selective_scan(*words, bool(delta_softplus), return_last_state)
-
-
-@functools.cache
-def _pytorch():
-    """mamba_ssm.ops.fallback.selective_scan of this wheel, by file path: mamba_ssm may be another repository's copy."""
-    package = types.ModuleType(f"{__name__}._pytorch")
-    package.__path__ = [str(_SITE / "mamba_ssm" / "ops" / "fallback")]
-    sys.modules[package.__name__] = package
-    return importlib.import_module(f"{package.__name__}.selective_scan")
+    fallback = _wheels_own("fallback.selective_scan")
+    return fallback.selective_scan(*words, bool(delta_softplus), return_last_state)
 
 
 def _check(u, delta, A, B, C, z):

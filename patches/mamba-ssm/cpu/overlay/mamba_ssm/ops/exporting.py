@@ -201,7 +201,8 @@ def _scan_rows(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, fir
 
     def states(t):
         """(..., dim, dstate) as (..., groups, dstate, dim / groups): the channels, of which there are more, innermost."""
-        return t.float().unflatten(-2, (groups, -1)).transpose(-1, -2)
+        t = t.float().unflatten(-2, (groups, -1)).transpose(-1, -2)
+        return t.clone(memory_format=torch.contiguous_format)  # also where an axis is 1: see below
 
     B_varies, C_varies = B.dim() == 4, C.dim() == 4
     over_time = [steps(delta, 3), steps(delta * u, 3)]
@@ -215,9 +216,12 @@ def _scan_rows(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, fir
         state = torch.exp(dt * rates) * state + inflow * b
         return state, (inputs[0] @ state if C_varies else (constants[0] * state).sum(-2, keepdim=True))
 
+    # torch's scan refuses a first state whose strides differ from those of the next state, which are contiguous.
     if first_state is None:
-        first_state = u.new_zeros(u.shape[0], A.shape[0], A.shape[1])
-    last, ys = _scan(step, states(first_state), over_time, fixed)
+        first = u.new_zeros(u.shape[0], groups, A.shape[1], A.shape[0] // groups)
+    else:
+        first = states(first_state)
+    last, ys = _scan(step, first, over_time, fixed)
     ys = ys.flip([0]) if reverse else ys
     out = ys.squeeze(3).transpose(0, 1).flatten(2)
     out = out if D is None else out + D.float() * u
@@ -282,4 +286,6 @@ def _scan(step, first, inputs, constants):
     def flat(state, *rest):
         return list(step(state, rest[: len(inputs)], rest[len(inputs) :]))
 
-    return scan_op(flat, (first,), tuple(inputs), tuple(constants))
+    # A file has no gradients, and with them torch's scan saves the tensors of each step, of symbolic sizes, and fails.
+    first, *tensors = (t.detach() for t in (first, *inputs, *constants))
+    return scan_op(flat, (first,), tuple(tensors[: len(inputs)]), tuple(tensors[len(inputs) :]))
