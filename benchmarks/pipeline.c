@@ -27,6 +27,32 @@ void hot_loop(const struct linear_args *a, const float *x, int64_t apart,
               float *out) {
   dot_rows(a, x, 0, apart, STREAMS, TYPE, out);
 }
+#elif defined LOOP_int8 || defined LOOP_int4
+#include "../selective_scan_cpu/operators/quantized.c"
+#if defined LOOP_int8
+enum { BITS = 8 };
+#else
+enum { BITS = 4 };
+#endif
+/* Four vectors of rows times one token. */
+void hot_loop(const struct inputs *x, const int8_t *weights,
+              const uint16_t *row_scales, int64_t blocks, float *out) {
+  vec sums[4] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
+  for (int64_t b = 0; b < blocks; b++) {
+    UNROLL
+    for (int v = 0; v < 4; v++) {
+      bytes block[PER_BLOCK];
+      load_block(block, weights + (b * BITS * 4 + v) * LANES * 4, BITS);
+      const vec row_scale =
+          BITS == 4 ? vec_load_bfloat16(row_scales + (b * 4 + v) * LANES)
+                    : vec_set(1.0f);
+      sums[v] = add_block(sums[v], block, x, b, row_scale, BITS);
+    }
+  }
+  UNROLL
+  for (int v = 0; v < 4; v++)
+    vec_store(out + v * LANES, sums[v]);
+}
 #elif defined LOOP_conv_silu
 #include "../causal_conv1d_cpu/operators/conv.c"
 void hot_loop(float *out, const float *x, int64_t stride, const float *earlier,

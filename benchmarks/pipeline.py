@@ -29,7 +29,7 @@ from mambaport.toolchains import TOOLCHAINS
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "kernels"))
-from mambaport_build.libraries import INSTRUCTION_SETS, ZIG_OPTIONS  # noqa: E402
+from mambaport_build.libraries import INSTRUCTION_SETS, OPERATORS, ZIG_OPTIONS  # noqa: E402
 from mambaport_build.units import KERNEL_FLAGS  # noqa: E402
 
 BASE = "-mcpu=cortex_a72"
@@ -40,6 +40,8 @@ CORES = {"cortex-a72": "base", "neoverse-n1": "dotprod", "neoverse-n2": "sve"}
 @dataclass(frozen=True)
 class Loop:
     name: str
+    operator: str
+    """The file of kernels/csrc/*/operators that has the loop."""
     title: str
     unit: str
     per_iteration: int | None
@@ -47,19 +49,21 @@ class Loop:
 
 
 LOOPS = (
-    Loop("scan", "scan, four states at once", "state update", 16),
-    Loop("product", "matrix product, float32", "multiply-add", None),
-    Loop("row_float32", "one row times float32 weights", "multiply-add", None),
-    Loop("row_bfloat16", "one row times bfloat16 weights", "multiply-add", None),
-    Loop("row_float16", "one row times float16 weights", "multiply-add", None),
-    Loop("conv_silu", "convolution of width 4 + silu", "output", 4),
-    Loop("load_float16", "read float16", "element", 4),
-    Loop("store_float16", "write float16", "element", 4),
-    Loop("load_bfloat16", "read bfloat16", "element", 4),
-    Loop("store_bfloat16", "write bfloat16", "element", 4),
-    Loop("load_float16_apart", "read float16 with a stride, or fewer than 4", "element", 1),
-    Loop("store_float16_apart", "write float16 with a stride, or fewer than 4", "element", 1),
-    Loop("store_bfloat16_apart", "write bfloat16 with a stride, or fewer than 4", "element", 1),
+    Loop("scan", "scan_block", "scan, four states at once", "state update", 16),
+    Loop("product", "product", "matrix product, float32", "multiply-add", None),
+    Loop("row_float32", "linear", "one row times float32 weights", "multiply-add", None),
+    Loop("row_bfloat16", "linear", "one row times bfloat16 weights", "multiply-add", None),
+    Loop("row_float16", "linear", "one row times float16 weights", "multiply-add", None),
+    Loop("int8", "quantized", "int8 weights times one token", "multiply-add", 4 * 4 * 32),
+    Loop("int4", "quantized", "int4 weights times one token", "multiply-add", 4 * 4 * 32),
+    Loop("conv_silu", "conv", "convolution of width 4 + silu", "output", 4),
+    Loop("load_float16", "tile", "read float16", "element", 4),
+    Loop("store_float16", "tile", "write float16", "element", 4),
+    Loop("load_bfloat16", "tile", "read bfloat16", "element", 4),
+    Loop("store_bfloat16", "tile", "write bfloat16", "element", 4),
+    Loop("load_float16_apart", "norm", "read float16 with a stride, or fewer than 4", "element", 1),
+    Loop("store_float16_apart", "norm", "write float16 with a stride, or fewer than 4", "element", 1),
+    Loop("store_bfloat16_apart", "norm", "write bfloat16 with a stride, or fewer than 4", "element", 1),
 )
 # Instruction of a product -> the multiply-adds in one.
 MULTIPLY_ADDS = {"fmla": 4, "sdot": 16, "usdot": 16, "smmla": 32}
@@ -129,21 +133,35 @@ def total_cycles(lines: list[str], core: str, mca: str, iterations: int) -> int:
     return int(match[1])
 
 
+def compiled_for(loop: Loop, best: str) -> str:
+    """The best set that the loop is compiled for, `best` or one before it."""
+    sets = list(INSTRUCTION_SETS["aarch64"])
+    chosen = OPERATORS["aarch64"]
+    wanted = sets[: sets.index(best) + 1]
+    return [isa for isa in wanted if isa == "base" or loop.operator in chosen[isa]][-1]
+
+
+def figure(number: float) -> str:
+    """A number with three digits."""
+    return f"{number:.{2 if number >= 1 else 3}f}"
+
+
 def rows(loops: list[Loop], kernels: Path, compiler: list[str], mca: str) -> Iterator[list[str]]:
-    """The cells of the head, then those of each loop. A set that changes nothing is not mentioned."""
+    """The cells of the head, then those of each loop: the base's cycles; then those of the best set."""
     yield ["loop", "per", "instructions", *(f"cycles, {core}" for core in CORES)]
     for loop in loops:
         base = measure(loop, "base", "cortex-a72", kernels, compiler, mca)
         cells = []
         for core, best in CORES.items():
             own = measure(loop, "base", core, kernels, compiler, mca)
-            cell = f"{own.cycles:.2f}"
-            if (kernels / "csrc" / "common" / f"simd_{best}.h").is_file() and best != "base":
-                other = measure(loop, best, core, kernels, compiler, mca)
+            cell = figure(own.cycles)
+            isa = compiled_for(loop, best)
+            if isa != "base" and (kernels / "csrc" / "common" / f"simd_{isa}.h").is_file():
+                other = measure(loop, isa, core, kernels, compiler, mca)
                 if abs(other.cycles - own.cycles) > 0.1 * own.cycles:  # less is another order of instructions
-                    cell += f"; {best} {other.cycles:.2f}"
+                    cell += f"; {isa} {figure(other.cycles)}"
             cells.append(cell)
-        yield [loop.title, loop.unit, f"{base.instructions:.2f}", *cells]
+        yield [loop.title, loop.unit, figure(base.instructions), *cells]
 
 
 def sizes(wheels: Path) -> Iterator[list[str]]:

@@ -1,7 +1,8 @@
 """Runs digests.py against kernel libraries for aarch64, on an emulated system: ``python emulated.py FOLDER``.
 
-Run with a Python that has mambaport. FOLDER holds the packages of the kernels, compiled. Prints what digests.py prints.
-The exit status is 3 where this machine cannot emulate; the reason is printed.
+Run with a Python that has mambaport. FOLDER holds the packages of the kernels, compiled. Prints what digests.py prints,
+for the oldest CPU and the newest, each with its best instruction set. The exit status is 3 where this machine cannot
+emulate; the reason is printed.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from mambaport.profile import find_profile
 from mambaport.verifying import prepare_emulation
 
 UNABLE = 3
+CPUS = ("cortex-a72", "neoverse-n2")
 
 
 def main(folder: Path) -> int:
-    profile = find_profile("rpi")
+    system = find_profile("rpi").emulate[0]
     shop = open_session(as_json=False, quiet=True).shop
-    try:
-        root = prepare_emulation(profile.emulate[0], profile.target.cpu, shop)
-    except MambaportError as fault:
-        print(f"{fault.what}: {fault.found}")
-        return UNABLE
     digests = Path(__file__).with_name("digests.py")
-    done = root.run([str(digests), profile.target.cpu], [folder])
-    print(done.output.strip() if done.ok else done.tail)
-    return done.returncode
+    for cpu in CPUS:
+        try:
+            root = prepare_emulation(system, cpu, shop)
+        except MambaportError as fault:
+            print(f"{fault.what}: {fault.found}")
+            return UNABLE
+        done = root.run([str(digests), cpu], [folder])
+        print(done.output.strip() if done.ok else done.tail, flush=True)
+        if not done.ok:
+            return done.returncode
+    return 0
 
 
 if __name__ == "__main__":
