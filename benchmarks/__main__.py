@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import mamba3, memory, models, native, operators, report
+from benchmarks import mamba3, memory, models, native, operators, quantized, report
 from benchmarks.timing import Figure, Row
 
-PARTS = ("scan", "backward", "memory", "conv", "step", "vim", "mamba")
+PARTS = ("scan", "backward", "memory", "conv", "step", "vim", "mamba", "quantized")
 OF_LINE_2_3 = ("mamba3", "mamba3-backward", "mamba3-step")
 """Parts that need Mamba-3, which the default release line does not have."""
 
@@ -63,6 +63,7 @@ def run(threads: int, part: str, folder: Path, add: bool, with_llama: bool) -> N
         "mamba3": mamba3.forward,
         "mamba3-backward": mamba3.backward,
         "mamba3-step": mamba3.token,
+        "quantized": lambda n: quantized.quantized_130m(n, built.get("llama.cpp"), folder),
         "mamba": lambda n: models.mamba_130m(n, built.get("llama.cpp"), folder),
     }
     rows = {}
@@ -86,7 +87,7 @@ def build(folder: Path, part: str, threads: int, with_llama: bool) -> dict:
         wanted["roofline"] = native.roofline
     if with_llama and part == "scan":
         wanted["ggml_ssm_scan"] = native.ggml_scan
-    if with_llama and part == "mamba":
+    if with_llama and part in ("mamba", "quantized"):
         wanted["llama.cpp"] = native.llama
     built = {}
     for name, make in wanted.items():

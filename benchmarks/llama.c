@@ -1,9 +1,11 @@
 /* llama.cpp on a model. For each number of tokens on stdin: 1 decodes one more token, more than 1 is a new prompt.
    Prints the milliseconds it took and the first logits after it.
 
-   usage: llama MODEL.gguf THREADS */
+   usage: llama MODEL.gguf THREADS
+          llama MODEL.gguf quantize q8_0|q4_0 TO.gguf, by llama.cpp's own quantiser */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "llama.h"
@@ -22,7 +24,17 @@ static void silent(enum ggml_log_level level, const char *text, void *data) {
     if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
 }
 
+static int quantize(const char *from, const char *scheme, const char *to) {
+    struct llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype = strcmp(scheme, "q4_0") == 0 ? LLAMA_FTYPE_MOSTLY_Q4_0 : LLAMA_FTYPE_MOSTLY_Q8_0;
+    return (int)llama_model_quantize(from, to, &params);
+}
+
 int main(int argc, char **argv) {
+    if (argc == 5 && strcmp(argv[2], "quantize") == 0) {
+        llama_log_set(silent, NULL);
+        return quantize(argv[1], argv[3], argv[4]);
+    }
     if (argc != 3) return 2;
     const int threads = atoi(argv[2]);
     llama_log_set(silent, NULL);

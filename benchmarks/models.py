@@ -111,7 +111,12 @@ def mamba_130m(threads: int, llama: tuple[Path, Path] | None, folder: Path) -> I
 
 
 def llama_130m(model, threads: int, program: Path, gguf_package: Path, folder: Path) -> Program:
-    """llama.cpp with this very model, written as GGUF."""
+    """llama.cpp with this very model."""
+    return Program(program, gguf_130m(model, gguf_package, folder), threads)
+
+
+def gguf_130m(model, gguf_package: Path, folder: Path) -> Path:
+    """The model as a file that llama.cpp reads."""
     sys.path.insert(0, str(gguf_package))
     import gguf
 
@@ -141,7 +146,7 @@ def llama_130m(model, threads: int, program: Path, gguf_package: Path, folder: P
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Program(program, path, threads)
+    return path
 
 
 def transformers_130m(prompt, token):

@@ -51,6 +51,11 @@ def roofline(folder: Path) -> Scan:
     return lambda dim, seqlen, _threads: Program(program, dim, seqlen)
 
 
+def reader(folder: Path) -> Path:
+    """A program that reads so many bytes on so many threads, and computes nothing of them."""
+    return _compile(folder, "read", "-march=native", "-pthread")
+
+
 def ggml_scan(folder: Path) -> Scan:
     """ggml_ssm_scan, whose inputs are ready and whose gate and D are left out, for (dim, seqlen, threads)."""
     source, built = _llama(folder, "ggml")

@@ -4,6 +4,10 @@ The plan of a model and its states is kept with the states. Before each token th
 are compared with those of the model, so a hook, a replaced layer, weight or method is respected from the next token on.
 """
 
+import itertools
+import operator
+from collections import namedtuple
+
 import torch
 from torch import nn
 
@@ -19,42 +23,42 @@ _LAYERS = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
 _KINDS = (Block, Mamba, RMSNorm, nn.LayerNorm, nn.Linear, nn.Conv1d, nn.Embedding, QuantizedLinear, QuantizedEmbedding)
 _METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in ("forward", "step") if hasattr(kind, name)]
 _PLAN = "_mambaport_plan"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_FORWARD = itertools.repeat("forward")
+CausalLMOutput = namedtuple("CausalLMOutput", ["logits"])
 
 
 class _Plan:
-    """A decoder, and what it was made of."""
+    """A decoder, and what it was made of: hundreds of objects, compared by functions in C for each token."""
 
     def __init__(self, decoder, model, modules):
         self.decoder, self.embedding = decoder, model.backbone.embedding
         self.kind, self.method = type(model.backbone), type(model.backbone).forward
-        self.modules = [(m, type(m)) for m in modules]
-        self.owned = [
-            (owner, name, value)
-            for module in modules
-            for owner in (module._parameters, module._buffers, module._modules)
-            for name, value in owner.items()
-        ]
-        self.owned += [(model._modules, name, value) for name, value in model._modules.items()]
-        tensors = [value for _, _, value in self.owned if isinstance(value, torch.Tensor)]
-        self.addresses = [(tensor, tensor.data_ptr()) for tensor in tensors]
+        self.modules, self.kinds = modules, [type(module) for module in modules]
+        self.hooks = [getattr(module, name) for module in modules for name in _HOOKS]
+        self.dictionaries = [module.__dict__ for module in modules]
+        owners = [model._modules]
+        owners += [getattr(m, name) for m in modules for name in ("_parameters", "_buffers", "_modules")]
+        found = [(owner, name, value) for owner in owners for name, value in owner.items()]
+        self.owners, self.names, self.values = map(list, zip(*found))
+        self.tensors = [value for value in self.values if isinstance(value, torch.Tensor)]
+        self.addresses = list(map(torch.Tensor.data_ptr, self.tensors))
         # The plan holds -exp(A_log), so a change of the numbers matters; other numbers are read for each token.
         mixers = [module for module in modules if type(module) is Mamba and not module.A_log.is_inference()]
-        self.versions = [(mixer.A_log, mixer.A_log._version) for mixer in mixers]
+        self.logs = [mixer.A_log for mixer in mixers]
+        self.versions = [log._version for log in self.logs]
 
     def is_current(self):
-        for module, kind in self.modules:
-            if type(module) is not kind or "forward" in module.__dict__ or submodules._has_hooks(module):
-                return False
-        for owner, name, value in self.owned:
-            if owner.get(name) is not value:
-                return False
-        for tensor, address in self.addresses:
-            if tensor.data_ptr() != address:
-                return False
-        for tensor, version in self.versions:
-            if tensor._version != version:
-                return False
-        return self.decoder.is_current and self.kind.forward is self.method
+        return (
+            not any(self.hooks)
+            and not any(map(dict.__contains__, self.dictionaries, _FORWARD))
+            and all(map(operator.is_, map(type, self.modules), self.kinds))
+            and all(map(operator.is_, map(dict.get, self.owners, self.names), self.values))
+            and list(map(torch.Tensor.data_ptr, self.tensors)) == self.addresses
+            and [log._version for log in self.logs] == self.versions
+            and self.kind.forward is self.method
+            and self.decoder.is_current
+        )
 
 
 def step(model, tokens, inference_params):
