@@ -195,7 +195,8 @@ def farm(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     # The emulated proof takes minutes, and tests/target has it.
     override = {"store": str(shared), "verify": "false"}
     runner.job(jobs["build"], inputs=inputs, matrix=row, override=override)
-    runner.job(jobs["index"], inputs=inputs)
+    github = {"repository": "someone/wheels"}
+    runner.job(jobs["index"], inputs={**inputs, "publish": True}, github=github)
     return runner
 
 
@@ -207,6 +208,9 @@ def test_the_jobs_in_order_make_an_index(farm: Runner) -> None:
         "mamba_ssm",
     ]
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=site, check=True)
+    pages = [path.read_text() for path in (site / "rpi/wheels").glob("*.html")]
+    assert all("gh attestation verify" in text and "--repo someone/wheels" in text for text in pages)
+    assert len(pages) == 2
 
 
 @pytest.mark.parametrize(
