@@ -19,6 +19,8 @@ LEFT, WIDTH, RIGHT = 170, 430, 260
 """Pixels of a plot: names of candidates, bars, numbers."""
 BAR, GAP, HEAD, AXIS = 9, 8, 26, 34
 """Pixels: a bar, the space between two candidates, the head of a piece of work, the axis."""
+LIMITS = ("roofline", "plain read of the same bytes")
+"""Candidates that are no implementations: what the arithmetic alone, or the bytes alone, would take."""
 COLOURS = 10
 """Colours of candidates in page.css."""
 CURVES, TOP, SIDE = (560, 320), 20, 80
@@ -105,7 +107,7 @@ def plot(name: str, works: dict[str, list[dict[str, Any]]], colours: dict[str, s
             part["bars"].append(
                 {
                     "name": other,
-                    "colour": "roof" if other == "roofline" else colours[other],
+                    "colour": "roof" if other in LIMITS else colours[other],
                     "y": y,
                     "height": BAR * len(drawn),
                     "bars": bars,
