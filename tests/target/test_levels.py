@@ -21,6 +21,9 @@ Run = Callable[..., dict[str, Any]]
 pytestmark = [pytest.mark.emulated, pytest.mark.network, pytest.mark.usefixtures("emulator")]
 PROGRAM = Path(__file__).with_name("kernel_calls.py")
 SETS = ["base", "dotprod", "i8mm", "sve"]
+in_full = pytest.mark.skipif(
+    not os.environ.get("MAMBAPORT_TEST_LEVELS"), reason="minutes; make test-levels runs it"
+)
 # qemu's names. qemu 7.2 has no Neoverse N2: `max` has its features, and more.
 HAS = {"cortex-a72": 1, "cortex-a76": 2, "neoverse-n1": 2, "max": 4}
 
@@ -68,6 +71,7 @@ def test_without_the_guard_a_newer_set_ends_the_process(root: EmulatedRoot, site
         assert run(root, cpu, site, name).returncode in ILLEGAL_INSTRUCTION
 
 
+@in_full
 def test_a_set_that_the_emulated_cpu_lacks_is_refused(root: EmulatedRoot, site: Path) -> None:
     done = root.run(
         ["-c", "import selective_scan_cpu"], [site, root.site], env={"MAMBAPORT_KERNEL_ISA": "dotprod"}
@@ -79,7 +83,7 @@ def test_a_set_that_the_emulated_cpu_lacks_is_refused(root: EmulatedRoot, site: 
     )
 
 
-@pytest.mark.skipif(not os.environ.get("MAMBAPORT_TEST_LEVELS"), reason="minutes; make test-levels runs it")
+@in_full
 @pytest.mark.parametrize(
     ("cpu", "emulated", "level"),
     [
