@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile production coverage lint format docs picture bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet production coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -129,6 +129,14 @@ test-hostile: $(TOOL)/.test ## attack the audit and every reader of files, kill 
 	MAMBAPORT_TEST_DAMAGES=250 $(TOOL)/bin/pytest tests/unit/test_damage.py
 	$(TOOL)/bin/pytest tests/hostile
 
+$(TOOL)/.fleet: $(TOOL)/.test
+	@echo "setup    ansible into $(TOOL)/"
+	@PYTHONWARNINGS=ignore $(TOOL)/bin/python -m pip install $(QUIETLY) --editable '.[fleet]'
+	@touch $@
+
+test-fleet: $(TOOL)/.fleet $(NUMERIC)/.numeric ## test the Ansible collection on three hosts behind sshd, one of them emulated aarch64
+	$(PYTEST) -s tests/fleet
+
 production: $(TOOL)/.test $(NUMERIC)/.numeric ## matrix, wheels of rpi and cpu, emulated proof, index, server, installations, pictures
 	$(TOOL)/bin/python tests/production.py $(LINE)
 
@@ -144,12 +152,12 @@ lint: $(TOOL)/.test ## run ruff, strict mypy, clang-format, and zizmor on the wo
 	$(TOOL)/bin/ruff check .
 	$(TOOL)/bin/clang-format --dry-run -Werror $(C_SOURCES)
 	@! grep --line-number --extended-regexp '.{121}' $(C_SOURCES) || { echo "lines of C have at most 120 columns"; exit 1; }
-	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
+	$(TOOL)/bin/ruff format --check toolchain tests/unit tests/integration tests/target tests/fleet kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/mypy
 	$(TOOL)/bin/zizmor --offline --no-progress --quiet .github deploy
 
 format: $(TOOL)/.test ## format the code
-	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
+	$(TOOL)/bin/ruff format toolchain tests/unit tests/integration tests/target tests/fleet kernels/binding kernels/*_cpu kernels/mambaport_onnx kernels/tests
 	$(TOOL)/bin/ruff check --fix .
 	$(TOOL)/bin/clang-format -i $(C_SOURCES)
 
