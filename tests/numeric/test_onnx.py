@@ -14,6 +14,11 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from tensorrt_operators import refused
 from torch import nn
 
+try:
+    from mamba_ssm import Mamba3
+except ImportError:
+    Mamba3 = None
+
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -275,6 +280,16 @@ def test_other_repositories_scans_of_images(module, dstate, form, tmp_path, monk
     for shape in ((1, 8, 1, 1), (3, 8, 7, 6)):
         image = torch.randn(shape)
         assert difference(run(runs, image)[0], model(image).detach()) < 1e-5, shape
+
+
+@pytest.mark.skipif(Mamba3 is None, reason="a release of mamba_ssm without Mamba-3")
+def test_mamba_3_at_the_length_of_the_example(tmp_path):
+    model = Mamba3(32, d_state=16, headdim=16).eval().requires_grad_(False)
+    path = tmp_path / "model.onnx"
+    file = export(model, (torch.randn(2, 70, 32),), ({0: "batch"},), path)
+    assert {node.domain for node in nodes(file.graph)} == {""}
+    rows = torch.randn(3, 70, 32)
+    assert difference(run(session(path, "standard"), rows)[0], model(rows)) < 1e-5
 
 
 def test_what_tensorrt_refuses_is_found():
