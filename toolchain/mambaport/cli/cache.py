@@ -131,6 +131,7 @@ def pull(session: Session, url: str) -> None:
             "The part of the address after # is no digest",
             found=f"#{fragment}",
             expected="#sha256= and 64 hexadecimal digits, as `mambaport cache push` prints them",
+            hint="copy the whole address that `mambaport cache push` printed",
         )
     remote = Remote(place)
     new = remote.bring(session.store, remote.manifest(fragment.removeprefix("sha256=") or None))

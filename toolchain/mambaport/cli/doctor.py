@@ -126,7 +126,7 @@ def _newer_mambaport(session: Session) -> Check:
     """Whether the package index has a newer mambaport. An index that does not answer is no failure."""
     try:
         if session.fetcher.offline:
-            raise FetchError("the index was not asked", found="--offline")
+            raise FetchError("the index was not asked", found="--offline", hint="leave --offline out")
         newest = newest_release(make_client(session.fetcher.index), "mambaport")
     except FetchError as fault:
         return Check(

@@ -87,6 +87,7 @@ class Remote:
                 f"{redact(url)} is no address of a remote store",
                 found=_reason(fault),
                 expected="s3://bucket/path, gs://, az://, https://, file:///folder, or the path of a folder",
+                hint="correct the address; s3, gs and az read their access from the environment",
             ) from None
 
     def push(self, store: Store, kinds: tuple[RemoteKind, ...] = REMOTE_KINDS) -> tuple[Manifest, str, int]:
