@@ -25,6 +25,7 @@ PUBLIC = {
     "selective_scan_cpu::mamba3_step": [(selective_scan_cpu.mamba3_step, {})],
     "selective_scan_cpu::mamba_step": [(selective_scan_cpu.mamba_step, {})],
     "selective_scan_cpu::linear": [(selective_scan_cpu.linear, {})],
+    "selective_scan_cpu::quantized_linear": [(selective_scan_cpu.quantized_linear, {})],
     "selective_scan_cpu::norm": [
         (selective_scan_cpu.layer_norm, {**NORM, "prenorm": "total_dtype", "residual_in_fp32": "total_dtype"}),
         (selective_scan_cpu.gated_norm, {**NORM, "group_size": "group", "norm_before_gate": "gate"}),
