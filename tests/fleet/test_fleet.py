@@ -137,6 +137,12 @@ def test_a_rollout_that_fails_on_one_host_stops_there_and_is_undone(
     code, recap = controller.play("install", "again", only="first:second")
     assert (code, recap) == (0, {name: {"changed": 0, "failed": 0} for name in ("first", "second")})
     assert controller.report("again", "second")["ended"] == "unchanged"
+    # The same rollout once more is still the one that has installed; a rollout that has not is not undone.
+    code, recap = controller.play("install", "one", only="first:second")
+    assert (code, sum(row["changed"] for row in recap.values())) == (0, 0)
+    assert [controller.report("one", name)["ended"] for name in recap] == ["installed"] * 2
+    code, recap = controller.play("undo", "again", only="first:second")
+    assert (code, sum(row["changed"] for row in recap.values())) == (0, 0)
 
     # The next line, in one batch with the Pi: wrong wheels on the second host, which is put back.
     for name in ("first", "second"):

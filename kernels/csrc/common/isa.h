@@ -3,8 +3,8 @@
    On x86-64 every operator is compiled for every set up to avx512. On aarch64 the vectors of all sets have four lanes,
    so an operator is compiled for the sets of which it uses an instruction, as on x86-64 for vnni (OPERATORS in
    mambaport_build/libraries.py), and a call goes to the best of these that is at most the chosen set. On aarch64 all
-   that is compiled for a set above base stands in an ELF section of its own, mambaport_dotprod or mambaport_i8mm, and
-   is called after a comparison with chosen_isa. */
+   that is compiled for a set above base stands in an ELF section of its own, mambaport_dotprod for example, and is
+   called after a comparison with chosen_isa. */
 #pragma once
 
 /* In rising order: a processor that has one of them has all before it. `base` is what the whole library is compiled

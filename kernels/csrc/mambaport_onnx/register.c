@@ -193,10 +193,8 @@ static OrtStatus *choose_instruction_set(const OrtApi *api) {
                 snprintf(available + used, sizeof available - used, "%s%s", i ? ", " : "", names[i]);
             }
             return refuse(
-                api,
-                "MAMBAPORT_KERNEL_ISA is %s, and the instruction sets of this processor are %s: set it to one of "
-                "these, or unset it%s",
-                wanted, available, "");
+                api, "%s is %s, and the instruction sets of this processor are %s: set it to one of these, or unset it",
+                "MAMBAPORT_KERNEL_ISA", wanted, available);
         }
     }
     chosen_isa = (enum isa)chosen;

@@ -27,7 +27,7 @@ from mambaport.plan import PackagePlan, Plan
 def sbom(plan: Plan, package: PackagePlan) -> str:
     """A CycloneDX 1.6 document of the wheel: the package with its pedigree, and every material of the build.
 
-    Components of scope ``required`` are in the wheel; those of scope ``excluded`` have worked on it.
+    Components of scope ``required`` are in the wheel. Those of scope ``excluded`` were used to build it.
     """
     purl = PackageURL("pypi", name=package.name, version=package.version)
     component = Component(

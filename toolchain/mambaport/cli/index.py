@@ -58,7 +58,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
 @click.option(
     "--published",
     metavar="URL",
-    help="The index that is served so far: a wheel of its version with other content is refused.",
+    help="The index that is served so far. A wheel is refused if the index has another of that version.",
 )
 @output_options
 def index(
