@@ -23,9 +23,10 @@ def python(tmp_path: Path) -> Path:
 
 
 def packages(python: Path) -> dict[str, str]:
-    """Every file of the environment itself: path -> sha256."""
+    """Every file of the environment itself but bytecode: path -> sha256."""
     root = python.parent.parent
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = [path for path in files if path.suffix != ".pyc"]
     return {path.relative_to(root).as_posix(): sha256(path) for path in files}
 
 

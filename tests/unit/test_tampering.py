@@ -22,7 +22,7 @@ from mambaport.sources import Fetcher
 from mambaport.sources.index import IndexSettings
 from mambaport.sources.remote import Remote
 from mambaport.store import Store
-from mambaport.wheels import STATEMENT, read_wheel
+from mambaport.wheels import PREDICATE_TYPE, STATEMENT, STATEMENT_TYPE, read_wheel
 
 
 @dataclass
@@ -60,7 +60,17 @@ def statement_of(path: Path) -> str:
     subject = [{"name": path.name, "digest": {"sha256": read_wheel(path).sha256}}]
     predicate = {"buildDefinition": {"resolvedDependencies": dependencies}}
     assert record["sources"][0]["sha256"] == SHA
-    return json.dumps({"subject": subject, "predicate": predicate})
+    kinds = {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}
+    return json.dumps({**kinds, "subject": subject, "predicate": predicate})
+
+
+def add_first(path: Path, name: str) -> None:
+    """The statement gets a second file of this name, before the right one, with another digest."""
+    text = json.loads(path.read_text())
+    dependencies = text["predicate"]["buildDefinition"]["resolvedDependencies"]
+    items = text["subject"] if name == NAME else dependencies
+    items.insert(0, {"name": name, "digest": {"sha256": "0" * 64}})
+    path.write_text(json.dumps(text))
 
 
 @pytest.fixture
@@ -115,6 +125,18 @@ CASES: dict[str, tuple[Callable[[Farm], object], Callable[[Farm], object], type[
     "a statement of another wheel": (
         lambda farm: exchange(statement(farm), NAME, "other.whl"),
         Farm.audit, AuditError, f"{NAME}{STATEMENT}: the subject is other.whl",
+    ),
+    "a statement of another kind": (
+        lambda farm: exchange(statement(farm), "provenance/v1", "provenance/v99"),
+        Farm.audit, AuditError, f"{NAME}{STATEMENT}: predicateType is https://slsa.dev/provenance/v99",
+    ),
+    "a statement with two digests of the wheel": (
+        lambda farm: add_first(statement(farm), NAME),
+        Farm.audit, AuditError, f"{NAME} stands there twice",
+    ),
+    "a statement with two digests of a source": (
+        lambda farm: add_first(statement(farm), "demo-1.0.tar.gz"),
+        Farm.audit, AuditError, "demo-1.0.tar.gz stands there twice",
     ),
     "a statement that is none": (
         lambda farm: statement(farm).write_text("[]"),

@@ -32,6 +32,9 @@ UNREADABLE_ZIP = (
 STATEMENT = ".intoto.json"
 """The end of the name of the statement beside a wheel, after the wheel's file name."""
 
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+
 
 @contextlib.contextmanager
 def reading(error: Callable[[Exception], MambaportError]) -> Iterator[None]:

@@ -7,7 +7,7 @@ import zipfile
 from typing import Any
 
 from mambaport.auditing.findings import Finding, judge
-from mambaport.wheels import STATEMENT, Wheel
+from mambaport.wheels import PREDICATE_TYPE, STATEMENT, STATEMENT_TYPE, Wheel
 
 LARGEST = 16 << 20
 """Bytes of the longest statement that is read."""
@@ -34,20 +34,32 @@ def statement_finding(wheel: Wheel, archive: zipfile.ZipFile) -> Finding | None:
 
 
 def _faults(statement: Any, wheel: Wheel, archive: zipfile.ZipFile) -> list[str]:
-    subjects = {item["name"]: item["digest"].get("sha256") for item in statement["subject"]}
+    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+        if statement[name] != expected:
+            return [f"{name} is {str(statement[name])[:200]}, expected {expected}"]
+    subjects, faults = _digests(statement["subject"])
     if wheel.path.name not in subjects:
-        return [f"the subject is {', '.join(map(str, subjects)) or 'nothing'}"]
-    faults = []
+        return [f"the subject is {', '.join(subjects)[:200] or 'nothing'}"]
     if subjects[wheel.path.name] != wheel.sha256:
         faults.append(f"the subject's sha256 is {subjects[wheel.path.name]}")
-    stated = {
-        str(item.get("name")): item.get("digest", {}).get("sha256")
-        for item in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-    }
+    stated, more = _digests(statement["predicate"]["buildDefinition"]["resolvedDependencies"])
+    faults += more
     for name, digest in _inputs(wheel, archive).items():
         if stated.get(name) != digest:
             faults.append(f"{name} is stated with sha256 {stated.get(name)}, and the wheel names {digest}")
     return faults[:10]
+
+
+def _digests(items: list[dict[str, Any]]) -> tuple[dict[str, str | None], list[str]]:
+    """The sha256 of each named file, and the names that stand twice: a reader may take either digest."""
+    found: dict[str, str | None] = {}
+    faults = []
+    for item in items:
+        name = str(item.get("name"))
+        if name in found:
+            faults.append(f"{name[:200]} stands there twice")
+        found[name] = item.get("digest", {}).get("sha256")
+    return found, faults
 
 
 def _inputs(wheel: Wheel, archive: zipfile.ZipFile) -> dict[str, str]:

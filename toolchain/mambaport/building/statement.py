@@ -14,10 +14,8 @@ from mambaport.building.materials import Material, materials
 from mambaport.building.provenance import record
 from mambaport.commit import REPOSITORY, Commit
 from mambaport.plan import PackagePlan, Plan
-from mambaport.wheels import Wheel
+from mambaport.wheels import PREDICATE_TYPE, STATEMENT_TYPE, Wheel
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = f"{REPOSITORY}/blob/main/docs/how-to/wheels-in-ci.md#where-a-wheel-comes-from"
 
 

@@ -94,7 +94,10 @@ def main() -> NoReturn:
     _open_streams()
     arguments = sys.argv[1:]
     try:
-        sys.exit(_run(arguments))
+        code = _run(arguments)
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+        sys.exit(code)
     except KeyboardInterrupt:  # between the end of the work and the message
         interruption.end()
         sys.exit(Interrupted.exit_code)
@@ -119,7 +122,6 @@ def _run(arguments: list[str]) -> int:
         if isinstance(fault, click.ClickException) and "--json" not in arguments:
             with contextlib.suppress(OSError):
                 fault.show()
-            _flush_errors()
             return UsageError.exit_code
         error = error_of(fault)
         if "--debug" in arguments and not isinstance(error, Interrupted):
@@ -185,16 +187,15 @@ def _finish(arguments: list[str]) -> int:
         _drop(sys.stdout)
         fault.filename = fault.filename or "stdout"
         return _print_error(_unforeseen(fault), [word for word in arguments if word != "--json"])
-    _flush_errors()
     return 0
 
 
-def _flush_errors() -> None:
-    """Flushes stderr. A failure is ignored: Python would end with a traceback and another exit code."""
+def _flush(stream: TextIO) -> None:
+    """Flushes a stream. A failure is ignored: Python would end with a traceback and another exit code."""
     try:
-        sys.stderr.flush()
+        stream.flush()
     except OSError:
-        _drop(sys.stderr)
+        _drop(stream)
 
 
 def _drop(stream: TextIO) -> None:
@@ -261,5 +262,5 @@ def _print_error(error: MambaportError, arguments: list[str]) -> int:
             sys.stdout.flush()
         except OSError:  # stdout is full or closed; stderr has the error
             _drop(sys.stdout)
-    _flush_errors()
+    _flush(sys.stderr)
     return error.exit_code

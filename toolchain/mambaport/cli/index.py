@@ -32,7 +32,7 @@ from mambaport.report import counted
 from mambaport.sources import WheelIndex
 from mambaport.wheels import Wheel, read_wheel, wheels_in
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/(?!\.\.?$)[A-Za-z0-9._-]+")
 
 
 @click.command()
