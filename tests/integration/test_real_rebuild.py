@@ -66,7 +66,7 @@ def test_another_patch_is_refused_by_name_before_anything_is_built(
     )
 
 
-def test_a_wheel_without_provenance_is_refused(wheel: Path, shared: Path, tmp_path: Path) -> None:
+def test_provenance_that_names_no_profile_is_refused(wheel: Path, shared: Path, tmp_path: Path) -> None:
     bad = repacked(wheel, tmp_path, "*.dist-info/provenance.json", '"profile": "', '"profile": "../')
     ran = mambaport(shared, "rebuild", bad)
     assert ran.code == 2

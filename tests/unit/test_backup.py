@@ -15,6 +15,7 @@ import pytest
 from helpers import write_tree, write_wheel
 
 from mambaport.errors import InstallError
+from mambaport.installing import previous
 from mambaport.installing.backup import FOLDER, Backup
 from mambaport.installing.footprint import footprint
 
@@ -175,6 +176,36 @@ def test_what_others_write_meanwhile_stays(root: Path, wheels: list[Path]) -> No
     write_tree(root, others)
     backup.restore()
     assert all((root / name).read_text() == text for name, text in others.items())
+
+
+def test_what_others_write_into_new_folders_after_a_kept_installation_stays(
+    root: Path, wheels: list[Path]
+) -> None:
+    before = everything(root)
+    backup = Backup(root / SITE)
+    backup.take(["demo"], footprint(root / SITE, wheels))
+    half_install(root)
+    previous.keep(backup, ["demo"])
+    others = {"share/jupyter/kernel.json": "another package\n", "share/demo/y": "another package\n"}
+    write_tree(root, others)
+    previous.go_back(root / SITE)
+    assert {name: (root / name).read_text() for name in others} == others
+    assert not (root / "share/demo/x").exists()
+    shutil.rmtree(root / "share")
+    assert everything(root) == before
+
+
+def test_folders_that_a_kept_installation_has_made_are_removed_with_it(
+    root: Path, wheels: list[Path]
+) -> None:
+    before = everything(root)
+    backup = Backup(root / SITE)
+    backup.take(["demo"], footprint(root / SITE, wheels))
+    half_install(root)
+    previous.keep(backup, ["demo"])
+    write_tree(root / SITE, {"fresh/__pycache__/__init__.cpython-312.pyc": "of a later run\n"})
+    previous.go_back(root / SITE)
+    assert everything(root) == before
 
 
 def test_a_dropped_backup_leaves_nothing_behind(root: Path, wheels: list[Path]) -> None:

@@ -6,6 +6,7 @@ import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import (
@@ -22,7 +23,9 @@ from helpers import (
 
 from mambaport import pins
 from mambaport import wheels as wheelfiles
-from mambaport.errors import AuditError, BuildError, FetchError, InstallError
+from mambaport.auditing import require
+from mambaport.building import build_wheel
+from mambaport.errors import AuditError, BuildError, FetchError, InstallError, PatchError
 from mambaport.host import read_host
 from mambaport.patching.apply import lock_of
 from mambaport.pipeline import Pipeline
@@ -33,6 +36,7 @@ from mambaport.report import Report
 from mambaport.sources import Fetcher, Workshop
 from mambaport.sources.index import IndexSettings
 from mambaport.store import Store
+from mambaport.wheels import STATEMENT
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on PATH")
 
@@ -158,6 +162,57 @@ def test_a_damaged_wheel_in_the_store_is_built_again_to_the_same_bytes(pipeline:
     assert (again.cached, again.wheel.sha256) == (False, first)
 
 
+def test_a_statement_of_an_earlier_wheel_does_not_stay_beside_a_new_one(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    (made,) = pipeline.build(tmp_path, statements=True)
+    beside = made.wheel.path.with_name(made.wheel.path.name + STATEMENT)
+    assert made.wheel.sha256 in beside.read_text()
+    beside.write_text(beside.read_text().replace(made.wheel.sha256, "0" * 64))
+    with pytest.raises(AuditError):
+        require(pipeline.audit(made.wheel))
+    (made,) = pipeline.build(tmp_path)
+    assert not beside.exists()
+    require(pipeline.audit(made.wheel))
+    pipeline.build(tmp_path, statements=True)
+    assert made.wheel.sha256 in beside.read_text()
+
+
+def test_a_patch_set_that_is_edited_before_it_is_applied_stops_the_build(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    edit(pipeline)
+    with pytest.raises(PatchError, match="was changed during the build") as caught:
+        pipeline.build(tmp_path / "house")
+    assert "run the command again" in str(caught.value.hint)
+    assert not (tmp_path / "house").exists()
+    assert not [entry for entry in pipeline.store.entries() if entry.kind == "wheels"]
+
+
+@pytest.mark.parametrize("change", ["edit", "remove"])
+def test_a_patch_that_is_changed_while_the_wheel_is_built_stops_the_build(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    def build(*words: Any) -> Path:
+        wheel = build_wheel(*words)
+        edit(pipeline) if change == "edit" else patch_of(pipeline).unlink()
+        return wheel
+
+    monkeypatch.setattr("mambaport.pipeline.build_wheel", build)
+    with pytest.raises(PatchError, match="was changed during the build"):
+        pipeline.build()
+    assert not [entry for entry in pipeline.store.entries() if entry.kind == "wheels"]
+
+
+def patch_of(pipeline: Pipeline) -> Path:
+    return pipeline.plan.packages[0].sets[0].folder / "0001-two.patch"
+
+
+def edit(pipeline: Pipeline) -> None:
+    """Gives the set a further overlay file, which no lock names."""
+    write_tree(patch_of(pipeline).parent / "overlay", {"further.py": "y = 1\n"})
+
+
 def test_a_package_that_does_not_compile_is_a_build_error_with_its_log(pipeline: Pipeline) -> None:
     plan = replace(
         pipeline.plan,
@@ -200,7 +255,5 @@ def test_a_wheel_for_another_machine_is_refused_by_the_audit(pipeline: Pipeline,
     wheel = write_wheel(tmp_path, {"demo/lib.so": b"\x7fELF no library"}, tag="py3-none-linux_riscv64")
     audit = pipeline.audit(wheelfiles.read_wheel(wheel))
     assert not audit.ok
-    from mambaport.auditing import require
-
     with pytest.raises(AuditError):
         require(audit)

@@ -131,6 +131,42 @@ def test_another_patch_is_refused_by_its_name(plan: Plan, package: PackagePlan) 
     assert "0000000000000000, here" in str(caught.value.found)
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (("summary",), "{set}, summary: recorded an older text"),
+        (("patches", 0, "why"), "{set}/{patch}, why: recorded an older text"),
+    ],
+)
+def test_a_reason_that_differs_alone_is_named(
+    plan: Plan, package: PackagePlan, keys: tuple[str | int, ...], said: str
+) -> None:
+    old = copy.deepcopy(plain(plan, package))
+    row = next(item for item in old["patch_sets"] if item["patches"])
+    said = said.format(set=f"patch set {row['name']}", patch=row["patches"][0]["file"])
+    *path, last = keys
+    for key in path:
+        row = row[key]
+    row[last] = "an older text"
+    with pytest.raises(PatchError) as caught:
+        require_equal({**old, "key": "0" * 40}, plain(plan, package), "x.whl")
+    found = str(caught.value.found).splitlines()
+    assert any(line.startswith(said) for line in found)
+    for line in found:
+        before, _, after = line.partition(": recorded ")[2].partition(", here ")
+        assert before != after
+
+
+def test_another_order_of_the_patch_sets_is_refused(plan: Plan, package: PackagePlan) -> None:
+    old = copy.deepcopy(plain(plan, package))
+    assert len(old["patch_sets"]) > 1
+    old["patch_sets"].reverse()
+    with pytest.raises(PatchError, match="other inputs") as caught:
+        require_equal(old, plain(plan, package), "x.whl")
+    before, _, after = str(caught.value.found).partition(": recorded ")[2].partition(", here ")
+    assert before != after
+
+
 def test_another_compiler_is_a_matter_of_the_machine(plan: Plan, package: PackagePlan) -> None:
     old = copy.deepcopy(plain(plan, package))
     old["toolchain"]["zig"] = "0.1.0"

@@ -88,7 +88,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
 
 @pytest.fixture
 def pushed(place: tuple[str, Path], tmp_path: Path) -> tuple[Remote, Path, str]:
-    remote = Remote(place[0])
+    remote = Remote(place[0], writing=True)
     _, digest, sent = remote.push(fill(Store(tmp_path / "first")))
     assert sent == 3
     return remote, place[1], digest
@@ -133,12 +133,38 @@ def test_a_changed_object_is_refused_by_its_name_and_not_kept(
     object_of(root, ARCHIVE).write_bytes(bad)
     with pytest.raises(
         FetchError, match=f"archives/{KEY}/a.tar.gz of the remote store is not what was pushed"
-    ):
+    ) as caught:
         remote.bring(second, remote.manifest(digest))
+    assert f"delete objects/{KEY} there, and push again" in str(caught.value.hint)
     assert second.get("archives", KEY) is None
     object_of(root, ARCHIVE).unlink()
     with pytest.raises(FetchError, match=f"has no objects/{KEY}"):
         remote.bring(second, remote.manifest(None))
+
+
+@pytest.mark.parametrize("bad", [b"", ARCHIVE[:5], ARCHIVE + b"more"], ids=["empty", "shorter", "longer"])
+def test_an_object_of_another_size_is_uploaded_again(
+    pushed: tuple[Remote, Path, str], tmp_path: Path, bad: bytes
+) -> None:
+    remote, root, digest = pushed
+    object_of(root, ARCHIVE).write_bytes(bad)
+    assert remote.push(Store(tmp_path / "first"))[1:] == (digest, 1)
+    assert object_of(root, ARCHIVE).read_bytes() == ARCHIVE
+
+
+@pytest.mark.parametrize("bad", [b"an ARCHIVE\n", None], ids=["changed", "without a file"])
+def test_a_damaged_archive_of_the_store_is_named_and_not_pushed(tmp_path: Path, bad: bytes | None) -> None:
+    said: list[str] = []
+    (tmp_path / "place").mkdir()
+    store = fill(Store(tmp_path / "first", changed=said.append))
+    path = store.path("archives", KEY) / "a.tar.gz"
+    path.unlink() if bad is None else path.write_bytes(bad)
+    manifest, _, sent = Remote(str(tmp_path / "place"), writing=True).push(store)
+    assert manifest.entries["archives"] == {}
+    assert list(manifest.entries["wheels"]) == ["demo-1.0-abc"]
+    assert sent == 2
+    assert f"archives/{KEY} in the store is damaged" in said[0]
+    assert store.get("archives", KEY) is None
 
 
 def test_a_changed_wheel_is_refused_also_where_the_newest_manifest_was_changed_with_it(
@@ -166,9 +192,9 @@ def test_a_changed_wheel_is_refused_also_where_the_newest_manifest_was_changed_w
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"format": 2, "entries": {}}', '{"entries": {"seals": {}}}',
-     '{"entries": {"wheels": {"../x": {}}}}',
+     '{"entries": {"wheels": {"../x": {}}}}', '{"entries": {"archives": {"x": {}}}}',
      '{"entries": {"wheels": {"x": {"../y": {"sha256": "' + "0" * 64 + '", "size": 1}}}}}', "[" * 100000],
-    ids=range(8),
+    ids=range(9),
 )  # fmt: skip
 def test_a_manifest_that_is_none_is_refused(pushed: tuple[Remote, Path, str], text: str) -> None:
     remote, root, _ = pushed
@@ -190,7 +216,11 @@ def test_a_place_that_nobody_answers_at_and_one_that_is_empty(tmp_path: Path) ->
     with pytest.raises(FetchError, match="cannot be reached"):
         Remote("http://127.0.0.1:9/").manifest(None)
     with pytest.raises(FetchError, match=r"has no manifest\.json"):
-        Remote(str(tmp_path / "empty")).manifest(None)
+        Remote(str(tmp_path)).manifest(None)
+    with pytest.raises(UsageError, match="There is no folder") as caught:
+        Remote(str(tmp_path / "mistyped"))
+    assert str(tmp_path / "mistyped") in caught.value.what
+    assert not (tmp_path / "mistyped").exists()
     with pytest.raises(UsageError, match="no address"):
         Remote("gopher://x/y")
 

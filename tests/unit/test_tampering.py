@@ -1,6 +1,6 @@
 """Every file that passes from one machine to another, changed on its way: refused, and named.
 
-That a rebuild finds other bytes needs a compiler: tests/integration/test_real_build.py shows it.
+That a rebuild finds other bytes needs a compiler: tests/integration/test_real_rebuild.py shows it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def farm(tmp_path: Path) -> Farm:
     run(path, "-o", tmp_path / "site")
     store = Store(tmp_path / "store")
     store.make("wheels", "demo-1.0-abc", lambda folder: put(path, folder / path.name))
-    _, digest, _ = Remote(str(tmp_path / "remote")).push(store)
+    _, digest, _ = Remote(str(tmp_path / "remote"), writing=True).push(store)
     return Farm(tmp_path, path, tmp_path / "site", store, tmp_path / "remote", digest)
 
 

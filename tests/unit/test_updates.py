@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mambaport.cli import cli
+from mambaport.errors import UsageError
 from mambaport.sources.updates import newer_label, version_of
 
 
@@ -62,3 +63,10 @@ def test_doctor_says_whether_the_index_has_a_newer_mambaport(
     assert check["state"] == state
     assert text in check["found"]
     assert doctor("--offline")["newest"]["state"] == "optional"
+
+
+@pytest.mark.parametrize("words", [["-p", "rpi"], ["--updates"], [], ["--explain", "x"]])
+def test_an_index_that_nothing_would_be_compared_with_is_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="--index needs --updates and a profile") as caught:
+        CliRunner().invoke(cli, ["doctor", *words, "--index", "https://host/x"], catch_exceptions=False)
+    assert str(caught.value.hint).endswith("--updates --index https://host/x")

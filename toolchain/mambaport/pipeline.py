@@ -22,8 +22,8 @@ from mambaport.building.target_torch import stored_exports, torch_files
 from mambaport.commit import read_commit
 from mambaport.contents import owned_modules
 from mambaport.cuda.exports import read_exports
-from mambaport.digests import file_sha256
-from mambaport.errors import InstallError, UsageError
+from mambaport.digests import data_sha256, file_sha256
+from mambaport.errors import InstallError, PatchError, UsageError
 from mambaport.installing import (
     check_fit,
     check_installed,
@@ -39,7 +39,7 @@ from mambaport.interpreter import Interpreter, read_interpreter
 from mambaport.patching import apply_sets
 from mambaport.pins import Pin
 from mambaport.pip_settings import pip_settings
-from mambaport.plan import PackagePlan, Plan, set_json
+from mambaport.plan import PackagePlan, Plan, set_json, sets_inputs
 from mambaport.releases import Source, combination, lock_for
 from mambaport.report import counted, size_text
 from mambaport.sources import Workshop, assemble
@@ -125,6 +125,25 @@ def _write_audit(record: dict[str, Any], folder: Path) -> None:
     with temporary_file(folder / "audit.json") as scratch:
         scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
         scratch.replace(folder / "audit.json")
+
+
+def _require_unchanged(package: PackagePlan) -> None:
+    """
+    Raises:
+        PatchError: the patch sets on the disk are no longer those that the wheel's key names.
+    """
+    try:
+        digest = data_sha256(sets_inputs(package.sets))
+        found = f"other files of {', '.join(item.name for item in package.sets)}"
+    except OSError as fault:
+        digest, found = "", f"{fault.filename}: {fault.strerror}"
+    if digest != package.sets_digest:
+        raise PatchError(
+            "A patch set was changed during the build",
+            found=f"{package.name} {package.version}: {found}",
+            expected="the patches, overlays and kernels as they were when the build began",
+            hint="run the command again; nothing of this build was kept",
+        )
 
 
 class Pipeline:
@@ -229,6 +248,8 @@ class Pipeline:
 
     def _put(self, made: Made, wheelhouse: Path) -> Made:
         """Puts a wheel into the wheelhouse, which then has one wheel of that version for the architecture."""
+        if wheelhouse.is_dir():  # a statement of an earlier wheel is none of this wheel
+            (wheelhouse / (made.wheel.path.name + STATEMENT)).unlink(missing_ok=True)
         wheel = wheelfiles.read_wheel(wheelfiles.put(made.wheel.path, wheelhouse))
         for name in wheelfiles.drop_replaced(wheel):
             wheel.path.with_name(name + STATEMENT).unlink(missing_ok=True)
@@ -296,6 +317,7 @@ class Pipeline:
         with self.store.scratch() as scratch:
             tree = scratch / "src"
             self.patch(package, tree)
+            _require_unchanged(package)  # the tree has the files that the key names
             compiler = plan.toolchain.compiler(host, plan.goal, tools, scratch)
             parts = None
             if plan.cuda is not None and not package.fallback:
@@ -336,7 +358,9 @@ class Pipeline:
                 "compile", package.name, f"{use.compiled} files, {use.reused} more from the compiler cache"
             )
         self.report.line("build", f"{package.name} {package.version}", f"{plan.toolchain.name}, {seconds}")
-        _write_audit(self._audit_record(wheel), folder)
+        record = self._audit_record(wheel)
+        _require_unchanged(package)  # and so have the provenance and the SBOM
+        _write_audit(record, folder)
 
     def audit(self, wheel: Wheel) -> WheelAudit:
         """One wheel against the plan's target.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ class PackagePlan:
     """Whether the wheel is built without kernels."""
     key: str
     """Digest of everything that decides the wheel's bytes."""
+    sets_digest: str
+    """Digest of the patch sets, their overlays and kernels, as the key has them."""
 
     @property
     def name(self) -> str:
@@ -194,6 +196,16 @@ def set_json(item: PatchSet) -> dict[str, Any]:
         "replaced": [entry.model_dump(exclude_defaults=True) for entry in item.meta.replace],
         "overlay": sorted(item.overlay_files()),
     }
+
+
+def sets_inputs(sets: Sequence[PatchSet]) -> list[Any]:
+    """What a wheel's key says of its patch sets, read from the disk: the provenance holds the reasons too.
+
+    Raises:
+        OSError: a file of a set cannot be read.
+        PatchError: an overlay is not valid.
+    """
+    return [[item.digest(), set_json(item)] for item in sets]
 
 
 def resolve_goal(profile: Profile, host: Host, settings: Settings | None = None) -> Goal:
@@ -352,13 +364,13 @@ def _plan_package(
     environment = {**variables, **({variable: "TRUE"} if fallback else {})}
     label = _label(profile, revision, fallback=fallback, cuda=cuda)
     requirements = pinned.build_requirements().pin
+    described = sets_inputs(sets)
     inputs = {
         "format": BUILD_FORMAT,
         "source": source.model_dump(),
-        # The wheel's provenance holds the sets' reasons, and the variant's name.
-        "sets": [[item.digest(), set_json(item)] for item in sets],
+        "sets": described,
         "profile": profile.name,
-        "variant": variant,
+        "variant": variant,  # the wheel's provenance holds the name
         "goal": [goal.arch, goal.glibc, goal.cpu],
         "cpu": find_cpu(goal.cpu, goal.arch).model_dump(exclude={"features"}),  # for the audit, and a set
         "local_version": label,
@@ -369,7 +381,16 @@ def _plan_package(
         **({"cuda": cuda.key()} if cuda else {}),
     }
     key = data_sha256(inputs)[:40]
-    return PackagePlan(source, sets, revision, label, tuple(sorted(environment.items())), fallback, key)
+    return PackagePlan(
+        source=source,
+        sets=sets,
+        revision=revision,
+        local_version=label,
+        environment=tuple(sorted(environment.items())),
+        fallback=fallback,
+        key=key,
+        sets_digest=data_sha256(described),
+    )
 
 
 def _label(profile: Profile, revision: int, *, fallback: bool, cuda: CudaPlan | None) -> str:

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from mambaport.building.provenance import record
@@ -91,12 +92,36 @@ def _differences(key: str, recorded: Any, now: Any) -> list[str]:
         before, after = (_by_name(value) for value in (recorded, now))
         if before is not None and after is not None:
             kind = key.replace("_", " ")[:-1]
-            return [
-                f"{kind} {name}: recorded {_short(before.get(name))}, here {_short(after.get(name))}"
+            lines = [
+                line
                 for name in sorted({*before, *after})
-                if before.get(name) != after.get(name)
+                for line in _difference(f"{kind} {name}", before.get(name), after.get(name))
             ]
-    return [f"{key}: recorded {_short(recorded)}, here {_short(now)}"]
+            if lines:  # none where the order alone differs
+                return lines
+    return _difference(key, recorded, now)
+
+
+def _difference(name: str, recorded: Any, now: Any) -> list[str]:
+    """A sentence about two values; where their digests are equal, one for each key that differs."""
+    if recorded == now:
+        return []
+    before, after = _short(recorded), _short(now)
+    if before == after and isinstance(recorded, dict) and isinstance(now, dict):
+        keys = sorted({*recorded, *now} - {"patches"})  # each patch has a sentence of its own
+        return [
+            line for key in keys for line in _difference(f"{name}, {key}", recorded.get(key), now.get(key))
+        ]
+    if before == after:
+        before, after = _from_difference(*(json.dumps(value, sort_keys=True) for value in (recorded, now)))
+    return [f"{name}: recorded {before}, here {after}"]
+
+
+def _from_difference(recorded: str, now: str) -> tuple[str, str]:
+    """Two long texts, shortened to the part from some characters before the first that differs."""
+    unequal = (index for index, (one, two) in enumerate(zip_longest(recorded, now)) if one != two)
+    start = max(0, next(unequal, 0) - 20)
+    return _short(f"...{recorded[start:]}"), _short(f"...{now[start:]}")
 
 
 def _by_name(rows: Any) -> dict[str, Any] | None:
@@ -110,12 +135,16 @@ def _by_name(rows: Any) -> dict[str, Any] | None:
     return found
 
 
+def _text(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
 def _short(value: Any) -> str:
     if isinstance(value, dict) and isinstance(value.get("sha256"), str):
         return str(value["sha256"])[:16]
-    text = (
-        "nothing" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    )
+    text = _text(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 

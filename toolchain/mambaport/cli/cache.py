@@ -101,7 +101,7 @@ def push(session: Session, url: str, kind: tuple[RemoteKind, ...]) -> None:
       mambaport cache push https://host/store           a server that accepts PUT
       mambaport cache push /mnt/share/store
     """
-    manifest, digest, sent = Remote(url).push(session.store, kind or REMOTE_KINDS)
+    manifest, digest, sent = Remote(url, writing=True).push(session.store, kind or REMOTE_KINDS)
     address = f"{url}#sha256={digest}"
     counts = {name: len(entries) for name, entries in manifest.entries.items()}
     if session.emit({"url": url, "address": address, "sha256": digest, "entries": counts, "uploaded": sent}):

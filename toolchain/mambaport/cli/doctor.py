@@ -20,12 +20,13 @@ from mambaport.cli.options import (
     variant_option,
 )
 from mambaport.doctoring import Check, examine, facts
-from mambaport.errors import FetchError, HostError
+from mambaport.errors import FetchError, HostError, UsageError
 from mambaport.failures import COLLECT, chinese, where_to_ask
 from mambaport.failures import explain as explanations
 from mambaport.host import read_host
 from mambaport.plan import choose_variant, make_plan
 from mambaport.profile import find_profile
+from mambaport.redaction import redact
 from mambaport.release_lines import ReleaseChoice, choose_releases
 from mambaport.report import escape
 from mambaport.settings import read_settings
@@ -55,7 +56,9 @@ MARKS = {"good": "[good]✓[/good]", "optional": "[warn]![/warn]", "missing": "[
     is_flag=True,
     help="Also ask the package index for a newer mambaport, and --index for newer wheels. Needs the network.",
 )
-@click.option("--index", metavar="URL", help="With --updates: an index that `mambaport index` has written.")
+@click.option(
+    "--index", metavar="URL", help="With -p and --updates: an index that `mambaport index` has written."
+)
 @python_option
 @release_options
 @source_options
@@ -79,6 +82,13 @@ def doctor(
       python train.py 2>&1 | mambaport doctor --explain -       the cause of this error, and a hint
       mambaport doctor --explain "undefined symbol: _ZN3c105ErrorC2E"    the same, for a line of text
     """
+    if index is not None and not (updates and profile_name):
+        raise UsageError(
+            "--index needs --updates and a profile",
+            found=f"--index {redact(index)}" + (" --updates" if updates else ""),
+            expected="the profile whose wheels are compared with those of the index",
+            hint=f"mambaport doctor -p {profile_name or 'PROFILE'} --updates --index {redact(index)}",
+        )
     if explain is not None:
         _explain(session, _error_text(explain))
         return
@@ -100,7 +110,7 @@ def doctor(
         )
     if updates:
         checks.append(_newer_mambaport(session))
-        if index is not None and profile_name is not None:
+        if index and profile_name:
             checks += _newer_wheels(session, index, profile_name, variant, releases)
     missing = [check for check in checks if check.state == "missing"]
     data = {"host": host.to_json(), "checks": [check.to_json() for check in checks], "ok": not missing}

@@ -67,12 +67,7 @@ class Backup:
                 "folders": {self._name(path): path.stat().st_mode & 0o7777 for path in sorted(found.folders)},
                 "renamed": [self._name(path) for path in _renamed(found.folders | {self.purelib})],
             }
-            partial = self.journal.with_suffix(".part")
-            with partial.open("w", encoding="ascii") as stream:
-                json.dump(journal, stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(self.journal)
+            self._write(journal)
         except PermissionError as fault:
             self.drop()
             raise InstallError(
@@ -114,17 +109,49 @@ class Backup:
         self.drop()
         return list(journal["names"])
 
+    def name_new_files(self) -> None:
+        """Names each file and folder that the installation has added, in place of the topmost folders.
+
+        A later restoration then leaves what other packages have put into these folders.
+
+        Raises:
+            InstallError: the journal cannot be read.
+            OSError: the disk is full. The journal is unchanged.
+        """
+        journal = self._read()
+        files: set[Path] = set()
+        folders: set[Path] = set()
+        for top in map(self._path, journal["new"]):
+            if not top.is_dir() or top.is_symlink():
+                files.add(top)
+                continue
+            for path in (top, *top.rglob("*")):
+                (folders if path.is_dir() and not path.is_symlink() else files).add(path)
+        journal["new"] = sorted(map(self._name, files))
+        journal["new_folders"] = sorted(map(self._name, folders))
+        self._write(journal)
+
     def drop(self) -> None:
         """Deletes the backup: the new packages are proven, or nothing was changed."""
         self.journal.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, journal: dict[str, Any]) -> None:
+        partial = self.journal.with_suffix(".part")
+        with partial.open("w", encoding="ascii") as stream:
+            json.dump(journal, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(self.journal)
 
     def _read(self) -> dict[str, Any]:
         try:
             journal: dict[str, Any] = json.loads(self.journal.read_text(encoding="ascii"))
             if journal["format"] != FORMAT:
                 raise ValueError(f"format {journal['format']}")
+            journal.setdefault("new_folders", [])
             shapes = {"names": list, "kept": list, "new": list, "folders": dict, "renamed": list}
+            shapes["new_folders"] = list
             if wrong := [key for key, kind in shapes.items() if not isinstance(journal[key], kind)]:
                 raise ValueError(f"{wrong[0]} is no {shapes[wrong[0]].__name__}")
         except (ValueError, KeyError, TypeError, RecursionError) as fault:
@@ -153,6 +180,10 @@ class Backup:
                         cached.parent.rmdir()
         for name in journal["new"]:
             _remove(self._path(name))
+        for name in sorted(journal["new_folders"], reverse=True):  # a folder after the folders in it
+            folder = self._path(name)
+            if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _saved(self, number: int) -> Path:
         return self.folder / "files" / str(number)

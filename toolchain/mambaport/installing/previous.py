@@ -30,6 +30,7 @@ def keep(backup: Backup, names: Sequence[str]) -> None:
         names: the distributions that were installed.
     """
     forget(backup.purelib)
+    backup.name_new_files()
     with (backup.folder / MARKS).open("w", encoding="ascii") as stream:
         json.dump({"names": list(names), "files": _marks(backup.purelib, names)}, stream, indent=1)
         stream.flush()

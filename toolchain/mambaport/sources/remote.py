@@ -23,7 +23,7 @@ from mambaport.digests import file_sha256
 from mambaport.errors import FetchError, HostError, UsageError
 from mambaport.models import FileName, Model, Sha256
 from mambaport.redaction import redact
-from mambaport.store import Store
+from mambaport.store import Entry, Store
 
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,200}$")]
 RemoteKind = Literal["archives", "wheels"]
@@ -41,11 +41,14 @@ class RemoteFile(Model):
     size: int = Field(ge=0, le=LARGEST_OBJECT)
 
 
+Files = Annotated[dict[FileName, RemoteFile], Field(min_length=1)]
+
+
 class Manifest(Model):
     """The entries of one push: kind -> key -> file name -> file."""
 
     format: Literal[1] = 1
-    entries: dict[RemoteKind, dict[Key, dict[FileName, RemoteFile]]]
+    entries: dict[RemoteKind, dict[Key, Files]]
 
     def text(self) -> bytes:
         return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
@@ -56,13 +59,14 @@ class Remote:
 
     Args:
         url: ``s3://bucket/path``, ``gs://``, ``az://``, ``https://``, ``file:///folder``, or a folder's path.
+        writing: whether a folder that does not exist is made, for :meth:`push`.
 
     Raises:
         HostError: obstore, the library that reaches such places, is not installed.
-        UsageError: the address is not one.
+        UsageError: the address is not one, or the folder does not exist.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, writing: bool = False) -> None:
         try:
             self._obstore: Any = import_module("obstore")
             stores: Any = import_module("obstore.store")
@@ -77,7 +81,14 @@ class Remote:
         self.url = url
         try:
             if "://" not in url or url.startswith("file://"):
-                self._store = stores.LocalStore(Path(url.removeprefix("file://")).absolute(), mkdir=True)
+                folder = Path(url.removeprefix("file://")).absolute()
+                if not writing and not folder.is_dir():
+                    raise UsageError(
+                        f"There is no folder {folder}",
+                        expected="a folder that `mambaport cache push` has filled",
+                        hint="correct the path; a disk of another machine must be mounted first",
+                    )
+                self._store = stores.LocalStore(folder, mkdir=writing)
             else:
                 client = {"timeout": TIMEOUT, **({"allow_http": True} if url.startswith("http://") else {})}
                 retry = {"max_retries": 2}
@@ -91,7 +102,9 @@ class Remote:
             ) from None
 
     def push(self, store: Store, kinds: tuple[RemoteKind, ...] = REMOTE_KINDS) -> tuple[Manifest, str, int]:
-        """Uploads what the place does not have yet. The newest manifest is written last.
+        """Uploads what the place lacks, or has in another size. The newest manifest is written last.
+
+        An archive that is not the file that its key names is removed from the store, and not uploaded.
 
         Returns:
             the manifest, its sha256, and the number of uploaded objects
@@ -105,12 +118,19 @@ class Remote:
             if entry.kind not in kinds or store.get(entry.kind, entry.key) is None:
                 continue
             kind: RemoteKind = "archives" if entry.kind == "archives" else "wheels"
-            files = entries[kind].setdefault(entry.key, {})
-            for path in sorted(path for path in entry.path.iterdir() if path.is_file()):
-                digest = file_sha256(path)
-                files[path.name] = RemoteFile(sha256=digest, size=path.stat().st_size)
-                if not self._has(f"objects/{digest}"):
-                    self._put(f"objects/{digest}", path)
+            files = _files(entry)
+            if kind == "archives" and {file.sha256 for file in files.values()} != {entry.key}:
+                found = ", ".join(f"{name} has sha256 {file.sha256}" for name, file in files.items())
+                store.discard(kind, entry.key)
+                store.changed(
+                    f"archives/{entry.key} in the store is damaged ({found or 'no file'}); it is removed, "
+                    "and not pushed"
+                )
+                continue
+            entries[kind][entry.key] = files
+            for name, file in files.items():
+                if self._size(f"objects/{file.sha256}") != file.size:
+                    self._put(f"objects/{file.sha256}", entry.path / name)
                     sent += 1
         manifest = Manifest(entries=entries)
         digest = hashlib.sha256(manifest.text()).hexdigest()
@@ -171,15 +191,19 @@ class Remote:
                     digest.update(chunk)
                     stream.write(chunk)
             if digest.hexdigest() != expected:
-                raise self._wrong(where, f"sha256 {digest.hexdigest()}", f"sha256 {expected}")
+                raise self._wrong(
+                    where, f"sha256 {digest.hexdigest()}", f"sha256 {expected}", f"objects/{expected}"
+                )
 
-    def _wrong(self, name: str, found: str, expected: str) -> FetchError:
+    def _wrong(self, name: str, found: str, expected: str, damaged: str | None = None) -> FetchError:
+        """The error for a refused file. ``damaged``: the object to delete, where that mends the fault."""
+        delete = f"delete {damaged} there, " if damaged else ""
         return FetchError(
             f"{name} of the remote store is not what was pushed",
             found=f"{found}, from {redact(self.url)}",
             expected=expected,
-            hint="the entry was not kept; find out what changed the file, and push again from a machine that "
-            "you trust",
+            hint=f"the entry was not kept; find out what changed the file, {delete}and push again from a "
+            "machine that you trust",
         )
 
     def _chunks(self, name: str, limit: int, what: str | None = None) -> Iterator[bytes]:
@@ -189,16 +213,18 @@ class Remote:
             for chunk in self._obstore.get(self._store, name).stream():
                 received += len(chunk)
                 if received > limit:
-                    raise self._wrong(what or name, f"more than {limit:,} bytes", f"{limit:,} bytes at most")
+                    raise self._wrong(
+                        what or name, f"more than {limit:,} bytes", f"{limit:,} bytes at most", name
+                    )
                 yield bytes(chunk)
 
-    def _has(self, name: str) -> bool:
+    def _size(self, name: str) -> int | None:
+        """The size of an object in bytes; None where there is no such object."""
         try:
             with self._reached(name):
-                self._obstore.head(self._store, name)
+                return int(self._obstore.head(self._store, name)["size"])
         except _Missing:
-            return False
-        return True
+            return None
 
     def _put(self, name: str, content: Path | bytes) -> None:
         with self._reached(name):
@@ -226,6 +252,15 @@ class Remote:
 
 class _Missing(FetchError):  # noqa: N818 - the place has no such object, which may be right
     """The place has no such object."""
+
+
+def _files(entry: Entry) -> dict[str, RemoteFile]:
+    """The files of a store's entry: name -> digest and size."""
+    return {
+        path.name: RemoteFile(sha256=file_sha256(path), size=path.stat().st_size)
+        for path in sorted(entry.path.iterdir())
+        if path.is_file()
+    }
 
 
 def _reason(fault: Exception) -> str:
