@@ -128,6 +128,23 @@ def test_damaged_marks_are_an_error_that_changes_nothing(
         assert files(python) == now
 
 
+@pytest.mark.parametrize(
+    ("damage", "content"), [("journal.json", None), ("journal.json", "{"), ("files/0", None)]
+)
+def test_a_damaged_way_back_is_an_error_that_changes_nothing(
+    python: Path, two: tuple[dict[str, bytes], list[Wheel]], damage: str, content: str | None
+) -> None:
+    path = packages(python).parent / KEPT / damage
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    before = files(python)
+    with pytest.raises(InstallError):
+        go_back(python)
+    assert files(python) == before
+    assert path.parent.is_dir()
+
+
 def test_installed_already_means_every_file_of_the_wheels(
     python: Path, two: tuple[dict[str, bytes], list[Wheel]], tmp_path: Path, profile: Profile
 ) -> None:

@@ -241,7 +241,7 @@ def test_a_damaged_journal_is_an_install_error(root: Path, wheels: list[Path], t
     backup = Backup(root / SITE)
     backup.take(["demo"], footprint(root / SITE, wheels))
     backup.journal.write_text(text)
-    with pytest.raises(InstallError, match="journal cannot be read") as caught:
+    with pytest.raises(InstallError, match="journal of an earlier installation cannot be read") as caught:
         backup.restore()
     assert str(backup.folder) in str(caught.value.hint)
 

@@ -29,11 +29,12 @@ class Backup:
 
     Args:
         purelib: the environment's site-packages.
+        folder: where the backup is; beside site-packages by default.
     """
 
-    def __init__(self, purelib: Path) -> None:
+    def __init__(self, purelib: Path, folder: Path | None = None) -> None:
         self.purelib = purelib
-        self.folder = purelib.parent / FOLDER
+        self.folder = folder or purelib.parent / FOLDER
         self.journal = self.folder / "journal.json"
 
     @property
@@ -131,6 +132,15 @@ class Backup:
         journal["new_folders"] = sorted(map(self._name, folders))
         self._write(journal)
 
+    def missing(self) -> list[Path]:
+        """The files of the environment whose copies are not in the backup.
+
+        Raises:
+            InstallError: the journal cannot be read.
+        """
+        names = enumerate(self._read()["kept"])
+        return [self._path(name) for number, name in names if not os.path.lexists(self._saved(number))]
+
     def drop(self) -> None:
         """Deletes the backup: the new packages are proven, or nothing was changed."""
         self.journal.unlink(missing_ok=True)
@@ -154,9 +164,9 @@ class Backup:
             shapes["new_folders"] = list
             if wrong := [key for key, kind in shapes.items() if not isinstance(journal[key], kind)]:
                 raise ValueError(f"{wrong[0]} is no {shapes[wrong[0]].__name__}")
-        except (ValueError, KeyError, TypeError, RecursionError) as fault:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
             raise InstallError(
-                "An earlier installation was interrupted, and its journal cannot be read",
+                "The journal of an earlier installation cannot be read",
                 found=f"{self.journal}: {fault}",
                 expected=f"a journal of format {FORMAT}",
                 hint=f"the files as they were are in {self.folder}; install the packages again with pip, "

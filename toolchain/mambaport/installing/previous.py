@@ -82,6 +82,13 @@ def go_back(site: Path) -> list[str]:
             expected="the files as `mambaport install` has left them",
             hint=_HINT,
         )
+    if missing := Backup(site, folder).missing():  # before anything is changed
+        raise InstallError(
+            "The kept environment is not whole",
+            found=f"no copy of {missing[0]} in {folder}",
+            expected="a copy of each file that the installation has replaced",
+            hint=_HINT,
+        )
     backup = Backup(site)
     backup.drop()
     folder.rename(site.parent / FOLDER)
