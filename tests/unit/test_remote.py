@@ -225,6 +225,29 @@ def test_a_place_that_nobody_answers_at_and_one_that_is_empty(tmp_path: Path) ->
         Remote("gopher://x/y")
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "is empty"),
+        ("/srv/store#sha256=", "part after #"),
+        ("file:store", "no address"),
+        ("file://host/store", "no address"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(
+    url: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        Remote(url, writing=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_address_may_have_escapes(tmp_path: Path) -> None:
+    Remote((tmp_path / "a b").as_uri(), writing=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a b"]
+
+
 def test_without_obstore_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(HostError, match="obstore is not installed") as caught:

@@ -16,6 +16,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -32,6 +33,7 @@ NEWEST = "manifest.json"
 LARGEST_MANIFEST = 32 << 20
 LARGEST_OBJECT = 8 << 30
 TIMEOUT = "60s"
+_PLACES = "s3://bucket/path, gs://, az://, https://, file:///folder, or the path of a folder"
 
 
 class RemoteFile(Model):
@@ -79,9 +81,18 @@ class Remote:
                 hint="pip install 'mambaport[remote]', in the environment of mambaport",
             ) from None
         self.url = url
+        if not url or "#" in url:
+            raise UsageError(
+                "The address of the remote store is empty"
+                if not url
+                else f"{redact(url)} has a part after #",
+                expected=_PLACES,
+                hint="check the variable that holds the address"
+                if not url
+                else "leave # and all after it out",
+            )
         try:
-            if "://" not in url or url.startswith("file://"):
-                folder = Path(url.removeprefix("file://")).absolute()
+            if (folder := _folder(url)) is not None:
                 if not writing and not folder.is_dir():
                     raise UsageError(
                         f"There is no folder {folder}",
@@ -97,7 +108,7 @@ class Remote:
             raise UsageError(
                 f"{redact(url)} is no address of a remote store",
                 found=_reason(fault),
-                expected="s3://bucket/path, gs://, az://, https://, file:///folder, or the path of a folder",
+                expected=_PLACES,
                 hint="correct the address; s3, gs and az read their access from the environment",
             ) from None
 
@@ -248,6 +259,16 @@ class Remote:
                 expected="a place that this machine may read, and for `cache push` write",
                 hint="check the address and the access: AWS_ variables for S3; a web server must take PUT",
             ) from None
+
+
+def _folder(url: str) -> Path | None:
+    """The folder that an address names; None for an address of another kind."""
+    if not url.startswith("file:"):
+        return None if "://" in url else Path(url).absolute()
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ValueError("file: needs an absolute path, as in file:///folder")
+    return Path(unquote(parts.path))
 
 
 class _Missing(FetchError):  # noqa: N818 - the place has no such object, which may be right
