@@ -198,7 +198,7 @@ def test_a_patch_that_is_changed_while_the_wheel_is_built_stops_the_build(
         edit(pipeline) if change == "edit" else patch_of(pipeline).unlink()
         return wheel
 
-    monkeypatch.setattr("mambaport.pipeline.build_wheel", build)
+    monkeypatch.setattr("mambaport.making.build_wheel", build)
     with pytest.raises(PatchError, match="was changed during the build"):
         pipeline.build()
     assert not [entry for entry in pipeline.store.entries() if entry.kind == "wheels"]

@@ -25,7 +25,8 @@ from mambaport.cuda.resolve import CudaOptions
 from mambaport.digests import file_sha256
 from mambaport.errors import MambaportError
 from mambaport.indexing import Provenance
-from mambaport.pipeline import Made, Pipeline
+from mambaport.making import Made
+from mambaport.pipeline import Pipeline
 from mambaport.plan import PackagePlan
 from mambaport.release_lines import ReleaseChoice
 from mambaport.report import Report, counted, size_text

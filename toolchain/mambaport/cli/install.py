@@ -18,7 +18,7 @@ from mambaport.cli.options import (
     wheelhouse_option,
 )
 from mambaport.errors import UsageError
-from mambaport.pipeline import Pipeline, Way
+from mambaport.pipeline import InstallOptions, Pipeline
 from mambaport.plan import Runtime
 from mambaport.release_lines import ReleaseChoice
 
@@ -110,7 +110,7 @@ def install(
     if undo:
         _undo(session, pipeline, environment)
         return
-    done = pipeline.install(environment, wheelhouse, index, Way(keep_previous, unless_installed))
+    done = pipeline.install(environment, wheelhouse, index, InstallOptions(keep_previous, unless_installed))
     target, wheels, proven = done.target, done.wheels, done.proof
     if session.emit(
         {
