@@ -69,14 +69,13 @@ class Block:
     x_proj: Weights
     dt_proj: Weights
     A: Tensor
-    """(inner, dstate): -exp(A_log), or A_log"""
+    """(inner, dstate): -exp(A_log)"""
     D: Tensor
     out_proj: Weights
     conv_state: Tensor
     """(1, inner, width)"""
     state: Tensor
     """(1, inner, dstate)"""
-    A_is_log: bool = False
 
     def tensors(self) -> list[Tensor | None]:
         found = [self.norm.weight, self.norm.bias, self.conv_weight, self.conv_bias, self.A, self.D]
@@ -124,7 +123,7 @@ class MambaDecoder:
                     out_bias=view(block.out_proj.bias), in_packed=block.in_proj.address,
                     x_packed=block.x_proj.address, out_packed=block.out_proj.address,
                     norm_weight=view(block.norm.weight), norm_bias=view(block.norm.bias), residual=residual,
-                    first=index == 0, rms=block.norm.rms, eps=block.norm.eps, A_is_ready=not block.A_is_log,
+                    first=index == 0, rms=block.norm.rms, eps=block.norm.eps, A_is_ready=True,
                 )
             )  # fmt: skip
         self._blocks = ctypes.create_string_buffer(b"".join(packed))
@@ -168,18 +167,20 @@ def _check(block: Block, features: int) -> tuple[int, int, int, int]:
         ("conv_state", block.conv_state, (1, inner, width)),
         ("state", block.state, (1, inner, dstate)),
     ):
-        if tensor is not None:
+        if tensor is not None or name not in ("conv_bias", "D"):
             _expect(name, tensor, shape, torch.float32)
     return inner, dstate, rank, width
 
 
 def _check_norm(norm: Norm, features: int) -> None:
     for name, tensor in (("norm.weight", norm.weight), ("norm.bias", norm.bias)):
-        if tensor is not None:
+        if tensor is not None or name == "norm.weight":
             _expect(name, tensor, (features,), torch.float32)
 
 
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tensor is None:
+        raise TypeError(f"{name} is None, expected a tensor of shape {shape}")
     if tensor.dtype is not dtype:
         raise TypeError(f"{name} has dtype {tensor.dtype}, expected {dtype}")
     if tensor.shape != shape:

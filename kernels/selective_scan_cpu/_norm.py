@@ -17,14 +17,18 @@ _NO_GATE, _GATE_AFTER, _GATE_BEFORE = range(3)
 
 def supports_norm(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     z: Tensor | None = None,
 ) -> bool:
-    """Whether `layer_norm` and `gated_norm` take these tensors: on the CPU, of 16 or 32 bits, no gradient wanted."""
+    """Whether `layer_norm` and `gated_norm` take these tensors: on the CPU, of 16 or 32 bits, no gradient wanted.
+
+    False for a norm without weight.
+    """
     return (
-        _library.readable(x, weight, bias, residual, z)
+        weight is not None
+        and _library.readable(x, weight, bias, residual, z)
         and x.dim() >= 1
         and not _library.wants_grad(x, weight, bias, residual, z)
     )
@@ -53,6 +57,7 @@ def layer_norm(
         y of x's shape and dtype; with `prenorm` the pair (y, sum).
 
     Raises:
+        TypeError: no weight.
         ValueError: shapes that do not fit each other.
     """
     total_dtype = residual.dtype if residual is not None else torch.float32 if residual_in_fp32 else x.dtype
@@ -85,6 +90,7 @@ def gated_norm(
         y of x's shape and dtype.
 
     Raises:
+        TypeError: no weight.
         ValueError: shapes that do not fit each other.
     """
     gate = _NO_GATE if z is None else _GATE_AFTER if norm_before_gate else _GATE_BEFORE
@@ -113,6 +119,8 @@ def _norm(
     total_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor]:
     dim = x.shape[-1]
+    if weight is None:
+        raise TypeError(f"weight is None, expected a tensor of shape {(dim,)}")
     for name, tensor, shape in (
         ("weight", weight, (dim,)),
         ("bias", bias, (dim,)),

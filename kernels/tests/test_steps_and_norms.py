@@ -204,6 +204,14 @@ def test_linear(dtype, shape):
     torch.library.opcheck(torch.ops.selective_scan_cpu.linear.default, (x, weight, bias))
 
 
+def test_a_norm_without_weight_is_refused():
+    x = torch.randn(2, 8)
+    assert not kernels.supports_norm(x, None)
+    for norm in (kernels.layer_norm, kernels.gated_norm):
+        with pytest.raises(TypeError, match=r"weight is None, expected a tensor of shape \(8,\)"):
+            norm(x, None)
+
+
 def test_a_gradient_is_left_to_pytorch():
     x, weight = torch.randn(2, 8, requires_grad=True), torch.randn(8)
     assert not kernels.supports_norm(x, weight)

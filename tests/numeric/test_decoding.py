@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -147,6 +148,13 @@ CHANGES = {
     "replaced block": (replaced_block, False),
     "forward of a layer": (lambda model: forward(model.get_submodule(f"{MIXER}.dt_proj")), False),
     "forward of a mixer": (lambda model: forward(model.get_submodule(MIXER)), False),
+    "data of A in place": (lambda model: model.get_submodule(MIXER).A_log.data.mul_(3), True),
+    "eps": (lambda model: setattr(model.backbone.layers[1].norm, "eps", 0.5), True),
+    "eps of the last norm": (lambda model: setattr(model.backbone.norm_f, "eps", 0.5), True),
+    "a block more": (
+        lambda model: model.backbone.layers.append(copy.deepcopy(model.backbone.layers[0])),
+        False,
+    ),
     "A in place": (lambda model: model.get_submodule(MIXER).A_log.add_(0.5), True),
     "D in place": (lambda model: model.get_submodule(MIXER).D.mul_(3), True),
     "another D": (
@@ -172,6 +180,88 @@ def test_changes_between_two_tokens(change, bits, planned, monkeypatch):
     function(model)
     assert sequence.next(planned) == one_call
     assert sequence.next(planned) == one_call
+
+
+@pytest.mark.parametrize("layout", ["same", "other strides"])
+@torch.no_grad()
+def test_other_memory_of_the_states(layout, planned, monkeypatch):
+    sequence = Sequence(language(), monkeypatch)
+    assert sequence.next(planned)
+    for states in sequence.states:
+        generator = torch.Generator().manual_seed(0)
+        for state in states.key_value_memory_dict[1]:
+            data = torch.randn(state.shape, generator=generator)
+            if layout == "same":
+                state.data = data
+            elif state.shape[-1] == 4:  # the convolution's state
+                state.set_(torch.randn(4, 128, generator=generator).T[None])
+    memory = [state.data_ptr() for state in sequence.states[0].key_value_memory_dict[1]]
+    assert sequence.next(planned)
+    assert memory == [state.data_ptr() for state in sequence.states[0].key_value_memory_dict[1]]
+    assert sequence.next(planned)
+
+
+@torch.no_grad()
+def test_other_strides_in_the_same_memory(planned, monkeypatch):
+    sequence = Sequence(language(), monkeypatch)
+    assert sequence.next(planned)
+    for states in sequence.states:
+        state = states.key_value_memory_dict[1][0]
+        state.set_(state.untyped_storage(), 0, state.shape, (512, 1, 128))
+    assert sequence.next(planned)
+
+
+@torch.no_grad()
+def test_copies_of_the_states(planned, monkeypatch):
+    """A copy has the states alone, and gets a plan for its own memory."""
+    sequence = Sequence(language(), monkeypatch)
+    assert sequence.next(planned)
+    original = sequence.states[0]
+    for copied in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
+        assert not any(isinstance(value, nn.Module) for value in vars(copied).values())
+        assert len(pickle.dumps(copied)) < 200_000  # the states have 3 * 128 * 20 float32
+        before = [state.clone() for pair in original.key_value_memory_dict.values() for state in pair]
+        sequence.states[0] = copied
+        place = sequence.states[1].seqlen_offset
+        other = copy.deepcopy(sequence.states[1])
+        assert sequence.next(planned)
+        sequence.states[1] = other
+        assert other.seqlen_offset == place
+        after = [state for pair in original.key_value_memory_dict.values() for state in pair]
+        assert all(map(torch.equal, before, after))
+
+
+@torch.no_grad()
+def test_a_model_that_has_to_be_called_is_examined_once(planned, monkeypatch):
+    count = []
+    make = decoding._make
+    monkeypatch.setattr(decoding, "_make", lambda *args: count.append(args) or make(*args))
+    for model in (language().to(torch.bfloat16), language(d_intermediate=32)):
+        states = InferenceParams(max_seqlen=100, max_batch_size=1)
+        model(tokens(PROMPT), inference_params=states)
+        for place in range(PROMPT, PROMPT + 5):
+            states.seqlen_offset = place
+            model(tokens(1), inference_params=states)
+        assert not planned
+        assert len(count) == 1
+        count.clear()
+    sequence = Sequence(language(), monkeypatch)
+    handle = hook(sequence.model.backbone.norm_f)
+    assert not sequence.next(planned)
+    assert not sequence.next(planned)
+    assert len(count) == 1
+    handle.remove()
+    assert sequence.next(planned)
+
+
+@torch.no_grad()
+def test_norms_without_weight(planned, monkeypatch):
+    model = language(rms_norm=False)
+    model.backbone.layers[1].norm = nn.LayerNorm(64, elementwise_affine=False)
+    assert not Sequence(model, monkeypatch).next(planned)
+    model = language(rms_norm=False)
+    model.backbone.norm_f = nn.LayerNorm(64, elementwise_affine=False)
+    assert not Sequence(model, monkeypatch).next(planned)
 
 
 @torch.no_grad()

@@ -48,6 +48,19 @@ def test_prenorm(dtype, rms, residual_dtype, bias):
     compare_gradients(both, given, torch.cat([expected, total]), wide, weight_dtype=dtype)
 
 
+@pytest.mark.parametrize("rms", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
+def test_no_weight(rms, residual):
+    """As of torch.nn.LayerNorm(dim, elementwise_affine=False), whose weight is None."""
+    x, other = leaf(3, 8), leaf(3, 8) if residual else None
+    function = layer_norm.rms_norm_fn if rms else layer_norm.layer_norm_fn
+    wide = x.double() if other is None else x.double() + other.double()
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            y = function(x, None, None, residual=other, eps=1e-5)
+        assert_close(y, reference.norm(wide, torch.ones(8).double(), None, 1e-5, rms))
+
+
 def test_residual_in_fp32():
     x, weight = leaf(3, 8, dtype=torch.bfloat16), leaf(8)
     for grad in (False, True):

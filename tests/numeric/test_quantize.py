@@ -244,14 +244,53 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no linear layer or embedding to quantize in this Conv1d"):
         quantize(nn.Conv1d(1, 1, 1))
     damaged = language()
-    damaged.lm_head.weight[3, 3] = torch.nan
+    damaged.backbone.layers[1].mixer.out_proj.weight[3, 3] = torch.nan
     with pytest.raises(ValueError, match=r"weight has elements that are not finite"):
         quantize(damaged)
+    assert scheme_of(damaged) is None  # the layers before it are as they were
+    assert type(damaged.backbone.layers[0].mixer.in_proj) is nn.Linear
     quantize(model)
     with pytest.raises(ValueError, match="quantised already: int8-rows"):
         quantize(model, 4)
     with pytest.raises(IndexError, match="outside of the table, which has 104 rows"):
         model(torch.tensor([[104]]))
+
+
+class Shared(nn.Module):
+    """One layer under three names, two of them in one parent."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+        self.first = self.second = self.inner[0]
+
+    def forward(self, x):
+        return self.second(self.first(self.inner(x)))
+
+
+@torch.no_grad()
+def test_a_layer_of_several_names(tmp_path):
+    torch.manual_seed(0)
+    model, x = Shared(), torch.randn(3, 64)
+    want = model(x)
+    quantize(model)
+    assert isinstance(model.second, QuantizedLinear)
+    assert model.second is model.first is model.inner[0]
+    assert change(model(x), want) < 0.05
+    save_quantized(model, tmp_path / "model.safetensors")
+    loaded = load_quantized(Shared(), tmp_path / "model.safetensors")
+    assert loaded.second is loaded.first is loaded.inner[0]
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*non-meta parameter:UserWarning")
+def test_loading_keeps_the_device(tmp_path):
+    """Shown by the device meta, which every machine has."""
+    save_quantized(quantize(language()), tmp_path)
+    model = language().to("meta")
+    model.tie_weights()
+    load_quantized(model, tmp_path)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
 
 
 def test_files_that_do_not_fit(tmp_path):

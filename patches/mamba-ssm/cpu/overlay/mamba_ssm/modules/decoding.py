@@ -2,9 +2,10 @@
 
 The plan of a model and its states is kept with the states. Before each token the plan's modules, tensors and functions
 are compared with those of the model, so a hook, a replaced layer, weight or method is respected from the next token on.
+A plan without a decoder is kept for a model that has to be called, so that the model is examined once for a sequence.
 """
 
-import itertools
+import ctypes
 import operator
 from collections import namedtuple
 
@@ -24,41 +25,60 @@ _KINDS = (Block, Mamba, RMSNorm, nn.LayerNorm, nn.Linear, nn.Conv1d, nn.Embeddin
 _METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in ("forward", "step") if hasattr(kind, name)]
 _PLAN = "_mambaport_plan"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_FORWARD = itertools.repeat("forward")
+_SETTINGS = ("eps", "activation", "layer_idx", "bimamba_type", "init_layer_scale")  # attributes that a plan copies
+_LAYOUT = (torch.Tensor.data_ptr, operator.attrgetter("dtype"), torch.Tensor.size, torch.Tensor.stride)
 CausalLMOutput = namedtuple("CausalLMOutput", ["logits"])
 
 
-class _Plan:
-    """A decoder, and what it was made of: hundreds of objects, compared by functions in C for each token."""
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
-    def __init__(self, decoder, model, modules):
-        self.decoder, self.embedding = decoder, model.backbone.embedding
+
+class _Plan:
+    """A decoder or None, and the model and states it is for: hundreds of objects, compared by functions in C."""
+
+    def __init__(self, model, states, decoder=None, logs=()):
+        self.model, self.decoder, self.embedding = model, decoder, model.backbone.embedding
         self.kind, self.method = type(model.backbone), type(model.backbone).forward
-        self.modules, self.kinds = modules, [type(module) for module in modules]
-        self.hooks = [getattr(module, name) for module in modules for name in _HOOKS]
-        self.dictionaries = [module.__dict__ for module in modules]
-        owners = [model._modules]
-        owners += [getattr(m, name) for m in modules for name in ("_parameters", "_buffers", "_modules")]
+        self.modules = list(model.modules())
+        self.kinds = list(map(type, self.modules))
+        dictionaries = [module.__dict__ for module in self.modules]
+        hooks = [getattr(module, name) for module in self.modules for name in _HOOKS]
+        owners = [getattr(m, name) for m in self.modules for name in ("_parameters", "_buffers", "_modules")]
+        self.sized = [*hooks, *owners]
+        self.sizes = list(map(len, self.sized))
         found = [(owner, name, value) for owner in owners for name, value in owner.items()]
+        found += [(owner, "forward", owner.get("forward")) for owner in dictionaries]
+        found += [(owner, name, owner[name]) for owner in dictionaries for name in _SETTINGS if name in owner]
         self.owners, self.names, self.values = map(list, zip(*found))
         self.tensors = [value for value in self.values if isinstance(value, torch.Tensor)]
-        self.addresses = list(map(torch.Tensor.data_ptr, self.tensors))
-        # The plan holds -exp(A_log), so a change of the numbers matters; other numbers are read for each token.
-        mixers = [module for module in modules if type(module) is Mamba and not module.A_log.is_inference()]
-        self.logs = [mixer.A_log for mixer in mixers]
-        self.versions = [log._version for log in self.logs]
+        self.keys, self.states = list(states), _flat(states)
+        self.tensors += [state for state in self.states if isinstance(state, torch.Tensor)]
+        self.layout = _layout(self.tensors)
+        # The decoder has -exp(A_log), which costs a fifth of a token's time, so the numbers of A_log are compared. A
+        # change of other numbers needs no new decoder.
+        self.copies = [log.detach().clone() for log in logs]
+        self.logs = [log.data_ptr() for log in logs], [copy.data_ptr() for copy in self.copies]
+        self.bytes = [copy.nbytes for copy in self.copies]
 
-    def is_current(self):
+    def is_for(self, model, states):
+        """Whether the model and the states are those of the plan, without a change."""
         return (
-            not any(self.hooks)
-            and not any(map(dict.__contains__, self.dictionaries, _FORWARD))
-            and all(map(operator.is_, map(type, self.modules), self.kinds))
-            and all(map(operator.is_, map(dict.get, self.owners, self.names), self.values))
-            and list(map(torch.Tensor.data_ptr, self.tensors)) == self.addresses
-            and [log._version for log in self.logs] == self.versions
+            self.model is model
+            and list(states) == self.keys
+            and _are(_flat(states), self.states)
+            and list(map(len, self.sized)) == self.sizes
+            and _are(map(type, self.modules), self.kinds)
+            and _are(map(dict.get, self.owners, self.names), self.values)
+            and _layout(self.tensors) == self.layout
+            and not any(map(_memcmp, *self.logs, self.bytes))
             and self.kind.forward is self.method
-            and self.decoder.is_current
+            and (self.decoder is None or self.decoder.is_current)
         )
+
+    def __reduce__(self):
+        """None for a copy of the states, also a pickled one: addresses are those of one process and its tensors."""
+        return type(None), ()
 
 
 def step(model, tokens, inference_params):
@@ -77,35 +97,44 @@ def step(model, tokens, inference_params):
     ):
         return None
     states = inference_params.key_value_memory_dict
-    known = inference_params.__dict__.get(_PLAN)
-    if known is None or known[0] is not model or not _same(known[1], states) or not known[2].is_current():
-        plan = _make(model, states)
-        if plan is None:
-            return None
-        known = model, {index: tuple(pair) for index, pair in states.items()}, plan
-        inference_params.__dict__[_PLAN] = known
-    plan = known[2]
+    plan = inference_params.__dict__.get(_PLAN)
+    if plan is None or not plan.is_for(model, states):
+        plan = inference_params.__dict__[_PLAN] = _make(model, states)
+    if plan is None or plan.decoder is None:
+        return None
     return plan.decoder(plan.embedding(tokens)).view(1, 1, -1)
 
 
-def _same(known, states):
-    if len(known) != len(states):
-        return False
-    for index, pair in states.items():
-        before = known.get(index)
-        if before is None or before[0] is not pair[0] or before[1] is not pair[1]:
-            return False
-    return True
+def _are(objects, others):
+    objects, others = list(objects), list(others)
+    return len(objects) == len(others) and all(map(operator.is_, objects, others))
+
+
+def _flat(states):
+    """All states in one list; a layer's entry is a pair, or a single tensor for attention."""
+    return [state for entry in states.values() for state in (entry if isinstance(entry, (tuple, list)) else (entry,))]
+
+
+def _layout(tensors):
+    return [list(map(function, tensors)) for function in _LAYOUT]
 
 
 def _make(model, states):
-    """A plan for the model, or None where a part of it is more than its weights, or of another kind or dtype."""
+    """A plan, without a decoder where the model has to be called; None where the model's tensors have no address."""
+    decoder, logs = _decoder(model, states) or (None, [])
+    try:
+        return _Plan(model, states, decoder, logs)
+    except (AttributeError, TypeError, RuntimeError, NotImplementedError):  # a scripted module, a tensor of a subclass
+        return None
+
+
+def _decoder(model, states):
+    """A decoder and its A_logs; None where a part of the model is more than its weights, or of another kind or dtype."""
     kernels, backbone = dispatch.selective_scan_cpu, model.backbone
     if type(backbone).forward.__qualname__ != "MixerModel.forward":
         return None
     try:
-        modules = [backbone, backbone.layers, backbone.embedding, backbone.norm_f, model.lm_head]
-        blocks = []
+        blocks, logs = [], []
         for index, block in enumerate(backbone.layers):
             mixer = block.mixer
             layers = [getattr(mixer, name) for name in _LAYERS]
@@ -115,15 +144,16 @@ def _make(model, states):
             if getattr(mixer, "bimamba_type", "none") != "none" or getattr(mixer, "init_layer_scale", None) is not None:
                 return None
             in_proj, conv, x_proj, dt_proj, out_proj = layers
-            A, A_is_log = _tensor(mixer.A_log), mixer.A_log.is_inference()  # such a tensor has no version
+            if not _tensor(mixer.A_log).is_contiguous():
+                return None
+            logs.append(mixer.A_log)
             blocks.append(
                 kernels.Block(
                     _norm(kernels, block.norm), _weights(kernels, in_proj), _tensor(conv.weight), _tensor(conv.bias),
-                    _weights(kernels, x_proj), _weights(kernels, dt_proj), A if A_is_log else -torch.exp(A), _tensor(mixer.D),
-                    _weights(kernels, out_proj), *states[index], A_is_log,
+                    _weights(kernels, x_proj), _weights(kernels, dt_proj), -torch.exp(mixer.A_log), _tensor(mixer.D),
+                    _weights(kernels, out_proj), *states[index],
                 )  # fmt: skip
             )
-            modules += [block, mixer, block.norm, *layers]
             if not submodules.are_plain(conv):
                 return None
         if _changed(backbone, backbone.layers, backbone.embedding) or type(backbone.embedding) not in _KINDS:
@@ -131,7 +161,7 @@ def _make(model, states):
         decoder = kernels.MambaDecoder(blocks, _norm(kernels, backbone.norm_f), _weights(kernels, model.lm_head))
     except (AttributeError, TypeError, ValueError):  # another kind of model, or tensors that the kernel does not take
         return None
-    return _Plan(decoder, model, modules)
+    return decoder, logs
 
 
 def _changed(*modules):
@@ -139,8 +169,8 @@ def _changed(*modules):
 
 
 def _tensor(tensor):
-    if tensor is not None and type(tensor) not in _PLAIN:
-        raise TypeError("a tensor of a subclass")
+    if tensor is not None and (type(tensor) not in _PLAIN or tensor.dtype is not torch.float32):
+        raise TypeError("a tensor of a subclass, or of another dtype than float32")
     return tensor
 
 

@@ -33,28 +33,30 @@ def quantize(model, bits=8):
     bits: 8, with a scale for each row of the weights, or 4, with a scale for each row and 32 columns
 
     A layer that is more than its weight (hooks, LoRA, pruning, parametrisations) is left alone, with a warning.
-    Raises ValueError for other bits, for a model that is quantised already, for one without such layers, and for
+    Raises ValueError, and leaves the model as it is, for other bits, for a model that is quantised already, for one without such layers, and for
     weights that are not finite.
     """
     if bits not in SCHEMES:
         raise ValueError(f"bits is {bits!r}, expected 8 or 4")
     if scheme_of(model) is not None:
         raise ValueError(f"the model's weights are quantised already: {scheme_of(model)}")
-    made, skipped = {}, []
+    chosen, skipped = [], []
     for parent, name, layer, path in list(_layers(model)):
         if name in KEPT or min(layer.weight.shape) < LEAST:
             continue
         if not _is_plain(layer):
             skipped.append(path)
             continue
-        weight = layer.weight
-        if id(weight) not in made and not torch.isfinite(weight).all():
+        if not torch.isfinite(layer.weight).all():
             raise ValueError(f"{path}.weight has elements that are not finite, which no scale can represent")
-        setattr(parent, name, _replaced(layer, bits, made))
-    if not made:
+        chosen.append((parent, name, layer))
+    if not chosen:
         raise ValueError(f"there is no linear layer or embedding to quantize in this {type(model).__name__}")
     if skipped:
         warnings.warn(f"these layers stay as they are, because they compute more than their weight: {skipped}", stacklevel=2)
+    made = {}
+    for parent, name, layer in chosen:
+        setattr(parent, name, _replaced(layer, bits, made))
     return model.eval().requires_grad_(False)
 
 
@@ -133,20 +135,25 @@ def load_state(model, state, scheme, source="the file"):
         model.load_state_dict(state)
         return model
     bits = next(bits for bits, name in SCHEMES.items() if name == scheme)
-    layers, tied, taken, made = list(_layers(model)), {}, set(), []
+    layers, tied, paths, taken, made, known = list(_layers(model)), {}, {}, set(), [], {}
     for _, _, layer, path in layers:
         tied.setdefault(id(layer.weight), []).append(path)
+        paths.setdefault(id(layer), []).append(path)  # a layer may have several names
     for parent, name, layer, path in layers:
         # Of tied tensors the file has one name.
         first = next((other for other in tied[id(layer.weight)] if _in(state, other)), None)
         if first is None:
             continue
-        new = _empty(layer, bits)
+        if id(layer) in known:
+            made.append((parent, name, known[id(layer)], path))
+            continue
+        new = known[id(layer)] = _empty(layer, bits)
         names = {"packed": f"{first}.packed", "scales": f"{first}.scales"}
         if getattr(new, "bias", None) is not None:
-            names["bias"] = f"{path}.bias"
+            keys = [f"{other}.bias" for other in paths[id(layer)]]
+            names["bias"] = next((key for key in keys if key in state), keys[0])
         for part, key in names.items():
-            setattr(new, part, _checked(state.get(key), key, getattr(new, part), scheme, source))
+            setattr(new, part, _checked(state.get(key), key, getattr(new, part), scheme, source).to(layer.weight.device))
             taken.add(key)
         made.append((parent, name, new, path))
     try:
@@ -170,7 +177,7 @@ def _in(state, path):
 
 
 def _checked(tensor, key, wanted, scheme, source):
-    """A tensor of a file, on wanted's device."""
+    """A tensor of a file, in wanted's dtype."""
     if tensor is None:
         raise ValueError(f"{source} has no {key}, which its quantization {scheme!r} needs")
     if tensor.dtype != wanted.dtype and not (tensor.is_floating_point() and key.endswith(".bias")):
@@ -181,9 +188,9 @@ def _checked(tensor, key, wanted, scheme, source):
 
 
 def _layers(model):
-    """(parent, name, layer, path) of each linear layer and embedding."""
+    """(parent, name, layer, path) of each linear layer and embedding, once for each name of the layer."""
     for path, parent in model.named_modules():
-        for name, layer in parent.named_children():
+        for name, layer in list(parent._modules.items()):
             if isinstance(layer, (nn.Linear, nn.Embedding)):
                 yield parent, name, layer, f"{path}.{name}".lstrip(".")
 
@@ -193,17 +200,20 @@ def _is_plain(layer):
 
 
 def _replaced(layer, bits, made):
-    """The quantised form of a layer; tied layers share their buffers."""
+    """The quantised form of a layer: one for all names of the layer; tied layers share their buffers."""
+    if id(layer) in made:
+        return made[id(layer)][1]
     known = made.get(id(layer.weight))
     if known is None:
         kind = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedEmbedding
         new = kind.from_layer(layer, bits)
-        made[id(layer.weight)] = (layer.weight, new)  # the weight too: an id is reused when its tensor is gone
-        return new
-    new = _empty(layer, bits)
-    new.packed, new.scales = known[1].packed, known[1].scales
-    if getattr(layer, "bias", None) is not None:
-        new.bias = layer.bias.detach().float()
+        made[id(layer.weight)] = layer.weight, new
+    else:
+        new = _empty(layer, bits)
+        new.packed, new.scales = known[1].packed, known[1].scales
+        if getattr(layer, "bias", None) is not None:
+            new.bias = layer.bias.detach().float()
+    made[id(layer)] = layer, new  # the layer and its weight too: an id is reused when its object is gone
     return new
 
 

@@ -25,7 +25,7 @@ def layer_norm(
     """norm(dropout(x * rowscale) + dropout(x1) + residual), and once more with weight1 where that is given.
 
     x, residual, x1: (..., dim)
-    weight, bias, weight1, bias1: (dim,)
+    weight, bias, weight1, bias1: (dim,); None for a norm without weight
     rowscale: (...), not together with x1
 
     Returns y in the dtype of x; then the second y with weight1; then the sum before the norm with prenorm, in
@@ -89,11 +89,12 @@ def layer_norm_linear(
 
 def normalize(x, weight, bias, eps, is_rms_norm):
     """The norm over the last dimension of x, in the dtype of x."""
-    weight = weight.to(x.dtype)
+    weight = None if weight is None else weight.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     if not is_rms_norm:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+    y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+    y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
