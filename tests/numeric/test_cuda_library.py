@@ -66,7 +66,10 @@ def objects(tmp_path_factory):
 
 @pytest.fixture
 def site(tmp_path, objects):
-    """A site-packages with the package selective_scan_cuda as a wheel has it."""
+    """A site-packages with the package selective_scan_cuda as a wheel has it, and the module that it takes from ops."""
+    ops = tmp_path / "mamba_ssm/ops"
+    ops.mkdir(parents=True)
+    shutil.copy(PATCHES / "mamba-ssm/cpu/overlay/mamba_ssm/ops/exporting.py", ops)
     package = tmp_path / "selective_scan_cuda"
     package.mkdir()
     shutil.copy(PATCHES / "mamba-ssm/cpu/overlay/selective_scan_cuda/__init__.py", package)

@@ -37,6 +37,10 @@ OTHERS = {
     ],
     selective_scan_cpu.layer_norm: [(scan_dispatch.layer_norm, NORM), (scan_fallback.layer_norm, NORM)],
     selective_scan_cpu.gated_norm: [(scan_dispatch.gated_norm, set()), (scan_fallback.gated_norm, set())],
+    selective_scan_cpu.quantized_linear: [
+        (scan_dispatch.quantized_linear, set()),
+        (scan_fallback.quantized.quantized_linear, set()),
+    ],
     selective_scan_cpu.chunk_scan: [
         (scan_dispatch.mamba_chunk_scan_combined, CHUNKS),
         (scan_fallback.mamba_chunk_scan_combined, CHUNKS),
@@ -44,6 +48,8 @@ OTHERS = {
 }
 # What a module calls: the kernel or the module's own layers, whose signatures are theirs.
 OF_MODULES = {selective_scan_cpu.linear, selective_scan_cpu.mamba_step, selective_scan_cpu.mamba3_step}
+# The decoder that a language model makes of its layers, and what describes the layers.
+OF_MODULES |= {getattr(selective_scan_cpu, name) for name in ("MambaDecoder", "Block", "Norm", "Weights")}
 if find_spec("mamba_ssm.ops.fallback.mamba3"):
     from mamba_ssm.ops.fallback.mamba3 import mamba3 as mamba3_fallback
 
