@@ -66,7 +66,7 @@ def objects(tmp_path_factory):
 
 @pytest.fixture
 def site(tmp_path, objects):
-    """A site-packages with the package selective_scan_cuda as a wheel has it, and what that takes of mamba_ssm."""
+    """A site-packages with the package selective_scan_cuda as a wheel has it, and its part of mamba_ssm."""
     ops = tmp_path / "mamba_ssm/ops"
     ops.mkdir(parents=True)
     shutil.copy(PATCHES / "mamba-ssm/cpu/overlay/mamba_ssm/ops/exporting.py", ops)
