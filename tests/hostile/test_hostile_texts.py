@@ -165,7 +165,7 @@ def test_damaged_results_and_labels(area: Make) -> None:
 
         def attempt(number: int = number) -> None:
             if number % 3 == 1:
-                _read(result, "mamba-130m")
+                _read(result)
             else:
                 read_labels(names)
 
