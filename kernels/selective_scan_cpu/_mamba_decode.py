@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _lib, _library
 from ._library import view
-from ._quantized import _BITS, _BLOCK, _SCALES, _TILE
+from ._quantized import _BITS, _SCALES, packed_shapes
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Weights:
         if self.packed is None:
             _expect(f"{name}.weight", self.values, (rows, columns), torch.float32)
         else:
-            bits, tiles, blocks = _BITS[self.packed.dtype], -(-rows // _TILE), -(-columns // _BLOCK)
-            _expect(f"{name}.packed", self.packed, (tiles, blocks * bits, _TILE, 4), self.packed.dtype)
-            scales = (tiles * _TILE,) if bits == 8 else (tiles, blocks, _TILE)
-            _expect(f"{name}.scales", self.values, scales, _SCALES[bits])
+            bits = _BITS[self.packed.dtype]
+            of_packed, of_scales = packed_shapes(rows, columns, bits)
+            _expect(f"{name}.packed", self.packed, of_packed, self.packed.dtype)
+            _expect(f"{name}.scales", self.values, of_scales, _SCALES[bits])
         if self.bias is not None:
             _expect(f"{name}.bias", self.bias, (rows,), torch.float32)
 

@@ -15,6 +15,12 @@ _BITS = {torch.int8: 8, torch.uint8: 4}
 _SCALES = {8: torch.float32, 4: torch.bfloat16}
 
 
+def packed_shapes(rows: int, columns: int, bits: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the packed weights and of the scales of a (rows, columns) matrix."""
+    tiles, blocks = -(-rows // _TILE), -(-columns // _BLOCK)
+    return (tiles, blocks * bits, _TILE, 4), (tiles * _TILE,) if bits == 8 else (tiles, blocks, _TILE)
+
+
 def supports_quantized_linear(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None = None) -> bool:
     """Whether `quantized_linear` takes these tensors: on the CPU, of 16 or 32 bits, no gradient wanted."""
     return (
@@ -55,13 +61,13 @@ def _quantized_linear(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | 
     bits = _BITS.get(packed.dtype)
     if bits is None:
         raise TypeError(f"packed has dtype {packed.dtype}, expected int8 for weights of 8 bits, uint8 for 4 bits")
-    columns, tiles = x.shape[-1], -(-rows // _TILE)
-    blocks = -(-columns // _BLOCK)
+    columns = x.shape[-1]
+    of_packed, of_scales = packed_shapes(rows, columns, bits)
     if scales.dtype is not _SCALES[bits]:
         raise TypeError(f"scales have dtype {scales.dtype}, expected {_SCALES[bits]} for weights of {bits} bits")
     for name, tensor, shape in (
-        ("packed", packed, (tiles, blocks * bits, _TILE, 4)),
-        ("scales", scales, (tiles * _TILE,) if bits == 8 else (tiles, blocks, _TILE)),
+        ("packed", packed, of_packed),
+        ("scales", scales, of_scales),
         ("bias", bias, (rows,)),
     ):
         if tensor is not None and tensor.shape != shape:

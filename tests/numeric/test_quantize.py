@@ -283,14 +283,66 @@ def test_a_layer_of_several_names(tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
-@pytest.mark.filterwarnings("ignore:.*non-meta parameter:UserWarning")
-def test_loading_keeps_the_device(tmp_path):
-    """Shown by the device meta, which every machine has."""
-    save_quantized(quantize(language()), tmp_path)
-    model = language().to("meta")
-    model.tie_weights()
-    load_quantized(model, tmp_path)
-    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+class Tied(nn.Module):
+    """Everything that modules may share: norms, biases, a whole block."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.b.bias = self.a.bias
+        self.n1, self.n2 = nn.LayerNorm(64), nn.LayerNorm(64)
+        self.n2.weight, self.n2.bias = self.n1.weight, self.n1.bias
+        block = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64))
+        self.blocks = nn.ModuleList([block, block])
+        self.register_buffer("table", torch.arange(64.0))
+        self.register_buffer("head", self.table[:8])
+
+    def forward(self, x):
+        x = self.n2(self.b(self.n1(self.a(x)))) + self.table
+        for block in self.blocks:
+            x = block(x)
+        return x[..., :8] * self.head
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_modules_share_is_loaded(device, tmp_path):
+    torch.manual_seed(0)
+    model, x = quantize(Tied()), torch.randn(3, 64)
+    save_quantized(model, tmp_path / "model.safetensors")
+    loaded = load_quantized(Tied().to(device), tmp_path / "model.safetensors")
+    assert torch.equal(loaded(x), model(x))
+    assert [item.name for item in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_model_without_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"a\.weight is on the device meta"):
+        quantize(Tied().to("meta"))
+
+
+@pytest.mark.parametrize("bits", [[8], 8.0, "8", True, None])
+def test_odd_bits_are_refused(bits):
+    with pytest.raises(ValueError, match="expected 8 or 4"):
+        quantize(nn.Linear(64, 64), bits)
+
+
+def test_a_config_that_json_cannot_hold_leaves_the_older_files(tmp_path):
+    model = quantize(language())
+    save_quantized(model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model.config = {"dtype": torch.float32}
+    with pytest.raises(TypeError, match="JSON"):
+        save_quantized(model, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda data: data[:50], lambda data: b"\xff" * 8 + data])
+def test_a_damaged_file_is_named(damage, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_quantized(quantize(language()), file)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_quantized(language(), file)
 
 
 def test_files_that_do_not_fit(tmp_path):
@@ -311,6 +363,8 @@ def test_files_that_do_not_fit(tmp_path):
     assert f"has no {packed}" in refused({packed: None})
     as_four_bits = {packed: state[packed].view(torch.uint8)}
     assert f"{packed} has dtype torch.uint8, expected torch.int8" in refused(as_four_bits)
+    without_numbers = {scales: torch.full_like(state[scales], torch.nan)}
+    assert f"{scales} has elements that are not finite" in refused(without_numbers)
     assert f"{scales} has dtype torch.bfloat16" in refused({scales: state[scales].bfloat16()})
     assert "packed has dtype torch.int8, expected torch.uint8" in refused({}, "int4-blocks-of-32")
     assert "has quantization 'int3', expected int8-rows or int4-blocks-of-32" in refused({}, "int3")

@@ -151,6 +151,13 @@ def test_a_page_says_where_attestations_and_archives_are(house: Path, tmp_path: 
         assert refused(house, "-o", tmp_path / "other", "--attested-by", wrong).kind == "usage"
 
 
+def test_a_published_index_without_an_address_is_refused(tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    wheel(house)
+    assert refused(house, "-o", tmp_path / "site", "--published", " ").kind == "usage"
+    assert not (tmp_path / "site").exists()
+
+
 def test_the_same_wheel_twice_changes_nothing(site: Path, house: Path) -> None:
     before = files(site)
     run(house, "-o", site)

@@ -25,18 +25,11 @@ INLINE int32_t four_of(const int8_t *x) {
     return four;
 }
 
-#if defined __AVX512VNNI__
+#if defined __AVX512BW__
 typedef __m512i bytes;
 typedef __m512i ints;
 
 INLINE vec vec_of_ints(ints v) { return _mm512_cvtepi32_ps(v); }
-
-/* One factor of VPDPBUSD has no sign: the weights, which get an offset that the sum of the inputs takes away again. */
-INLINE void block_of_8(bytes *block, const int8_t *at) {
-    UNROLL
-    for (int j = 0; j < PER_BLOCK; j++)
-        block[j] = _mm512_xor_si512(_mm512_loadu_si512(at + j * 64), _mm512_set1_epi8((char)0x80));
-}
 
 INLINE void block_of_4(bytes *block, const int8_t *at) {
     const __m512i low = _mm512_set1_epi8(15);
@@ -46,6 +39,14 @@ INLINE void block_of_4(bytes *block, const int8_t *at) {
         block[2 * j] = _mm512_and_si512(both, low);
         block[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
     }
+}
+
+#if defined __AVX512VNNI__
+/* One factor of VPDPBUSD has no sign: the weights, which get an offset that the sum of the inputs takes away again. */
+INLINE void block_of_8(bytes *block, const int8_t *at) {
+    UNROLL
+    for (int j = 0; j < PER_BLOCK; j++)
+        block[j] = _mm512_xor_si512(_mm512_loadu_si512(at + j * 64), _mm512_set1_epi8((char)0x80));
 }
 
 INLINE ints block_product(const bytes *block, const int8_t *x, int32_t offset, const int bits) {
@@ -59,25 +60,10 @@ INLINE ints block_product(const bytes *block, const int8_t *x, int32_t offset, c
     return _mm512_add_epi32(even, odd);
 }
 
-#elif defined __AVX512BW__
-typedef __m512i bytes;
-typedef __m512i ints;
-
-INLINE vec vec_of_ints(ints v) { return _mm512_cvtepi32_ps(v); }
-
+#else
 INLINE void block_of_8(bytes *block, const int8_t *at) {
     UNROLL
     for (int j = 0; j < PER_BLOCK; j++) block[j] = _mm512_loadu_si512(at + j * 64);
-}
-
-INLINE void block_of_4(bytes *block, const int8_t *at) {
-    const __m512i low = _mm512_set1_epi8(15);
-    UNROLL
-    for (int j = 0; j < PER_BLOCK / 2; j++) {
-        const __m512i both = _mm512_loadu_si512(at + j * 64);
-        block[2 * j] = _mm512_and_si512(both, low);
-        block[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-    }
 }
 
 INLINE ints block_product(const bytes *block, const int8_t *x, int32_t offset, const int bits) {
@@ -97,6 +83,7 @@ INLINE ints block_product(const bytes *block, const int8_t *x, int32_t offset, c
     }
     return bits == 4 ? _mm512_add_epi32(_mm512_madd_epi16(pairs, ones), _mm512_set1_epi32(offset)) : total;
 }
+#endif
 
 #elif defined __AVX2__
 typedef __m256i bytes;

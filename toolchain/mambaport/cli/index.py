@@ -97,6 +97,12 @@ def index(
             expected="OWNER/NAME, as in the repository's address on GitHub",
             hint='in a workflow of GitHub: --attested-by "$GITHUB_REPOSITORY"',
         )
+    if published is not None and not published.strip():
+        raise UsageError(
+            "--published has no address",
+            expected="the address of the index that is served so far",
+            hint="check the variable that holds the address; for a first index, leave --published out",
+        )
     wheels = [wheel for path in wheelhouses for wheel in _wheels(path)]
     added = [_record(session, wheel) for wheel in wheels]
     if published:

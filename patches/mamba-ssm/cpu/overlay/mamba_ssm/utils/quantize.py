@@ -9,8 +9,10 @@ Linear layers, embeddings and the output layer are replaced. The projection to d
 states stay as they are: they are small, and errors of dt grow along the sequence.
 """
 
+import contextlib
 import json
 import os
+import pathlib
 import warnings
 
 import torch
@@ -33,10 +35,10 @@ def quantize(model, bits=8):
     bits: 8, with a scale for each row of the weights, or 4, with a scale for each row and 32 columns
 
     A layer that is more than its weight (hooks, LoRA, pruning, parametrisations) is left alone, with a warning.
-    Raises ValueError, and leaves the model as it is, for other bits, for a model that is quantised already, for one without such layers, and for
-    weights that are not finite.
+    Raises ValueError, and leaves the model as it is, for other bits, for a model that is quantised already, for one
+    without such layers, and for weights that are not finite or have no numbers (the device meta).
     """
-    if bits not in SCHEMES:
+    if type(bits) is not int or bits not in SCHEMES:
         raise ValueError(f"bits is {bits!r}, expected 8 or 4")
     if scheme_of(model) is not None:
         raise ValueError(f"the model's weights are quantised already: {scheme_of(model)}")
@@ -47,13 +49,16 @@ def quantize(model, bits=8):
         if not _is_plain(layer):
             skipped.append(path)
             continue
+        if layer.weight.is_meta:
+            raise ValueError(f"{path}.weight is on the device meta, which has no numbers: load the weights first")
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"{path}.weight has elements that are not finite, which no scale can represent")
         chosen.append((parent, name, layer))
     if not chosen:
         raise ValueError(f"there is no linear layer or embedding to quantize in this {type(model).__name__}")
     if skipped:
-        warnings.warn(f"these layers stay as they are, because they compute more than their weight: {skipped}", stacklevel=2)
+        why = "these layers stay as they are, because they compute more than their weight"
+        warnings.warn(f"{why}: {skipped}", stacklevel=2)
     made = {}
     for parent, name, layer in chosen:
         setattr(parent, name, _replaced(layer, bits, made))
@@ -71,25 +76,44 @@ def save_quantized(model, path):
 
     path: a file NAME.safetensors, or a folder, which gets model.safetensors and, for a model with a config, config.json
 
-    Raises ValueError for a model that is not quantised, ImportError without safetensors.
+    Raises ValueError for a model that is not quantised, TypeError for a config that JSON cannot hold, ImportError
+    without safetensors. An older file stays until the new file is whole.
     """
     scheme = scheme_of(model)
     if scheme is None:
         raise ValueError(f"this {type(model).__name__} is not quantised: call quantize(model) first")
     save_file = _safetensors().torch.save_file
-    file = os.fspath(path)
-    if not file.endswith(".safetensors"):
-        os.makedirs(file, exist_ok=True)
-        if hasattr(model, "config"):
-            with open(os.path.join(file, "config.json"), "w") as stream:
-                json.dump(model.config.__dict__, stream, indent=4)
-        file = os.path.join(file, FILE)
+    # Tied layers share their packed weights, which are written under the first name. Other tensors that share memory are
+    # written under each name, because the model that they are loaded into has all the names.
+    layers = [layer for layer in model.modules() if isinstance(layer, _KINDS)]
+    shared = {tensor.data_ptr() for layer in layers for tensor in (layer.packed, layer.scales)}
     state, seen = {}, set()
     for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen or not tensor.numel():  # of tied tensors, the first name
+        if tensor.data_ptr() not in shared:
+            state[name] = tensor.clone(memory_format=torch.contiguous_format)
+        elif tensor.data_ptr() not in seen:
             state[name] = tensor.contiguous()
-        seen.add(tensor.data_ptr())
-    save_file(state, file, metadata={"format": "pt", "quantization": scheme})
+            seen.add(tensor.data_ptr())
+    file, config, text = os.fspath(path), getattr(model, "config", None), None
+    if not file.endswith(".safetensors"):
+        if config is not None:
+            text = json.dumps(config if isinstance(config, dict) else config.__dict__, indent=4)
+        os.makedirs(file, exist_ok=True)
+        file = os.path.join(file, FILE)
+    _replace(file, lambda part: save_file(state, part, metadata={"format": "pt", "quantization": scheme}))
+    if text is not None:
+        _replace(os.path.join(path, "config.json"), lambda part: pathlib.Path(part).write_text(text))
+
+
+def _replace(file, write):
+    """Writes a file under another name, and then gives it its name."""
+    part = f"{file}.part"
+    try:
+        write(part)
+        os.replace(part, file)
+    except BaseException:
+        pathlib.Path(part).unlink(missing_ok=True)
+        raise
 
 
 def load_quantized(model, path):
@@ -97,8 +121,11 @@ def load_quantized(model, path):
 
     path: the file or the folder
 
-    Raises FileNotFoundError; ValueError for a file of another scheme or none, and where tensors are missing, have another
-    dtype or shape, or are unknown to the model; ImportError without safetensors.
+    Tensors keep the devices of the model's; those on the device meta become tensors of the CPU.
+
+    Raises FileNotFoundError; ValueError for a damaged file, for one of another scheme or none, and where tensors are
+    missing, have another dtype or shape, scales that are not finite, or are unknown to the model; ImportError without
+    safetensors.
     """
     file = os.fspath(path)
     if os.path.isdir(file):
@@ -108,18 +135,20 @@ def load_quantized(model, path):
     scheme = scheme_of_file(file)
     if scheme is None:
         raise ValueError(f"{file} holds no quantised weights: its metadata has no quantization")
-    return load_state(model, _safetensors().torch.load_file(file), scheme, file)
+    with _opened(file) as opened:
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    return load_state(model, state, scheme, file)
 
 
 def scheme_of_file(path):
     """The scheme of a file or a folder's model.safetensors; None where there is none.
 
-    Raises ValueError for a scheme that this version does not know.
+    Raises ValueError for a damaged file, and for a scheme that this version does not know.
     """
     file = os.path.join(path, FILE) if os.path.isdir(path) else path
     if not os.path.isfile(file) or not str(file).endswith(".safetensors"):
         return None
-    with _safetensors().safe_open(file, "pt") as opened:
+    with _opened(file) as opened:
         scheme = (opened.metadata() or {}).get("quantization")
     if scheme is not None and scheme not in SCHEMES.values():
         raise ValueError(f"{file} has quantization {scheme!r}, expected {' or '.join(SCHEMES.values())}")
@@ -152,16 +181,20 @@ def load_state(model, state, scheme, source="the file"):
         if getattr(new, "bias", None) is not None:
             keys = [f"{other}.bias" for other in paths[id(layer)]]
             names["bias"] = next((key for key in keys if key in state), keys[0])
+        device = None if layer.weight.is_meta else layer.weight.device
         for part, key in names.items():
-            setattr(new, part, _checked(state.get(key), key, getattr(new, part), scheme, source).to(layer.weight.device))
+            setattr(new, part, _checked(state.get(key), key, getattr(new, part), scheme, source).to(device))
             taken.add(key)
         made.append((parent, name, new, path))
+    before = model.state_dict(keep_vars=True)
+    # A layer that is replaced may have names that no parent gives: those of a block that stands in a list twice.
+    replaced = {id(t) for parent, name, _, _ in made for t in getattr(parent, name).state_dict(keep_vars=True).values()}
+    meta = any(tensor.is_meta for tensor in before.values())
     try:
-        fit = model.load_state_dict({key: state[key] for key in state if key not in taken}, strict=False)
+        fit = model.load_state_dict({key: state[key] for key in state if key not in taken}, strict=False, assign=meta)
     except RuntimeError as error:  # sizes that differ
         raise ValueError(f"{source} does not fit this {type(model).__name__}: {error}") from None
-    replaced = tuple(f"{path}." for _, _, _, path in made)
-    missing = [key for key in fit.missing_keys if not key.startswith(replaced)]
+    missing = [key for key in fit.missing_keys if id(before[key]) not in replaced]
     if missing or fit.unexpected_keys:
         raise ValueError(
             f"{source} does not fit this {type(model).__name__}: missing {missing or 'nothing'}, "
@@ -184,6 +217,8 @@ def _checked(tensor, key, wanted, scheme, source):
         raise ValueError(f"{source}: {key} has dtype {tensor.dtype}, expected {wanted.dtype} for {scheme!r}")
     if tensor.shape != wanted.shape:
         raise ValueError(f"{source}: {key} has shape {tuple(tensor.shape)}, expected {tuple(wanted.shape)}")
+    if key.endswith(".scales") and not torch.isfinite(tensor).all():
+        raise ValueError(f"{source}: {key} has elements that are not finite")
     return tensor.to(wanted.dtype)
 
 
@@ -222,6 +257,17 @@ def _empty(layer, bits):
     if isinstance(layer, nn.Linear):
         return QuantizedLinear(layer.in_features, layer.out_features, bits, layer.bias is not None, device="meta")
     return QuantizedEmbedding(*layer.weight.shape, bits, layer.weight.dtype, device="meta")
+
+
+@contextlib.contextmanager
+def _opened(file):
+    """A safetensors file, opened. Raises ValueError where the file is damaged."""
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            yield opened
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is damaged or no safetensors file: {error}") from None
 
 
 def _safetensors():
