@@ -79,7 +79,7 @@ def test_no_job_has_more_than_it_needs() -> None:
         for name, job in workflow["jobs"].items():
             assert job["permissions"], f"{path.name} {name}"
             if "write" in job["permissions"].values():
-                assert name in ("attest", "publish", "release", "wheels"), f"{path.name} {name}"
+                assert name in ("attest", "publish", "release", "sign", "wheels"), f"{path.name} {name}"
 
 
 def test_no_expression_stands_in_a_shell_script() -> None:
@@ -155,7 +155,8 @@ class Runner:
                 source = self.work / evaluate(step["with"]["path"], values)
                 shutil.copytree(source, self.artifacts / evaluate(step["with"]["name"], values))
             elif "download-artifact" in step["uses"]:
-                matched = list(self.artifacts.glob(step["with"]["pattern"]))
+                named = step["with"].get("name")
+                matched = list(self.artifacts.glob(named or step["with"]["pattern"]))
                 target = self.work / step["with"]["path"]
                 for path in matched:  # the action unpacks one artifact without a folder of its own
                     place = target if len(matched) == 1 else target / path.name
@@ -231,6 +232,15 @@ def test_the_exit_codes_of_mambaport_survive(
     ended, outputs = farm.run(found, {"inputs": inputs}, **variables)
     assert ended == code
     assert not outputs
+
+
+def test_the_job_that_signs_fails_where_a_workflow_has_no_identity(farm: Runner) -> None:
+    """Sigstore signs for a workflow's identity. Here is none: nothing is signed, and the job fails."""
+    job = read(farm.work / ".github/workflows/wheels.yml")["jobs"]["sign"]
+    install, sign = [step for step in job["steps"] if "run" in step]
+    assert farm.run(install, {})[0] == 0
+    assert farm.run(sign, {})[0] not in (0, 127)
+    assert not list((farm.work / "wheelhouse").rglob("*.attestation"))
 
 
 def test_a_tag_releases_the_version_that_the_files_name(tmp_path: Path) -> None:

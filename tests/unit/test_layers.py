@@ -12,7 +12,7 @@ import mambaport
 PACKAGE = Path(mambaport.__file__).parent
 GROUND = {
     *("boards", "cuda.machine", "digests", "errors", "goal", "host", "models", "process", "redaction"),
-    *("indexes", "report", "resources", "seals", "settings", "store", "wheels"),
+    *("attestations", "indexes", "report", "resources", "seals", "settings", "store", "wheels"),
     *("locking", "temporary", "interruption", "keeper", "pages.render"),
 }
 STAGES = {

@@ -16,6 +16,8 @@ SIMPLE = "simple"
 JSON_PAGE = "index.json"
 API_VERSION = "1.1"
 """The version of the simple repository API that the pages follow."""
+ATTESTED_API_VERSION = "1.3"
+"""The version of pages that link attestations (PEP 740)."""
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 

@@ -46,6 +46,8 @@ class InstallOptions:
     """Whether the environment before is kept, so that the installation can be undone."""
     unless_installed: bool = False
     """Whether nothing is installed where the environment has every file of the wheels."""
+    attested_by: str | None = None
+    """The repository on GitHub, ``OWNER/NAME``, a workflow of which must have signed an index's wheels."""
 
 
 PLAIN = InstallOptions()
@@ -125,7 +127,7 @@ class Pipeline(Making):
             self.plan.require(building=False)
             wanted_wheels = {package.name: package.version for package in self.plan.packages}
             place = self.fetcher.wheel_index(index)
-            place.bring(self.plan.folder, wanted_wheels, self.plan.goal.arch, wheelhouse)
+            place.bring(self.plan.folder, wanted_wheels, self.plan.goal.arch, wheelhouse, options.attested_by)
         wheels = self.wheels(wheelhouse, target)
         for wheel in wheels:  # before anything else is read from them
             require_audit(self.audit(wheel))

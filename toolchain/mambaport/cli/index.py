@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
+from mambaport.attestations import ATTESTATION, LARGEST, Checker, require_repository
 from mambaport.auditing import audit_wheel
 from mambaport.auditing import require as require_audit
 from mambaport.cli.options import FILE, FOLDER, Session, output_options
@@ -32,8 +33,6 @@ from mambaport.report import counted
 from mambaport.sources import WheelIndex
 from mambaport.wheels import Wheel, read_wheel, wheels_in
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/(?!\.\.?$)[A-Za-z0-9._-]+")
-
 
 @click.command()
 @click.argument("wheelhouses", nargs=-1, type=FILE, metavar="WHEELHOUSE...")
@@ -53,12 +52,16 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/(?!\.\.?$)[A-Za-z0-9._-]+")
     "--attested-by",
     "attested",
     metavar="OWNER/NAME",
-    help="The repository on GitHub whose workflow attests the wheels: pages get the link and the command.",
+    help="The repository on GitHub whose workflow attests the wheels: pages get the link and the command. "
+    f"NAME.whl{ATTESTATION} beside a wheel is compared and published.",
 )
 @click.option(
     "--published",
     metavar="URL",
     help="The index that is served so far. A wheel is refused if the index has another of that version.",
+)
+@click.option(
+    "--offline", is_flag=True, help="Compare attestations with the keys in the installed library sigstore."
 )
 @output_options
 def index(
@@ -90,13 +93,8 @@ def index(
             hint="change to another folder (cd ..)",
         )
     address = _address(url)
-    if attested is not None and not _REPOSITORY.fullmatch(attested):
-        raise UsageError(
-            "--attested-by is not the name of a repository",
-            found=attested,
-            expected="OWNER/NAME, as in the repository's address on GitHub",
-            hint='in a workflow of GitHub: --attested-by "$GITHUB_REPOSITORY"',
-        )
+    if attested is not None:
+        require_repository(attested)
     if published is not None and not published.strip():
         raise UsageError(
             "--published has no address",
@@ -105,6 +103,7 @@ def index(
         )
     wheels = [wheel for path in wheelhouses for wheel in _wheels(path)]
     added = [_record(session, wheel) for wheel in wheels]
+    attestations = _attestations(session, wheels, attested)
     if published:
         _require_new(session.fetcher.wheel_index(published), added)
     reports = [(path, _proof(path)) for path in proofs]
@@ -122,7 +121,7 @@ def index(
                 )
             site = site.with_records(item.model_copy(update={"proofs": (proof,)}) for item in chosen)
         sources = {item.sha256: wheel.path for item, wheel in zip(added, wheels, strict=True)}
-        digest = write_site(site, sources, address, attested)
+        digest = write_site(site, sources, address, attested, attestations)
     known = {item.sha256 for item in before.records}
     new = [item for item in site.records if item.sha256 not in known]
     folders = sorted({item.folder for item in site.records})
@@ -189,6 +188,38 @@ def _record(session: Session, wheel: Wheel) -> WheelRecord:
     require_audit(audit)
     session.report.line("audit", wheel.path.name, f"{len(audit.findings)} rules")
     return record.model_copy(update={"audit": tuple(Finding(**vars(item)) for item in audit.findings)})
+
+
+def _attestations(session: Session, wheels: list[Wheel], attested: str | None) -> Mapping[str, bytes]:
+    """The attestations beside wheels, compared: sha256 of the wheel -> its ``.provenance`` file.
+
+    Raises:
+        UsageError: no option says whose attestations are right.
+        AuditError: an attestation is of another file, or of another repository.
+        HostError, FetchError: attestations cannot be compared here.
+    """
+    found = {wheel: path for wheel in wheels if (path := _beside(wheel)).is_file()}
+    if not found:
+        return {}
+    if attested is None:
+        raise UsageError(
+            "There are attestations beside the wheels, and nothing says whose",
+            found=", ".join(path.name for path in found.values()),
+            expected="--attested-by OWNER/NAME, the repository on GitHub whose workflow has signed",
+            hint="give --attested-by, or move the attestations away",
+        )
+    checker = Checker(attested, offline=session.fetcher.offline)
+    provenances = {}
+    for wheel, path in found.items():
+        with path.open("rb") as file:
+            content = file.read(LARGEST)
+        provenances[wheel.sha256] = checker.provenance(content, wheel.path.name, wheel.sha256)
+        session.report.line("attest", wheel.path.name, f"signed by a workflow of {attested}")
+    return provenances
+
+
+def _beside(wheel: Wheel) -> Path:
+    return wheel.path.with_name(wheel.path.name + ATTESTATION)
 
 
 def _require_new(published: WheelIndex, added: list[WheelRecord]) -> None:

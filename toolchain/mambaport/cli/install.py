@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mambaport.attestations import require_repository
 from mambaport.cli.options import (
     Session,
     build_options,
@@ -36,6 +37,12 @@ from mambaport.release_lines import ReleaseChoice
     "follow.",
 )
 @click.option(
+    "--attested-by",
+    "attested",
+    metavar="OWNER/NAME",
+    help="With --index: the repository on GitHub, a workflow of which must have signed each wheel (PEP 740).",
+)
+@click.option(
     "--keep-previous",
     is_flag=True,
     help="Keep the environment before, by hard links beside site-packages, so that --undo can restore it.",
@@ -61,6 +68,7 @@ def install(
     wheelhouse: Path | None,
     runtime: Runtime,
     index: str | None,
+    attested: str | None,
     keep_previous: bool,
     unless_installed: bool,
     undo: bool,
@@ -81,6 +89,7 @@ def install(
       mambaport install -p rpi --wheelhouse wheelhouse/       the same as wheelhouse/rpi/
       mambaport install -p rpi --runtime onnx                 for files of `mambaport export`
       mambaport install -p rpi --index https://example.org/wheels/
+      mambaport install -p rpi --index URL --attested-by OWNER/NAME
       mambaport install -p rpi --line 2.3 --keep-previous     and back: mambaport install -p rpi --undo
     """
     if index is not None and wheelhouse is not None:
@@ -89,6 +98,14 @@ def install(
             expected="one place that the wheels come from",
             hint="drop one of the two options",
         )
+    if attested is not None:
+        require_repository(attested)
+        if index is None:
+            raise UsageError(
+                "--attested-by was given without --index",
+                expected="an index, whose wheels have attestations",
+                hint="give --index, or drop --attested-by",
+            )
     if undo and (index is not None or wheelhouse is not None or keep_previous or unless_installed):
         raise UsageError(
             "--undo installs nothing",
@@ -110,7 +127,8 @@ def install(
     if undo:
         _undo(session, pipeline, environment)
         return
-    done = pipeline.install(environment, wheelhouse, index, InstallOptions(keep_previous, unless_installed))
+    options = InstallOptions(keep_previous, unless_installed, attested)
+    done = pipeline.install(environment, wheelhouse, index, options)
     target, wheels, proven = done.target, done.wheels, done.proof
     if session.emit(
         {

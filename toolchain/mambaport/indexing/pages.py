@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from mambaport.indexes import FILES
+from mambaport.attestations import PROVENANCE
+from mambaport.indexes import FILES, wheel_file
 from mambaport.indexing.record import Proof, WheelRecord
 from mambaport.indexing.shelves import Shelf, shelves
 from mambaport.indexing.simple import lock_name
@@ -21,12 +22,16 @@ PLACEHOLDER = "https://wheels.example"
 
 
 def site_pages(
-    records: Iterable[WheelRecord], url: str | None, attested: str | None = None
+    records: Iterable[WheelRecord],
+    url: str | None,
+    attested: str | None = None,
+    signed: Collection[str] = (),
 ) -> dict[str, bytes]:
     """Relative path -> content of every page for people, and of the files that the pages load.
 
     Args:
         attested: the repository on GitHub, ``owner/name``, whose workflow attests the wheels.
+        signed: paths of the wheels that have a ``.provenance`` file.
     """
     found = shelves(records)
     address = url or PLACEHOLDER
@@ -38,7 +43,10 @@ def site_pages(
         pages[f"{shelf.folder}/index.html"] = page
         for record in shelf.records:
             pages[f"{shelf.folder}/{record.page}"] = render(
-                "wheel.html", shelf=view, wheel=_wheel_view(record, shelf, address, attested), top="../../"
+                "wheel.html",
+                shelf=view,
+                wheel=_wheel_view(record, shelf, address, attested, signed),
+                top="../../",
             )
     return pages
 
@@ -107,13 +115,17 @@ def _commands(
     return found
 
 
-def _wheel_view(record: WheelRecord, shelf: Shelf, address: str, attested: str | None) -> dict[str, Any]:
+def _wheel_view(
+    record: WheelRecord, shelf: Shelf, address: str, attested: str | None, signed: Collection[str]
+) -> dict[str, Any]:
     provenance = record.provenance
     package = read_package(record.name) if shelf.profile else None
     files = f"../{FILES}/{quote(record.filename)}"
     kinds = {"metadata": ".metadata", "provenance": ".provenance.json", "sbom": ".sbom.cdx.json"}
     if any(item.rule == "statement" for item in record.audit):
         kinds["statement"] = STATEMENT
+    if wheel_file(record.folder, record.filename) in signed:
+        kinds["attestations"] = PROVENANCE
     needs = [item.found for item in record.audit if item.rule in ("glibc", "isa")]
     release = (record.name, record.release)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mambaport.indexes import API_VERSION, FILES, SIMPLE, project_page, wheel_file
+from mambaport.attestations import PROVENANCE
+from mambaport.indexes import (
+    API_VERSION,
+    ATTESTED_API_VERSION,
+    FILES,
+    SIMPLE,
+    project_page,
+    wheel_file,
+)
 from mambaport.indexing.record import WheelRecord
 from mambaport.indexing.shelves import Shelf, shelves
 
@@ -34,13 +42,18 @@ _PAGE = """<!DOCTYPE html>
 
 
 def simple_pages(
-    records: Iterable[WheelRecord], metadata: Mapping[str, str], url: str | None
+    records: Iterable[WheelRecord],
+    metadata: Mapping[str, str],
+    url: str | None,
+    attested: Collection[str] = (),
 ) -> dict[str, bytes]:
     """Relative path -> content of every page that an installer reads.
 
     Args:
         metadata: path of a wheel's metadata file -> sha256
         url: where the index will be served; the locks name the wheels by relative paths where it is None.
+        attested: paths of the wheels that have attestations. The pages link these where ``url`` is an https
+            address: PEP 740 allows no other link.
     """
     pages: dict[str, bytes] = {}
     for shelf in shelves(records):
@@ -53,14 +66,16 @@ def simple_pages(
         )
         for name, wheels in projects.items():
             rows = [(item, metadata[wheel_file(item.folder, item.filename) + ".metadata"]) for item in wheels]
-            links = "\n".join(_link(item, digest) for item, digest in rows)
-            pages[f"{root}/{name}/index.html"] = _html(f"Links for {name}", links)
+            places = [_provenance_url(item, url, attested) for item in wheels]
+            version = ATTESTED_API_VERSION if any(places) else API_VERSION
+            links = "\n".join(_link(*row, place) for row, place in zip(rows, places, strict=True))
+            pages[f"{root}/{name}/index.html"] = _html(f"Links for {name}", links, version)
             pages[project_page(shelf.folder, name)] = _json(
                 {
-                    "meta": {"api-version": API_VERSION},
+                    "meta": {"api-version": version},
                     "name": name,
                     "versions": [item.version for item, _ in rows],
-                    "files": [_file(item, digest) for item, digest in rows],
+                    "files": [_file(*row, place) for row, place in zip(rows, places, strict=True)],
                 }
             )
         pages |= {
@@ -76,22 +91,30 @@ def lock_name(shelf: Shelf, line: str) -> str:
     return f"pylock.{(shelf.folder + end).replace('.', '_')}.toml"
 
 
-def _html(title: str, links: str) -> bytes:
-    return _PAGE.format(version=API_VERSION, title=escape(title), links=links).encode()
+def _provenance_url(item: WheelRecord, url: str | None, attested: Collection[str]) -> str | None:
+    """The address of a wheel's attestations; None without attestations, or without an address for them."""
+    if wheel_file(item.folder, item.filename) not in attested or not (url or "").startswith("https://"):
+        return None
+    return f"{url}/{item.folder}/{FILES}/{quote(item.filename)}{PROVENANCE}"
+
+
+def _html(title: str, links: str, version: str = API_VERSION) -> bytes:
+    return _PAGE.format(version=version, title=escape(title), links=links).encode()
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
     return (json.dumps(data, indent=1) + "\n").encode()
 
 
-def _link(item: WheelRecord, metadata: str) -> str:
+def _link(item: WheelRecord, metadata: str, provenance: str | None) -> str:
     href = f"../../{FILES}/{quote(item.filename)}#sha256={item.sha256}"
     python = f' data-requires-python="{escape(item.requires_python)}"' if item.requires_python else ""
     core = f'data-core-metadata="sha256={metadata}" data-dist-info-metadata="sha256={metadata}"'
-    return f'<a href="{href}"{python} {core}>{escape(item.filename)}</a><br>'
+    attested = f' data-provenance="{escape(provenance)}"' if provenance else ""
+    return f'<a href="{href}"{python} {core}{attested}>{escape(item.filename)}</a><br>'
 
 
-def _file(item: WheelRecord, metadata: str) -> dict[str, Any]:
+def _file(item: WheelRecord, metadata: str, provenance: str | None) -> dict[str, Any]:
     return {
         "filename": item.filename,
         "url": f"../../{FILES}/{quote(item.filename)}",
@@ -100,6 +123,7 @@ def _file(item: WheelRecord, metadata: str) -> dict[str, Any]:
         **({"requires-python": item.requires_python} if item.requires_python else {}),
         "core-metadata": {"sha256": metadata},
         "dist-info-metadata": {"sha256": metadata},
+        **({"provenance": provenance} if provenance else {}),
         "yanked": False,
     }
 

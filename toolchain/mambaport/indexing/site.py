@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from mambaport.attestations import PROVENANCE
 from mambaport.digests import file_sha256, tree_files
 from mambaport.errors import IndexFault, MambaportError
 from mambaport.indexes import SUMS, read_sums, sums_text, wheel_file
@@ -157,7 +159,13 @@ def _read_record(path: Path) -> WheelRecord:
     return validate(WheelRecord, data, path, IndexFault)
 
 
-def write_site(site: Site, sources: Mapping[str, Path], url: str | None, attested: str | None = None) -> str:
+def write_site(
+    site: Site,
+    sources: Mapping[str, Path],
+    url: str | None,
+    attested: str | None = None,
+    attestations: Mapping[str, bytes] = MappingProxyType({}),
+) -> str:
     """Writes an index: wheels, pages and sums, whole or not at all.
 
     Args:
@@ -165,6 +173,7 @@ def write_site(site: Site, sources: Mapping[str, Path], url: str | None, atteste
         sources: sha256 -> file, for the wheels that ``site.root`` does not have yet.
         url: where the index will be served; None where this is not known.
         attested: the repository on GitHub, ``owner/name``, whose workflow attests the wheels.
+        attestations: sha256 of a wheel -> its ``.provenance`` file. Wheels that the index has keep theirs.
 
     Returns:
         the sha256 of the new ``SHA256SUMS``, which stands for every file of the index
@@ -177,7 +186,7 @@ def write_site(site: Site, sources: Mapping[str, Path], url: str | None, atteste
     with temporary_folder(root.parent) as scratch:
         new = scratch / "site"
         new.mkdir(mode=0o755)
-        digests = _fill(site, new, sources, url, attested)
+        digests = _fill(site, new, sources, url, attested, attestations)
         for name in site.foreign:
             if (new / name).exists():
                 raise IndexFault(
@@ -207,7 +216,12 @@ def only_writer(root: Path) -> Iterator[None]:
 
 
 def _fill(
-    site: Site, new: Path, sources: Mapping[str, Path], url: str | None, attested: str | None
+    site: Site,
+    new: Path,
+    sources: Mapping[str, Path],
+    url: str | None,
+    attested: str | None,
+    attestations: Mapping[str, bytes],
 ) -> dict[str, str]:
     """Writes wheels, records and pages. Returns relative path -> sha256."""
     digests: dict[str, str] = {}
@@ -239,8 +253,15 @@ def _fill(
         stated = any(item.rule == "statement" for item in record.audit)
         if stated and (content := _statement(site.root / name, source)):
             digests[name + STATEMENT] = _write(new / (name + STATEMENT), content)
+        published = site.root / (name + PROVENANCE)
+        if content := attestations.get(record.sha256) or (
+            published.read_bytes() if published.is_file() else b""
+        ):
+            digests[name + PROVENANCE] = _write(new / (name + PROVENANCE), content)
     metadata = {name: digest for name, digest in digests.items() if name.endswith(".metadata")}
-    pages = simple_pages(site.records, metadata, url) | site_pages(site.records, url, attested)
+    signed = {name.removesuffix(PROVENANCE) for name in digests if name.endswith(PROVENANCE)}
+    pages = simple_pages(site.records, metadata, url, signed)
+    pages |= site_pages(site.records, url, attested, signed)
     for name, content in pages.items():
         digests[name] = _write(new / name, content)
     return digests

@@ -16,6 +16,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from mambaport.attestations import LARGEST as LARGEST_ATTESTATIONS
+from mambaport.attestations import PROVENANCE, Checker, lacking
 from mambaport.digests import file_sha256
 from mambaport.errors import FetchError, IndexFault, InstallError, UsageError
 from mambaport.indexes import SUMS, project_page, read_sums, wheel_file
@@ -130,6 +132,7 @@ class WheelIndex:
                 hint="drop --offline, or name a folder with a copy of the index",
             )
         self.report = report
+        self._offline = offline
         self.url = place.rstrip("/")
         self._place: _Place = (
             _Server(self.url, client, report)
@@ -149,19 +152,31 @@ class WheelIndex:
                 hint="check --index: the page of another service may stand there",
             ) from None
 
-    def bring(self, folder: str, wanted: Mapping[str, str], arch: str, into: Path) -> None:
+    def bring(
+        self,
+        folder: str,
+        wanted: Mapping[str, str],
+        arch: str,
+        into: Path,
+        attested_by: str | None = None,
+    ) -> None:
         """Writes wheels into a folder.
 
         Args:
             folder: the folder of the index, such as ``rpi``.
             wanted: package -> version, with the local label
             arch: the architecture; a wheel without compiled files serves each.
+            attested_by: the repository on GitHub, ``OWNER/NAME``, a workflow of which must have signed each
+                wheel; None where digests alone are compared.
 
         Raises:
-            FetchError: a file cannot be fetched.
+            FetchError: a file cannot be fetched, or Sigstore's newest keys.
+            AuditError: a wheel has no attestation of the repository.
+            HostError: the library that compares attestations is not installed.
             IndexFault: a page, a wheel or its metadata is not the file that the index names.
             InstallError: the index has no such wheel.
         """
+        checker = Checker(attested_by, offline=self._offline) if attested_by else None
         for name, version in wanted.items():
             page = project_page(folder, name)
             if page not in self._sums:
@@ -171,6 +186,8 @@ class WheelIndex:
             if not found:
                 raise self._lacks(folder, name, version, [item["filename"] for item in files])
             self._bring_wheel(folder, page, found[0], into)
+            if checker is not None:
+                self._require_attested(wheel_file(folder, found[0]["filename"]), into, checker)
 
     def has(self, folder: str, name: str, version: str, arch: str) -> bool:
         """Whether the index has a wheel of this version for the architecture.
@@ -230,6 +247,16 @@ class WheelIndex:
         if _metadata(target) != metadata:
             raise _other(f"{name}.metadata", "other bytes than METADATA in the wheel", "the same bytes")
         self.report.line("fetch", f"{filename}  {size_text(target.stat().st_size)}", "sha256 ok")
+
+    def _require_attested(self, name: str, into: Path, checker: Checker) -> None:
+        filename = name.rpartition("/")[2]
+        if name + PROVENANCE not in self._sums:
+            raise lacking(filename, self.url, checker.repository)
+        content = self._page(name + PROVENANCE)
+        if len(content) > LARGEST_ATTESTATIONS:
+            raise _other(name + PROVENANCE, f"{len(content):,} bytes", f"at most {LARGEST_ATTESTATIONS:,}")
+        checker.require(content, filename, file_sha256(into / filename))
+        self.report.line("attest", filename, f"signed by a workflow of {checker.repository}")
 
     def _lacks(self, folder: str, name: str, version: str, files: list[str]) -> InstallError:
         folders = sorted({path.split("/")[0] for path in self._sums if path.count("/") > 1})

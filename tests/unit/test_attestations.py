@@ -1,0 +1,188 @@
+"""Attestations (PEP 740): compared with Sigstore's keys, published by an index, required by an installation.
+
+tests/unit/data has a real attestation, which a workflow on GitHub has signed with Sigstore. No network is
+needed: the keys are in the library sigstore. Signing needs Sigstore's servers and a workflow's identity; no
+test signs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pypi_attestations import Provenance
+from test_indexing import refused, run, wheel
+from test_wheel_index import NAME, opened, rewrite
+
+from mambaport.attestations import ATTESTATION, PROVENANCE, Checker
+from mambaport.cli import cli
+from mambaport.digests import file_sha256
+from mambaport.errors import AuditError, IndexFault
+from mambaport.indexes import read_sums
+from mambaport.indexing import read_site, write_site
+
+FILE = "pypi_attestations-0.0.19.tar.gz"
+SHA256 = "9bb1add04b1b4e182be6b0b80931593f7a291eb49d69b4fd728a5d4cbcdc4bd3"
+REAL = (Path(__file__).parent / "data" / f"{FILE}{ATTESTATION}").read_bytes()
+SIGNER = "trailofbits/pypi-attestations"
+
+
+@pytest.fixture(scope="module")
+def checker() -> Checker:
+    return Checker(SIGNER, offline=True)
+
+
+@pytest.fixture(scope="module")
+def provenance(checker: Checker) -> bytes:
+    return checker.provenance(REAL, FILE, SHA256)
+
+
+def test_a_real_attestation_passes_and_its_provenance_is_that_of_the_pep(
+    checker: Checker, provenance: bytes
+) -> None:
+    checker.require(provenance, FILE, SHA256)
+    assert Provenance.model_validate_json(provenance).attestation_bundles
+    data = json.loads(provenance)
+    (bundle,) = data["attestation_bundles"]
+    assert data["version"] == 1
+    assert bundle["publisher"] == {
+        "kind": "GitHub",
+        "repository": SIGNER,
+        "workflow": "release.yml",
+        "environment": None,
+        "claims": {"ref": "refs/tags/v0.0.19", "sha": "08802efe1f8e5fec4ad842d6b8ce97656092ee72"},
+    }
+    assert bundle["attestations"] == [json.loads(REAL)]
+
+
+def changed(change: Callable[[Any], object]) -> bytes:
+    data = json.loads(REAL)
+    change(data)
+    return json.dumps(data).encode()
+
+
+def test_a_wheel_with_another_digest_is_refused_by_name(checker: Checker, provenance: bytes) -> None:
+    with pytest.raises(AuditError, match=f"{FILE}{ATTESTATION} does not attest {FILE}") as caught:
+        checker.provenance(REAL, FILE, "0" * 64)
+    assert "does not match distribution digest" in str(caught.value.found)
+    with pytest.raises(AuditError, match=f"{FILE}{PROVENANCE} does not attest") as caught:
+        checker.require(provenance, FILE, "0" * 64)
+    assert "does not match distribution digest" in str(caught.value.found)
+    assert caught.value.exit_code == 14
+
+
+def test_another_file_and_another_repository_are_refused(checker: Checker, provenance: bytes) -> None:
+    with pytest.raises(AuditError) as caught:
+        checker.provenance(REAL, "demo-1.0-py3-none-any.whl", SHA256)
+    assert "does not match distribution name" in str(caught.value.found)
+    stranger = Checker("someone/wheels", offline=True)
+    for call in (
+        lambda: stranger.provenance(REAL, FILE, SHA256),
+        lambda: stranger.require(provenance, FILE, SHA256),  # whatever repository the publisher's text names
+    ):
+        with pytest.raises(AuditError) as caught:
+            call()
+        assert "OIDCSourceRepositoryURI" in str(caught.value.found)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        changed(lambda data: data.update(version=2)),
+        changed(lambda data: data["envelope"].update(signature="MEUCIQ==")),
+        changed(lambda data: data["envelope"].update(statement="e30=")),
+        changed(lambda data: data["verification_material"].update(certificate="AAAA")),
+        changed(lambda data: data["verification_material"].update(transparency_entries=[{}])),
+    ],
+    ids=["empty", "list", "bytes", "deep", "version", "signature", "statement", "certificate", "log entry"],
+)
+def test_a_changed_attestation_is_refused(checker: Checker, content: bytes) -> None:
+    with pytest.raises(AuditError, match="does not attest"):
+        checker.provenance(content, FILE, SHA256)
+    bundle = b'{"version":1,"attestation_bundles":[{"publisher":{"kind":"GitHub","repository":"a/b",'
+    bundle += b'"workflow":"x.yml"},"attestations":[' + content + b"]}]}"
+    for text in (content, bundle):
+        with pytest.raises(AuditError, match="does not attest"):
+            checker.require(text, FILE, SHA256)
+
+
+def test_index_compares_the_attestation_beside_a_wheel(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "house")
+    beside = path.with_name(path.name + ATTESTATION)
+    beside.write_bytes(REAL)
+    words = (path, "-o", tmp_path / "site", "--offline")
+    assert "nothing says whose" in refused(*words).what
+    fault = refused(*words, "--attested-by", SIGNER)
+    assert f"{NAME}{ATTESTATION} does not attest {NAME}" in fault.what
+    assert fault.exit_code == 14
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.fixture
+def site(tmp_path: Path, provenance: bytes) -> Path:
+    """An index whose wheel has a file of attestations: a real one, of another file."""
+    path = wheel(tmp_path / "house")
+    run(path, "-o", tmp_path / "site")
+    attestations = {file_sha256(path): provenance}
+    write_site(read_site(tmp_path / "site"), {}, "https://wheels.example", SIGNER, attestations)
+    return tmp_path / "site"
+
+
+def test_the_pages_link_the_provenance_as_the_pep_says(site: Path, provenance: bytes) -> None:
+    name = f"my-board/files/{NAME}{PROVENANCE}"
+    address = f"https://wheels.example/{name}".replace("+", "%2B")
+    data = json.loads((site / "my-board/simple/demo/index.json").read_text())
+    assert data["meta"] == {"api-version": "1.3"}
+    assert [file["provenance"] for file in data["files"]] == [address]
+    page = (site / "my-board/simple/demo/index.html").read_text()
+    assert f'data-provenance="{address}"' in page
+    assert 'content="1.3"' in page
+    assert (site / name).read_bytes() == provenance
+    assert name in read_sums((site / "SHA256SUMS").read_text())
+    assert f'href="../files/{NAME.replace("+", "%2B")}{PROVENANCE}"' in next(
+        (site / "my-board/wheels").glob("*.html")
+    ).read_text().replace("&#43;", "+")
+    run("-o", site)  # without an https address, PEP 740 has no link; the file stays
+    assert "provenance" not in json.loads((site / "my-board/simple/demo/index.json").read_text())["files"][0]
+    assert (site / name).read_bytes() == provenance
+    (site / name).write_bytes(b"{}")
+    assert f"{NAME}{PROVENANCE} in the index" in refused("-o", site).what
+
+
+def bring(site: Path, into: Path) -> None:
+    into.mkdir()
+    place = opened(site, offline=True)
+    place.bring("my-board", {"demo": "1.0+my.board.1"}, "aarch64", into, attested_by=SIGNER)
+
+
+def test_an_installation_refuses_what_is_not_attested(site: Path, tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match=rf"whl\{PROVENANCE} does not attest demo") as caught:
+        bring(site, tmp_path / "one")
+    assert "does not match distribution name" in str(caught.value.found)
+    name = f"my-board/files/{NAME}{PROVENANCE}"
+    (site / name).write_bytes(b"{}")
+    with pytest.raises(IndexFault, match=r"whl\.provenance is not the file that the index names"):
+        bring(site, tmp_path / "two")
+    rewrite(site, name, b"{}")  # by whoever can change SHA256SUMS too
+    with pytest.raises(AuditError, match="does not attest"):
+        bring(site, tmp_path / "three")
+    run(tmp_path / "house", "-o", tmp_path / "plain")
+    with pytest.raises(AuditError, match=r"demo.* has no attestation"):
+        bring(tmp_path / "plain", tmp_path / "four")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["--attested-by", "a/b"], "without --index"), (["--index", "x", "--attested-by", "a"], "OWNER/NAME")],
+)
+def test_install_refuses_options_that_mean_nothing(words: list[str], text: str) -> None:
+    result = CliRunner().invoke(cli, ["install", "-p", "rpi", *words], standalone_mode=False)
+    assert text in f"{result.exception} {getattr(result.exception, 'expected', '')}"
