@@ -221,6 +221,18 @@ def test_packing(rows, columns, bits, scale, zeros, seed):
 
 
 @pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("largest", [2.9e38, 3.2e38, 3.39e38, torch.finfo(torch.float32).max])
+def test_weights_near_the_largest_number_stay_finite(bits, largest):
+    weight = torch.linspace(-1, 1, 32 * 64).reshape(64, 32) * largest
+    weight[::3] = largest * torch.linspace(0.9, 1, 22)[:, None]  # rows whose weights are nearly equal
+    weight[1] = torch.arange(32).remainder(14).sub(7) / 7.6 * largest  # 7.6 steps round up to 8
+    weight[1, 0] = largest
+    whole = quantized.unpack(*quantized.pack(weight, bits))
+    assert whole.isfinite().all()
+    assert ((whole - weight).abs() <= (0.005 if bits == 8 else 0.18) * largest).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
 def test_both_paths_give_the_same_numbers(bits, monkeypatch):
     torch.manual_seed(0)
     layer = QuantizedLinear.from_layer(nn.Linear(100, 70), bits)

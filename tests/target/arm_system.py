@@ -15,6 +15,7 @@ from pathlib import Path
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 ENTRY = "mambaport-aarch64"
+"""The beginning of the names of entries; each run has an entry of its own."""
 # An ELF file, 64 bits, little-endian, executable or shared, for machine 183.
 MAGIC = r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
@@ -32,17 +33,29 @@ def aarch64_programs(qemu: str) -> Iterator[None]:
     mounted = not (BINFMT / "register").exists()
     if mounted:
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True, capture_output=True)
+    entry = BINFMT / f"{_group()}-{os.getpid()}"
     try:
-        with contextlib.suppress(OSError):
-            (BINFMT / ENTRY).write_text("-1")  # a killed test has left the entry
+        for left in _abandoned():
+            left.write_text("-1")
         # F: the emulator is opened now, so that it is found from inside a chroot.
-        (BINFMT / "register").write_text(f":{ENTRY}:M::{MAGIC}:{MASK}:{qemu}:F")
+        (BINFMT / "register").write_text(f":{entry.name}:M::{MAGIC}:{MASK}:{qemu}:F")
         yield
     finally:
         with contextlib.suppress(OSError):
-            (BINFMT / ENTRY).write_text("-1")
-        if mounted:
+            entry.write_text("-1")
+        if mounted and not list(BINFMT.glob(f"{ENTRY}-*")):  # another run's entry stays reachable
             subprocess.run(["umount", BINFMT], check=False)
+
+
+def _group() -> str:
+    """The beginning of the names of this container's entries: a process number is unique in its namespace."""
+    return f"{ENTRY}-{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def _abandoned() -> list[Path]:
+    """The entries of killed runs."""
+    found = BINFMT.glob(f"{_group()}-*")
+    return [path for path in found if not Path("/proc", path.name.rpartition("-")[2]).exists()]
 
 
 @contextlib.contextmanager

@@ -54,7 +54,12 @@ def provenance(**changes: Any) -> dict[str, Any]:
     }
 
 
-def wheel(folder: Path, record: dict[str, Any] | None = None, content: bytes = b"x = 1\n") -> Path:
+def wheel(
+    folder: Path,
+    record: dict[str, Any] | None = None,
+    content: bytes = b"x = 1\n",
+    sbom: dict[str, Any] | None = None,
+) -> Path:
     version = "1.0+my.board.1"
     info = f"demo-{version}.dist-info"
     return write_wheel(
@@ -62,7 +67,7 @@ def wheel(folder: Path, record: dict[str, Any] | None = None, content: bytes = b
         {
             "demo.py": content,
             f"{info}/provenance.json": json.dumps(record or provenance()).encode(),
-            f"{info}/sboms/demo.cdx.json": b"{}",
+            f"{info}/sboms/demo.cdx.json": json.dumps(sbom or {}).encode(),
         },
         version=version,
         tag="py3-none-any",

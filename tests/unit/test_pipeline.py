@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from dataclasses import replace
@@ -25,6 +26,7 @@ from mambaport import pins
 from mambaport import wheels as wheelfiles
 from mambaport.auditing import require
 from mambaport.building import build_wheel
+from mambaport.commit import Commit
 from mambaport.errors import AuditError, BuildError, FetchError, InstallError, PatchError
 from mambaport.host import read_host
 from mambaport.patching.apply import lock_of
@@ -176,6 +178,27 @@ def test_a_statement_of_an_earlier_wheel_does_not_stay_beside_a_new_one(
     require(pipeline.audit(made.wheel))
     pipeline.build(tmp_path, statements=True)
     assert made.wheel.sha256 in beside.read_text()
+
+
+def test_the_statement_of_a_stored_wheel_names_the_commit_that_built_it(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = [Commit("a" * 40, ("kernels/x.c",)), Commit("b" * 40, ())]
+    monkeypatch.setattr("mambaport.commit.read_commit", lambda: commits[0])
+    pipeline.build()
+    monkeypatch.setattr("mambaport.commit.read_commit", lambda: commits[1])
+    (made,) = pipeline.build(tmp_path / "house", statements=True)
+    assert made.cached
+    path = made.wheel.path.with_name(made.wheel.path.name + STATEMENT)
+    stated = json.loads(path.read_text())["predicate"]["buildDefinition"]["resolvedDependencies"][0]
+    assert stated["digest"] == {"gitCommit": "a" * 40}
+    assert stated["annotations"] == {"changed": ["kernels/x.c"]}
+    (key,) = [item.key for item in pipeline.store.entries() if item.kind == "wheels"]
+    pipeline.store.update(
+        "wheels", key, lambda folder: (folder / "builder.json").unlink()
+    )  # an older store's
+    pipeline.build(tmp_path / "house", statements=True)
+    assert "gitCommit" not in path.read_text()
 
 
 def test_a_patch_set_that_is_edited_before_it_is_applied_stops_the_build(

@@ -17,11 +17,12 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementPb
 
+from mambaport import __version__
 from mambaport.building.materials import materials
 from mambaport.building.provenance import record
 from mambaport.building.sbom import sbom
 from mambaport.building.statement import statement
-from mambaport.commit import Commit, read_commit
+from mambaport.commit import Builder, Commit, read_commit
 from mambaport.errors import HostError, PatchError
 from mambaport.host import read_host
 from mambaport.plan import PackagePlan, Plan, make_plan
@@ -30,6 +31,7 @@ from mambaport.rebuild import require_equal
 from mambaport.wheels import read_wheel
 
 COMMIT = Commit("0123456789abcdef0123456789abcdef01234567", ())
+BUILDER = Builder("0.0.9", COMMIT)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_the_statement_is_in_toto_with_slsa_provenance(
     plan: Plan, package: PackagePlan, tmp_path: Path
 ) -> None:
     wheel = read_wheel(write_wheel(tmp_path, {"demo/__init__.py": b""}))
-    text = json.loads(statement(plan, package, wheel, COMMIT))
+    text = json.loads(statement(plan, package, wheel, BUILDER))
     subjects = json_format.ParseDict(text, StatementPb(), ignore_unknown_fields=True).subject
     Statement(subjects, text["predicateType"], text["predicate"]).validate()
     assert text["subject"] == [{"name": wheel.path.name, "digest": {"sha256": wheel.sha256}}]
@@ -87,9 +89,30 @@ def test_changed_files_of_the_checkout_are_in_the_statement(
     plan: Plan, package: PackagePlan, tmp_path: Path
 ) -> None:
     wheel = read_wheel(write_wheel(tmp_path, {"demo/__init__.py": b""}))
-    changed = Commit(COMMIT.sha1, ("kernels/x.c",))
+    changed = Builder("0.0.9", Commit(COMMIT.sha1, ("kernels/x.c",)))
     assert "kernels/x.c" in statement(plan, package, wheel, changed)
-    assert "gitCommit" not in statement(plan, package, wheel, None)
+    installed = statement(plan, package, wheel, Builder("0.0.9", None))
+    assert "gitCommit" not in installed
+    assert "pkg:pypi/mambaport@0.0.9" in installed
+
+
+def test_a_statement_without_a_record_of_the_builder_says_so(
+    plan: Plan, package: PackagePlan, tmp_path: Path
+) -> None:
+    wheel = read_wheel(write_wheel(tmp_path, {"demo/__init__.py": b""}))
+    text = statement(plan, package, wheel, None)
+    assert "gitCommit" not in text
+    assert "not recorded when the wheel was built" in text
+    assert __version__ not in text
+
+
+def test_the_record_of_a_builder_is_read_as_it_was_written() -> None:
+    for builder in (BUILDER, Builder("1", None), Builder("1", Commit(COMMIT.sha1, ("a", "b")))):
+        assert Builder.from_json(json.loads(json.dumps(builder.to_json()))) == builder
+    wrongs: list[Any] = [{}, [], {"version": 1, "commit": None}, {"version": "1", "commit": {"sha1": "x"}}]
+    for wrong in wrongs:
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            Builder.from_json(wrong)
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

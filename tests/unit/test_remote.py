@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -267,3 +271,27 @@ def test_the_commands_push_and_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(json.loads(done.stdout)["new"]) == 2
     with pytest.raises(UsageError, match="no digest"):
         CliRunner().invoke(cli, ["cache", "pull", f"{place}#sha256=x"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("size", ["16k", "64k"])
+def test_a_full_disk_of_a_folder_is_named(tmp_path: Path, size: str) -> None:
+    """A real disk, too small for the archive, or for the second object."""
+    store, small = Store(tmp_path / "store"), tmp_path / "small"
+    store.make("wheels", "demo-1.0-abc", lambda folder: put_bytes(folder / "a-1-py3-none-any.whl", 48 << 10))
+    store.make("wheels", "demo-1.1-abc", lambda folder: put_bytes(folder / "b-1-py3-none-any.whl", 40 << 10))
+    small.mkdir()
+    mount = 'mount -t tmpfs -o size="$2" tmpfs "$1" && shift 2 && exec "$@"'
+    words: list[str | Path] = ["unshare", "--mount", "sh", "-c", mount, "sh", small, size]
+    if shutil.which("unshare") is None or subprocess.run([*words, "true"], check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    command = [*words, sys.executable, "-m", "mambaport", "cache", "push", small / "place", "--json"]
+    environment = {**os.environ, "MAMBAPORT_CACHE": str(store.root)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 12, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["what"] == "The disk of the remote store is full"
+    assert "free space there" in error["hint"]
+
+
+def put_bytes(path: Path, size: int) -> None:
+    path.write_bytes(bytes([len(path.name)]) * size)

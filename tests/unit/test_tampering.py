@@ -24,6 +24,14 @@ from mambaport.sources.remote import Remote
 from mambaport.store import Store
 from mambaport.wheels import PREDICATE_TYPE, STATEMENT, STATEMENT_TYPE, read_wheel
 
+COMPILER = "cd" * 32
+SBOM = {
+    "components": [
+        {"name": "zig", "hashes": [{"alg": "SHA-256", "content": COMPILER}]},
+        {"name": "kernels"},
+    ]
+}
+
 
 @dataclass
 class Farm:
@@ -56,12 +64,21 @@ def statement_of(path: Path) -> str:
     dependencies = [
         {"name": "demo-1.0.tar.gz", "digest": {"sha256": SHA}},
         {"name": "demo/portable/0001-fix.patch", "digest": {"sha256": SHA}},
+        {"name": "zig", "digest": {"sha256": COMPILER}},
+        {"name": "kernels"},
     ]
     subject = [{"name": path.name, "digest": {"sha256": read_wheel(path).sha256}}]
     predicate = {"buildDefinition": {"resolvedDependencies": dependencies}}
     assert record["sources"][0]["sha256"] == SHA
     kinds = {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}
     return json.dumps({**kinds, "subject": subject, "predicate": predicate})
+
+
+def add_material(path: Path, digest: dict[str, str]) -> None:
+    text = json.loads(path.read_text())
+    dependencies = text["predicate"]["buildDefinition"]["resolvedDependencies"]
+    dependencies.append({"name": "evil.patch", "digest": digest})
+    path.write_text(json.dumps(text))
 
 
 def add_first(path: Path, name: str) -> None:
@@ -75,7 +92,7 @@ def add_first(path: Path, name: str) -> None:
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Farm:
-    path = wheel(tmp_path / "house")
+    path = wheel(tmp_path / "house", sbom=SBOM)
     path.with_name(path.name + STATEMENT).write_text(statement_of(path))
     run(path, "-o", tmp_path / "site")
     store = Store(tmp_path / "store")
@@ -137,6 +154,22 @@ CASES: dict[str, tuple[Callable[[Farm], object], Callable[[Farm], object], type[
     "a statement with two digests of a source": (
         lambda farm: add_first(statement(farm), "demo-1.0.tar.gz"),
         Farm.audit, AuditError, "demo-1.0.tar.gz stands there twice",
+    ),
+    "a statement with one more material": (
+        lambda farm: add_material(statement(farm), {"sha256": "0" * 64}),
+        Farm.audit, AuditError, "evil.patch is stated with sha256 0000",
+    ),
+    "a statement with one more material, without a digest": (
+        lambda farm: add_material(statement(farm), {}),
+        Farm.audit, AuditError, "evil.patch is stated with sha256 None, and the wheel's SBOM lists no such",
+    ),
+    "a statement with another compiler's digest": (
+        lambda farm: exchange(statement(farm), COMPILER, "0" * 64),
+        Farm.audit, AuditError, f"and the wheel's SBOM has sha256 {COMPILER}",
+    ),
+    "a statement without a material of the SBOM": (
+        lambda farm: exchange(statement(farm), '"zig"', '"mambaport"'),
+        Farm.audit, AuditError, "zig is not stated, and in the wheel's SBOM",
     ),
     "a statement that is none": (
         lambda farm: statement(farm).write_text("[]"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from mambaport import process
+from mambaport import __version__, process
 from mambaport.resources import patches_dir
 
 REPOSITORY = "https://github.com/mambaport/mambaport"
+_SHA1 = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 DATA = ("patches", "kernels", "profiles", "toolchain")
 """The folders of a checkout that decide what is built."""
 
@@ -19,6 +22,36 @@ class Commit:
 
     sha1: str
     changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """The mambaport that has built a wheel."""
+
+    version: str
+    commit: Commit | None
+    """None for an installed mambaport, which has no checkout."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Any) -> Builder:
+        """The builder of a record.
+
+        Raises:
+            KeyError, TypeError, ValueError: the data is no such record.
+        """
+        commit = data["commit"]
+        if not isinstance(data["version"], str) or (commit and not _SHA1.fullmatch(commit["sha1"])):
+            raise ValueError("a version and a commit are texts")
+        changed = tuple(map(str, commit["changed"])) if commit else ()
+        return Builder(data["version"], Commit(commit["sha1"], changed) if commit else None)
+
+
+def this_builder() -> Builder:
+    """The mambaport that runs."""
+    return Builder(__version__, read_commit())
 
 
 def read_commit() -> Commit | None:

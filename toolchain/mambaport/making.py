@@ -18,7 +18,7 @@ from mambaport.building import build_environment, build_wheel, compiler_cache, c
 from mambaport.building.compilations import check_compilations, compilations, record_compilations
 from mambaport.building.statement import statement
 from mambaport.building.target_torch import stored_exports, torch_files
-from mambaport.commit import read_commit
+from mambaport.commit import Builder, this_builder
 from mambaport.cuda.exports import read_exports
 from mambaport.digests import data_sha256, file_sha256
 from mambaport.errors import PatchError, UsageError
@@ -32,6 +32,9 @@ from mambaport.store import LOG_KEY
 from mambaport.temporary import temporary_file
 from mambaport.wheels import STATEMENT, Wheel
 
+BUILDER = "builder.json"
+"""The file of a store's entry that names the mambaport that has built the wheel."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -41,6 +44,8 @@ class Made:
     wheel: Wheel
     audit: dict[str, Any]
     log: Path
+    builder: Path
+    """The record of the mambaport that has built the wheel; wheels of an older store have none."""
     cached: bool
     """Whether the wheel came from the store."""
 
@@ -70,6 +75,13 @@ def _write_audit(record: dict[str, Any], folder: Path) -> None:
     with temporary_file(folder / "audit.json") as scratch:
         scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
         scratch.replace(folder / "audit.json")
+
+
+def _read_builder(path: Path) -> Builder | None:
+    try:
+        return Builder.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _require_unchanged(package: PackagePlan) -> None:
@@ -177,7 +189,7 @@ class Making:
         """Writes the statement beside a wheel."""
         path = made.wheel.path.with_name(made.wheel.path.name + STATEMENT)
         with temporary_file(path) as scratch:
-            text = statement(self.plan, made.package, made.wheel, read_commit())
+            text = statement(self.plan, made.package, made.wheel, _read_builder(made.builder))
             scratch.write_text(text, encoding="utf-8")
             scratch.replace(path)
 
@@ -209,7 +221,7 @@ class Making:
         self.store.make("wheels", self._entry(package), lambda folder: self._build(package, folder))
         made = self._kept(package)
         assert made is not None
-        return Made(made.package, made.wheel, made.audit, made.log, cached=False)
+        return replace(made, cached=False)
 
     @staticmethod
     def _entry(package: PackagePlan) -> str:
@@ -233,7 +245,7 @@ class Making:
         if audit.get("rules") != rules_sha256():
             audit = self._audit_record(wheel)
             self.store.update("wheels", self._entry(package), partial(_write_audit, audit))
-        return Made(package, wheel, audit, entry / "build.log", cached=True)
+        return Made(package, wheel, audit, entry / "build.log", entry / BUILDER, cached=True)
 
     def _audit_record(self, wheel: Wheel) -> dict[str, Any]:
         """Audits a wheel. Returns the record for the store, with the digest of the audit's rules.
@@ -252,6 +264,7 @@ class Making:
             fresh: whether every object is compiled, and none is kept for later builds.
         """
         started = time.monotonic()
+        builder = this_builder()
         plan, host = self.plan, self.plan.host
         tool_pins = pinned.build_tools().for_host(host.arch)
         pins = (*plan.build_requirements, *tool_pins)
@@ -296,6 +309,7 @@ class Making:
             if not fresh:
                 record_compilations(self.store)
         shutil.copyfile(log, folder / "build.log")
+        (folder / BUILDER).write_text(json.dumps(builder.to_json(), indent=1), encoding="utf-8")
         wheel = wheelfiles.read_wheel(path)
         seconds = f"{time.monotonic() - started:.1f} s, {size_text(path.stat().st_size)}"
         if use is not None and use.compiled + use.reused:

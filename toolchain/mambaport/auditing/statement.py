@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from typing import Any
 
 from mambaport.auditing.findings import Finding, judge
 from mambaport.wheels import PREDICATE_TYPE, STATEMENT, STATEMENT_TYPE, Wheel
 
+BUILDER = "mambaport"
+"""The one material that no list in the wheel has: the wheel's bytes do not depend on mambaport's version."""
+_SBOM = re.compile(r"\.dist-info/sboms/[^/]+\.cdx\.json$")
 LARGEST = 16 << 20
 """Bytes of the longest statement that is read."""
 
@@ -44,9 +48,16 @@ def _faults(statement: Any, wheel: Wheel, archive: zipfile.ZipFile) -> list[str]
         faults.append(f"the subject's sha256 is {subjects[wheel.path.name]}")
     stated, more = _digests(statement["predicate"]["buildDefinition"]["resolvedDependencies"])
     faults += more
-    for name, digest in _inputs(wheel, archive).items():
+    inputs = _inputs(wheel, archive)
+    for name, digest in inputs.items():
         if stated.get(name) != digest:
             faults.append(f"{name} is stated with sha256 {stated.get(name)}, and the wheel names {digest}")
+    listed = _components(archive)
+    for name, said in stated.items():
+        if name != BUILDER and name not in inputs and (name not in listed or listed[name] != said):
+            expected = f"has sha256 {listed[name]}" if name in listed else "lists no such material"
+            faults.append(f"{name[:200]} is stated with sha256 {said}, and the wheel's SBOM {expected}")
+    faults += [f"{name} is not stated, and in the wheel's SBOM" for name in listed if name not in stated]
     return faults[:10]
 
 
@@ -60,6 +71,14 @@ def _digests(items: list[dict[str, Any]]) -> tuple[dict[str, str | None], list[s
             faults.append(f"{name[:200]} stands there twice")
         found[name] = item.get("digest", {}).get("sha256")
     return found, faults
+
+
+def _components(archive: zipfile.ZipFile) -> dict[str, str | None]:
+    """The materials in the wheel's own SBOM: name -> sha256, None for a material that is no single file."""
+    names = [name for name in archive.namelist() if _SBOM.search(name)]
+    found = json.loads(archive.read(names[0])).get("components", []) if names else []
+    hashes = {item["name"]: {one["alg"]: one["content"] for one in item.get("hashes", [])} for item in found}
+    return {name: digests.get("SHA-256") for name, digests in hashes.items()}
 
 
 def _inputs(wheel: Wheel, archive: zipfile.ZipFile) -> dict[str, str]:

@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mambaport import __version__
 from mambaport.building.materials import Material, materials
 from mambaport.building.provenance import record
-from mambaport.commit import REPOSITORY, Commit
+from mambaport.commit import REPOSITORY, Builder
 from mambaport.plan import PackagePlan, Plan
 from mambaport.wheels import PREDICATE_TYPE, STATEMENT_TYPE, Wheel
 
 BUILD_TYPE = f"{REPOSITORY}/blob/main/docs/how-to/wheels-in-ci.md#where-a-wheel-comes-from"
 
 
-def statement(plan: Plan, package: PackagePlan, wheel: Wheel, commit: Commit | None) -> str:
+def statement(plan: Plan, package: PackagePlan, wheel: Wheel, builder: Builder | None) -> str:
     """The statement of one wheel, as JSON.
 
     Args:
-        commit: the commit of the checkout that mambaport runs from; None for an installed mambaport.
+        builder: the mambaport that has built the wheel; None where no record says which. Then no commit is
+            stated: today's commit is not that of the build.
     """
     facts = record(plan, package)
     asked = ("profile", "variant", "package", "version")
@@ -39,12 +39,15 @@ def statement(plan: Plan, package: PackagePlan, wheel: Wheel, commit: Commit | N
                 },
             },
             "resolvedDependencies": [
-                _builder(commit),
+                _builder(builder),
                 *(_dependency(material) for material in materials(plan, package)),
             ],
         },
         "runDetails": {
-            "builder": {"id": REPOSITORY, "version": {"mambaport": __version__}},
+            "builder": {
+                "id": REPOSITORY,
+                **({"version": {"mambaport": builder.version}} if builder is not None else {}),
+            },
             "metadata": {"invocationId": package.key},
         },
     }
@@ -57,9 +60,16 @@ def statement(plan: Plan, package: PackagePlan, wheel: Wheel, commit: Commit | N
     return json.dumps(text, indent=1, sort_keys=True) + "\n"
 
 
-def _builder(commit: Commit | None) -> dict[str, Any]:
+def _builder(builder: Builder | None) -> dict[str, Any]:
+    if builder is None:
+        return {
+            "name": "mambaport",
+            "uri": "pkg:pypi/mambaport",
+            "annotations": {"commit": "not recorded when the wheel was built"},
+        }
+    commit = builder.commit
     if commit is None:
-        return {"name": "mambaport", "uri": f"pkg:pypi/mambaport@{__version__}"}
+        return {"name": "mambaport", "uri": f"pkg:pypi/mambaport@{builder.version}"}
     changed = {"annotations": {"changed": list(commit.changed)}} if commit.changed else {}
     return {
         "name": "mambaport",

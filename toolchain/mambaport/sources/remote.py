@@ -8,8 +8,10 @@ nothing about the file's bytes: wheels are brought only where the user names the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +35,8 @@ NEWEST = "manifest.json"
 LARGEST_MANIFEST = 32 << 20
 LARGEST_OBJECT = 8 << 30
 TIMEOUT = "60s"
+# What obstore says of a full disk: Linux's ENOSPC and EDQUOT, and HTTP's Insufficient Storage.
+_FULL = re.compile(rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT})\)|\b507 Insufficient Storage\b")
 _PLACES = "s3://bucket/path, gs://, az://, https://, file:///folder, or the path of a folder"
 
 
@@ -122,6 +126,7 @@ class Remote:
 
         Raises:
             FetchError: the place cannot be reached, or refuses the upload.
+            HostError: the place's disk is full.
         """
         entries: dict[RemoteKind, dict[str, dict[str, RemoteFile]]] = {kind: {} for kind in kinds}
         sent = 0
@@ -253,6 +258,14 @@ class Remote:
                 hint="check the address, and the digest after #sha256=",
             ) from None
         except (self._faults.BaseError, OSError, ValueError) as fault:
+            if _FULL.search(str(fault)):
+                raise HostError(
+                    "The disk of the remote store is full",
+                    found=f"no space left while writing {name}: {redact(self.url)}: {_reason(fault)}",
+                    expected="room for every archive and wheel that is pushed",
+                    hint="free space there or name another place, then run the same command again: what was "
+                    "pushed so far is not pushed again",
+                ) from None
             raise FetchError(
                 f"{name} of the remote store cannot be reached",
                 found=f"{redact(self.url)}: {_reason(fault)}",

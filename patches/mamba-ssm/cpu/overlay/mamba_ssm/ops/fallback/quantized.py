@@ -27,6 +27,7 @@ def pack(weight, bits):
     padded = F.pad(weight.float(), (0, -columns % BLOCK, 0, -rows % TILE))
     if bits == 8:
         scales = padded.abs().amax(1) / 127
+        scales = torch.where((scales * 127).isinf(), scales.nextafter(torch.zeros_like(scales)), scales)
         values = (padded / _divisor(scales)[:, None]).round_().clamp_(-127, 127).to(torch.int8)
         return values.unflatten(1, (-1, 4)).unflatten(0, (-1, TILE)).transpose(1, 2).contiguous(), scales
     blocks = padded.unflatten(1, (-1, BLOCK))
@@ -54,7 +55,9 @@ def _scales(blocks):
         scales = (largest / steps).bfloat16().float()
         step = scales / _divisor(largest)
         values = (unit / _divisor(step)).round_().clamp_(-8, 7)
+        finite = (values * scales).isfinite().all(-1, keepdim=True)  # weights near the largest number may round up
         error = values.mul_(step).sub_(unit).square_().sum(-1, keepdim=True)
+        error = torch.where(finite, error, torch.inf)
         best = torch.where(error < least, scales, best)
         least = torch.minimum(error, least)
     return best.squeeze(-1).bfloat16()
