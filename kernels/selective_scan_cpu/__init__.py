@@ -5,11 +5,12 @@ the library is of another build than the Python files.
 """
 
 from ._chunk_scan import chunk_scan, supports_chunk_scan
+from ._decoder import Block, MambaDecoder
+from ._layers import GatedMLP, Mamba2Mixer, Mamba3Mixer, MambaMixer, Norm, Weights
 from ._lib import library
 from ._linear import linear, supports_linear
 from ._mamba3 import mamba3, supports_mamba3
 from ._mamba3_step import mamba3_step, supports_mamba3_step
-from ._mamba_decode import Block, MambaDecoder, Norm, Weights
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._projected_scan import projected_scan, supports_projected_scan
@@ -19,7 +20,11 @@ from ._state_update import selective_state_update, supports_state_update
 
 __all__ = [
     "Block",
+    "GatedMLP",
+    "Mamba2Mixer",
+    "Mamba3Mixer",
     "MambaDecoder",
+    "MambaMixer",
     "Norm",
     "Weights",
     "chunk_scan",

@@ -69,20 +69,20 @@ def mamba_mixer_step(
     *, inner: int, dstate: int, rank: int, width: int, features: int, threads: int, x: View, out: View,
     in_weight: View, in_bias: View, conv_weight: View, conv_bias: View, conv_state: View, x_weight: View,
     dt_weight: View, dt_bias: View, A_log: View, D: View, state: View, out_weight: View, out_bias: View,
-    in_packed: Bytes = 0, x_packed: Bytes = 0, out_packed: Bytes = 0, norm_weight: View = ABSENT,
-    norm_bias: View = ABSENT, residual: View = ABSENT, first: bool = False, rms: bool = False, eps: float = 0.0,
-    A_is_ready: bool = False,
+    in_packed: Bytes = 0, x_packed: Bytes = 0, out_packed: Bytes = 0, A_is_ready: bool = False,
 ) -> None:  # fmt: skip
     """Stores the mixer's result for one token in out, and advances both states."""
 
 
 @library.kernel
-def mamba_model_step(
-    *, count: int, features: int, vocabulary: int, threads: int, blocks: int, hidden: View, residual: View,
-    norm_weight: View, norm_bias: View, rms: bool, eps: float, head_weight: View, head_bias: View, head_packed: Bytes,
-    logits: View,
+def mamba2_mixer_step(
+    *, heads: int, head_dim: int, dstate: int, groups: int, mlp: int, width: int, features: int, threads: int,
+    dt_min: float, dt_max: float, x: View, out: View, in_weight: View, in_bias: View, in_packed: Bytes,
+    conv_weight: View, conv_bias: View, conv_state: View, dt_bias: View, A_log: View, D: View, state: View,
+    norm_weight: View, norm_bias: View, norm_group: int, norm_gate: int, norm_eps: float, out_weight: View,
+    out_bias: View, out_packed: Bytes,
 ) -> None:  # fmt: skip
-    """Stores a model's logits for the token in hidden, and advances the states of all blocks."""
+    """Stores the mixer's result for one token in out, and advances both states."""
 
 
 @library.kernel
@@ -115,6 +115,31 @@ def mamba3_mixer_step(
     threads: int, A_floor: float, B_eps: float, C_eps: float, norm_eps: float, x: View, out: View, in_weight: View,
     in_bias: View, dt_bias: View, D: View, B_weight: View, C_weight: View, B_bias: View, C_bias: View, mimo_v: View,
     mimo_z: View, mimo_out: View, norm_weight: View, out_weight: View, out_bias: View, angle: View, state: View,
-    k: View, v: View,
+    k: View, v: View, in_packed: Bytes = 0, out_packed: Bytes = 0,
 ) -> None:  # fmt: skip
     """Stores the mixer's result for one token in out, and advances its states."""
+
+
+@library.kernel
+def gated_mlp_step(
+    *, features: int, hidden: int, threads: int, x: View, out: View, in_weight: View, in_bias: View, in_packed: Bytes,
+    out_weight: View, out_bias: View, out_packed: Bytes,
+) -> None:  # fmt: skip
+    """Stores the result for one token in out."""
+
+
+@library.kernel
+def model_block_step(
+    *, mixer: int, arguments: int, features: int, threads: int, hidden: View, residual: View, normed: View,
+    norm_weight: View, norm_bias: View, first: bool, rms: bool, eps: float,
+) -> None:  # fmt: skip
+    """Adds hidden to residual, and stores in hidden what the mixer computes of the sum's norm."""
+
+
+@library.kernel
+def mamba_model_step(
+    *, count: int, features: int, vocabulary: int, threads: int, blocks: int, hidden: View, residual: View,
+    norm_weight: View, norm_bias: View, rms: bool, eps: float, head_weight: View, head_bias: View, head_packed: Bytes,
+    logits: View,
+) -> None:  # fmt: skip
+    """Stores a model's logits for the token in hidden, and advances the states of all blocks."""

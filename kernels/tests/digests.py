@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import causal_conv1d_cpu as conv
+import decoder_inputs
 import mamba3_inputs
 import selective_scan_cpu as scan
 import torch
@@ -113,6 +114,10 @@ def digest() -> str:
             for number, tensor in enumerate(results(dtype, innermost)):
                 assert tensor.isfinite().all(), f"{dtype}: result {number} is not finite"
                 hashed.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    for bits in (32, 8, 4):
+        for tensor in decoder_inputs.results(bits):
+            assert tensor.isfinite().all(), f"a model of {bits} bits: a logit or a state is not finite"
+            hashed.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()[:16]
 
 

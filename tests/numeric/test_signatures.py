@@ -49,7 +49,8 @@ OTHERS = {
 # What a module calls: the kernel or the module's own layers, whose signatures are theirs.
 OF_MODULES = {selective_scan_cpu.linear, selective_scan_cpu.mamba_step, selective_scan_cpu.mamba3_step}
 # The decoder that a language model makes of its layers, and what describes the layers.
-OF_MODULES |= {getattr(selective_scan_cpu, name) for name in ("MambaDecoder", "Block", "Norm", "Weights")}
+LAYERS = ("Block", "GatedMLP", "Mamba2Mixer", "Mamba3Mixer", "MambaMixer", "Norm", "Weights")
+OF_MODULES |= {getattr(selective_scan_cpu, name) for name in ("MambaDecoder", *LAYERS)}
 if find_spec("mamba_ssm.ops.fallback.mamba3"):
     from mamba_ssm.ops.fallback.mamba3 import mamba3 as mamba3_fallback
 

@@ -21,7 +21,8 @@
     FIELD(tensor, out_weight) FIELD(tensor, out_bias) /* (features, head * head_dim), (features,) */ \
     FIELD(tensor, angle) /* (head, angle) */ \
     FIELD(tensor, state) /* (head, head_dim, dstate), its last axis with stride 1 */ \
-    FIELD(tensor, k) FIELD(tensor, v) /* (rank, head, dstate), (head, head_dim): of the last token */
+    FIELD(tensor, k) FIELD(tensor, v) /* (rank, head, dstate), (head, head_dim): of the last token */ \
+    FIELD(bytes, in_packed) FIELD(bytes, out_packed) /* or NULL; as in mamba_step.h */
 
 struct mamba3_step_args { MAMBA3_STEP_FIELDS(MEMBER) };
 // clang-format on

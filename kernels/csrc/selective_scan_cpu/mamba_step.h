@@ -1,10 +1,8 @@
-/* One token through Mamba-1, in one call. A step of decoding is limited by reading the weights, so all other work must
-   cost little.
+/* A whole Mamba-1 mixer on one token, in one call: both projections, the convolution, the state update. A step of
+   decoding is limited by reading the weights, so all other work must cost little.
 
-   mamba_step is a mixer: both projections, the convolution, the state update. With a norm_weight, the residual's sum
-   and its norm come first, as in a block. mamba_decode is a model after its embedding: blocks, the last norm, and the
-   output layer. The weights of a projection are a matrix, or packed bytes with their scales in place of the matrix, in
-   float32 for 8 bits and in bfloat16 for 4 bits (quantized.h). */
+   The weights of a projection are a matrix, or packed bytes with their scales in place of the matrix, in float32 for 8
+   bits and in bfloat16 for 4 bits (quantized.h). */
 #pragma once
 
 #include "interface.h"
@@ -23,20 +21,7 @@
     FIELD(tensor, state) /* (inner, dstate) */ \
     FIELD(tensor, out_weight) FIELD(tensor, out_bias) /* (features, inner), (features,) */ \
     FIELD(bytes, in_packed) FIELD(bytes, x_packed) FIELD(bytes, out_packed) /* or NULL */ \
-    FIELD(tensor, norm_weight) FIELD(tensor, norm_bias) /* (features,) */ \
-    FIELD(tensor, residual) /* (features,): x is added to it, or with `first`, x is stored in it */ \
-    FIELD(flag, first) FIELD(flag, rms) FIELD(real, eps) \
     FIELD(flag, A_is_ready) /* the tensor A_log has the values A = -exp(A_log) */
 
 struct mamba_step_args { MAMBA_STEP_FIELDS(MEMBER) };
-
-#define MAMBA_DECODE_FIELDS(FIELD) \
-    FIELD(integer, count) FIELD(integer, features) FIELD(integer, vocabulary) FIELD(integer, threads) \
-    FIELD(integer, blocks) /* the address of `count` arguments of mamba_step, one after the other */ \
-    FIELD(tensor, hidden) FIELD(tensor, residual) /* (features,): the output of the last block, and its residual */ \
-    FIELD(tensor, norm_weight) FIELD(tensor, norm_bias) FIELD(flag, rms) FIELD(real, eps) \
-    FIELD(tensor, head_weight) FIELD(tensor, head_bias) FIELD(bytes, head_packed) /* (vocabulary, features) */ \
-    FIELD(tensor, logits) /* (vocabulary,) */
-
-struct mamba_decode_args { MAMBA_DECODE_FIELDS(MEMBER) };
 // clang-format on

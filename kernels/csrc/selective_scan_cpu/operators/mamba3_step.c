@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "mamba3_chunk_simd.h"
+#include "step_simd.h"
 
 // clang-format off
 /* What one worker needs for a head. */
@@ -186,19 +187,17 @@ int FOR_ISA(mamba3_step)(const struct mamba3_step_args *a) {
     if (!projected) return NO_MEMORY;
     c.z = projected, c.v = c.z + inner, c.B = c.v + inner, c.C = c.B + width, c.dt = c.C + width;
     c.A = c.dt + a->heads, c.trap = c.A + a->heads, c.angles = c.trap + a->heads, c.y = projected + rows;
-    const struct linear_args in = {rows, a->features, a->threads, a->in_weight, a->x, a->in_bias, of_floats(projected)};
-    int failed = FOR_ISA(linear)(&in);
+    int failed = project(rows, a->features, a->threads, (struct weights){a->in_packed, a->in_weight}, a->x, a->in_bias,
+                         of_floats(projected));
     if (!failed) {
         normalise_rows(projected + 2 * inner, rank * a->groups, a->dstate, &a->B_weight, 0, (float)a->B_eps);
         normalise_rows(projected + 2 * inner + width, rank * a->groups, a->dstate, &a->C_weight, 0, (float)a->C_eps);
         const int64_t small = inner * a->dstate < 1 << 17;
         failed = parallel_run(mamba3_head_task, &c, a->heads, scratch_bytes(&layout->total), small ? 1 : a->threads);
     }
-    if (!failed) {
-        const struct linear_args out = {a->features,    inner,       a->threads, a->out_weight,
-                                        of_floats(c.y), a->out_bias, a->out};
-        failed = FOR_ISA(linear)(&out);
-    }
+    if (!failed)
+        failed = project(a->features, inner, a->threads, (struct weights){a->out_packed, a->out_weight}, of_floats(c.y),
+                         a->out_bias, a->out);
     free(projected);
     return failed;
 }

@@ -10,22 +10,40 @@ import operator
 from collections import namedtuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mamba_ssm.modules import submodules
 from mamba_ssm.modules.block import Block
+from mamba_ssm.modules.mamba2 import Mamba2
 from mamba_ssm.modules.mamba_simple import Mamba
+from mamba_ssm.modules.mlp import GatedMLP
 from mamba_ssm.modules.quantized import QuantizedEmbedding, QuantizedLinear
 from mamba_ssm.ops import dispatch
 from mamba_ssm.ops.triton.layer_norm import RMSNorm
+from mamba_ssm.ops.triton.layernorm_gated import RMSNorm as RMSNormGated
+
+try:
+    from mamba_ssm.modules.mamba3 import Mamba3
+except ImportError:  # a release without Mamba-3
+
+    class Mamba3:
+        """In place of a kind of mixer that no model has."""
+
 
 _PLAIN = (torch.Tensor, nn.Parameter)
-_LAYERS = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
-_KINDS = (Block, Mamba, RMSNorm, nn.LayerNorm, nn.Linear, nn.Conv1d, nn.Embedding, QuantizedLinear, QuantizedEmbedding)
+_KINDS = (
+    Block, Mamba, Mamba2, Mamba3, GatedMLP, RMSNorm, RMSNormGated, nn.LayerNorm, nn.SiLU, nn.Linear, nn.Conv1d,
+    nn.Embedding, QuantizedLinear, QuantizedEmbedding,
+)  # fmt: skip
 _METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in ("forward", "step") if hasattr(kind, name)]
 _PLAN = "_mambaport_plan"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_SETTINGS = ("eps", "activation", "layer_idx", "bimamba_type", "init_layer_scale")  # attributes that a plan copies
+_SETTINGS = (  # attributes that a plan copies
+    "eps", "activation", "layer_idx", "bimamba_type", "init_layer_scale", "d_ssm", "d_state", "headdim", "nheads",
+    "ngroups", "rmsnorm", "norm_before_gate", "group_size", "D_has_hdim", "dt_limit", "d_inner", "num_bc_heads",
+    "num_rope_angles", "mimo_rank", "is_mimo", "is_outproj_norm", "A_floor",
+)  # fmt: skip
 _LAYOUT = (torch.Tensor.data_ptr, operator.attrgetter("dtype"), torch.Tensor.size, torch.Tensor.stride)
 CausalLMOutput = namedtuple("CausalLMOutput", ["logits"])
 
@@ -129,39 +147,110 @@ def _make(model, states):
 
 
 def _decoder(model, states):
-    """A decoder and its A_logs; None where a part of the model is more than its weights, or of another kind or dtype."""
+    """A decoder and the A_logs that it copies; None where a part of the model is more than its weights, or is of
+    another kind or dtype."""
     kernels, backbone = dispatch.selective_scan_cpu, model.backbone
     if type(backbone).forward.__qualname__ != "MixerModel.forward":
         return None
     try:
+        if _changed(backbone, backbone.layers, backbone.embedding) or type(backbone.embedding) not in _KINDS:
+            return None
         blocks, logs = [], []
         for index, block in enumerate(backbone.layers):
             mixer = block.mixer
-            layers = [getattr(mixer, name) for name in _LAYERS]
-            plain = type(block) is Block and type(mixer) is Mamba and block.mlp is None and not _changed(block, mixer)
-            if not plain or mixer.layer_idx != index or index not in states or mixer.activation not in ("silu", "swish"):
+            if type(block) is not Block or mixer.layer_idx != index or _changed(block, mixer):
                 return None
-            if getattr(mixer, "bimamba_type", "none") != "none" or getattr(mixer, "init_layer_scale", None) is not None:
-                return None
-            in_proj, conv, x_proj, dt_proj, out_proj = layers
-            if not _tensor(mixer.A_log).is_contiguous():
-                return None
-            logs.append(mixer.A_log)
-            blocks.append(
-                kernels.Block(
-                    _norm(kernels, block.norm), _weights(kernels, in_proj), _tensor(conv.weight), _tensor(conv.bias),
-                    _weights(kernels, x_proj), _weights(kernels, dt_proj), -torch.exp(mixer.A_log), _tensor(mixer.D),
-                    _weights(kernels, out_proj), *states[index],
-                )  # fmt: skip
-            )
-            if not submodules.are_plain(conv):
-                return None
-        if _changed(backbone, backbone.layers, backbone.embedding) or type(backbone.embedding) not in _KINDS:
-            return None
+            layer = _MIXERS[type(mixer)](kernels, mixer, tuple(map(_tensor, states[index])))
+            blocks.append(kernels.Block(_norm(kernels, block.norm), layer))
+            if type(mixer) is Mamba:
+                logs.append(mixer.A_log)
+            if block.mlp is not None:
+                blocks.append(kernels.Block(_norm(kernels, block.norm2), _mlp(kernels, block.mlp)))
         decoder = kernels.MambaDecoder(blocks, _norm(kernels, backbone.norm_f), _weights(kernels, model.lm_head))
-    except (AttributeError, TypeError, ValueError):  # another kind of model, or tensors that the kernel does not take
+    except (AttributeError, LookupError, TypeError, ValueError):  # another model, or tensors that no kernel takes
         return None
     return decoder, logs
+
+
+def _mamba(kernels, mixer, states):
+    if getattr(mixer, "bimamba_type", "none") != "none" or getattr(mixer, "init_layer_scale", None) is not None:
+        raise TypeError("a mixer of the vision patches")
+    if not _tensor(mixer.A_log).is_contiguous():
+        raise ValueError("A_log is not contiguous")
+    return kernels.MambaMixer(
+        _weights(kernels, mixer.in_proj), *_convolution(mixer), _weights(kernels, mixer.x_proj),
+        _weights(kernels, mixer.dt_proj), -torch.exp(mixer.A_log), _tensor(mixer.D),
+        _weights(kernels, mixer.out_proj), *states,
+    )  # fmt: skip
+
+
+def _mamba2(kernels, mixer, states):
+    if type(mixer.act) is not nn.SiLU or _changed(mixer.act) or type(mixer.dt_limit) is not tuple:
+        raise TypeError("another activation, or limits of dt that may change in place")
+    in_proj, out_proj = _weights(kernels, mixer.in_proj), _weights(kernels, mixer.out_proj)
+    heads, inner, channels = mixer.nheads, mixer.d_ssm, mixer.d_ssm + 2 * mixer.ngroups * mixer.d_state
+    _expect(states[1].shape[1:], (heads, mixer.headdim, mixer.d_state))
+    _expect(inner, heads * mixer.headdim)
+    _expect(mixer.conv1d.weight.shape[0], channels)
+    _expect(in_proj.rows, 2 * (out_proj.columns - inner) + inner + channels + heads)
+    _expect(mixer.D.shape, (inner if mixer.D_has_hdim else heads,))
+    norm, group, gate = None, inner, "before"
+    if mixer.rmsnorm:
+        norm = _gated_norm(kernels, mixer.norm)
+        group = mixer.norm.group_size or inner
+        gate = "after" if mixer.norm.norm_before_gate else "before"
+    return kernels.Mamba2Mixer(
+        in_proj, *_convolution(mixer), _tensor(mixer.dt_bias), _tensor(mixer.A_log), _tensor(mixer.D), norm, group, gate,
+        mixer.dt_limit, out_proj, *states,
+    )  # fmt: skip
+
+
+def _mamba3(kernels, mixer, states):
+    heads, rank = mixer.nheads, mixer.mimo_rank
+    _expect(states[1].shape[1:], (heads, mixer.headdim, mixer.d_state))
+    _expect(states[2].shape[1], rank)
+    _expect(mixer.d_inner, heads * mixer.headdim)
+    _expect(states[0].shape[2], mixer.num_rope_angles)
+    mimo = tuple(map(_tensor, (mixer.mimo_x, mixer.mimo_z, mixer.mimo_o))) if mixer.is_mimo else None
+    norm = None
+    if mixer.is_outproj_norm:
+        norm = _gated_norm(kernels, mixer.norm)
+        _expect((mixer.norm.group_size, mixer.norm.norm_before_gate), (mixer.headdim, True))
+    for small in (mixer.B_norm, mixer.C_norm):
+        _expect(small.group_size or mixer.d_state, mixer.d_state)
+    return kernels.Mamba3Mixer(
+        _weights(kernels, mixer.in_proj), _weights(kernels, mixer.out_proj), _tensor(mixer.dt_bias), _tensor(mixer.D),
+        _gated_norm(kernels, mixer.B_norm), _gated_norm(kernels, mixer.C_norm), _tensor(mixer.B_bias),
+        _tensor(mixer.C_bias), mimo, norm, mixer.num_bc_heads, mixer.A_floor, *states,
+    )  # fmt: skip
+
+
+_MIXERS = {Mamba: _mamba, Mamba2: _mamba2, Mamba3: _mamba3}
+
+
+def _mlp(kernels, mlp):
+    if type(mlp) is not GatedMLP or _changed(mlp) or mlp.activation is not F.silu:
+        raise TypeError("another kind of MLP")
+    return kernels.GatedMLP(_weights(kernels, mlp.fc1), _weights(kernels, mlp.fc2))
+
+
+def _convolution(mixer):
+    """The weight and the bias of a mixer's convolution."""
+    if mixer.activation not in ("silu", "swish") or not submodules.are_plain(mixer.conv1d):
+        raise TypeError("a convolution that is more than its weights, or another activation")
+    return _tensor(mixer.conv1d.weight), _tensor(mixer.conv1d.bias)
+
+
+def _expect(found, wanted):
+    """Settings of a module that its tensors do not fit: the module says what is wrong, or computes something else."""
+    if found != wanted:
+        raise ValueError(f"{found}, expected {wanted}")
+
+
+def _gated_norm(kernels, norm):
+    if not submodules.are_plain(norm):
+        raise TypeError("a gated norm that is more than its weight")
+    return kernels.Norm(_tensor(norm.weight), _tensor(norm.bias), norm.eps, True)
 
 
 def _changed(*modules):
