@@ -1,4 +1,4 @@
-/* A gated MLP on one token: out_weight (a * silu(b)), where a and b are the halves of in_weight x. Weights may be packed,
+/* A gated MLP on one token: out_weight (a * silu(b)), of a and b, the halves of in_weight x. Weights may be packed,
    as in mamba_step.h. */
 #pragma once
 
