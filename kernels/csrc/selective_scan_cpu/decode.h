@@ -11,7 +11,7 @@ enum mixer { MAMBA_MIXER, MAMBA2_MIXER, MAMBA3_MIXER, GATED_MLP };
 /* residual += hidden; hidden = mixer(norm(residual)) */
 #define DECODE_BLOCK_FIELDS(FIELD) \
     FIELD(integer, mixer) /* enum mixer */ \
-    FIELD(integer, arguments) /* the address of the mixer's arguments, whose x is `normed` and whose out is `hidden` */ \
+    FIELD(integer, arguments) /* the address of the mixer's, whose x is `normed` and whose out is `hidden` */ \
     FIELD(integer, features) FIELD(integer, threads) \
     FIELD(tensor, hidden) FIELD(tensor, residual) FIELD(tensor, normed) /* (features,) */ \
     FIELD(tensor, norm_weight) FIELD(tensor, norm_bias) /* (features,) */ \
