@@ -187,10 +187,6 @@ class Doubled(nn.Module):
         super().__init__()
         self.layer = layer
 
-    @property
-    def weight(self):  # Mamba3 reads its device
-        return self.layer.weight
-
     def forward(self, x):
         return 2 * self.layer(x)
 
@@ -453,6 +449,16 @@ def test_a_model_that_has_to_be_called_is_examined_once(planned, monkeypatch):
     assert len(count) == 1
     handle.remove()
     assert sequence.next(planned)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@torch.no_grad()
+def test_modules_do_not_unpack_weights_for_each_token(layer, planned, monkeypatch):
+    sequence = Sequence(language(8, layer), monkeypatch)
+    hook(sequence.model.backbone.norm_f)
+    unpacked = property(lambda layer: pytest.fail("the weights are unpacked"))
+    monkeypatch.setattr(QuantizedLinear, "weight", unpacked)
+    assert not sequence.next(planned)
 
 
 @torch.no_grad()
