@@ -88,6 +88,120 @@ def loop(dim):
     return whole(nodes, dim, {})
 
 
+def exponentials_first(dim):
+    """The decays of all steps at once; then a Scan over the steps."""
+    inputs = [value("state", [STATES, dim]), value("decay", [STATES, dim]), value("inflow", [1, dim])]
+    inputs += [value("b", [STATES, 1]), value("c", [1, STATES])]
+    body = helper.make_graph(STEP[2:], "step", inputs, [value("next", [STATES, dim]), value("out", [1, dim])])
+    nodes = [
+        node("Mul", "delta u", "du"),
+        node("Mul", "delta A", "rates"),
+        node("Exp", "rates", "decays"),
+        node("Scan", "first decays du B C", "last y", body=body, num_scan_inputs=4),
+    ]
+    return whole(nodes, dim, {})
+
+
+def in_chunks(dim, size):
+    """Nodes and constants that cut the inputs into chunks of ``size`` steps, with zeros at the end."""
+    nodes = [node("Mul", "delta u", "du"), node("Shape", "u", "length", start=0, end=1)]
+    nodes += [node("Neg", "length", "negative"), node("Mod", "negative size", "missing")]
+    nodes += [node("Concat", "zero zero zero missing zero zero", "pads", axis=0)]
+    integers = {"size": [size], "zero": [0], "one": [1], "flat": [-1, 1, dim]}
+    for name, shape in (("delta", [1, dim]), ("du", [1, dim]), ("B", [STATES, 1]), ("C", [1, STATES])):
+        integers[f"{name}shape"] = [-1, size, *shape]
+        nodes += [
+            node("Pad", f"{name} pads", f"{name}padded"),
+            node("Reshape", f"{name}padded {name}shape", f"{name}chunks"),
+        ]
+    return nodes, integers
+
+
+def unrolled(dim, size=4):
+    """A Scan over groups of steps, whose decays are one Exp; the steps of a group are nodes side by side."""
+    nodes, integers = in_chunks(dim, size)
+    parts = {name: [f"{name}{step}" for step in range(size)] for name in ("decay", "new", "next")}
+    body = [*STEP[:2], STEP[3]]
+    body += [
+        node("Split", name, " ".join(parts[name]), axis=0, num_outputs=size) for name in ("decay", "new")
+    ]
+    for step, after in enumerate(parts["next"]):
+        before = parts["next"][step - 1] if step else "state"
+        body += [
+            node("Mul", f"decay{step} {before}", f"kept{step}"),
+            node("Add", f"kept{step} new{step}", after),
+        ]
+    body += [
+        node("Concat", " ".join(parts["next"]), "states", axis=0),
+        node("MatMul", "c states", "out"),
+        node("Identity", parts["next"][-1], "last_state"),
+    ]
+    state = [1, STATES, dim]
+    inputs = [value("state", state), value("dt", [size, 1, dim]), value("inflow", [size, 1, dim])]
+    inputs += [value("b", [size, STATES, 1]), value("c", [size, 1, STATES])]
+    outputs = [value("last_state", state), value("out", [size, 1, dim])]
+    nodes += [
+        node("Unsqueeze", "first zero", "start"),
+        node(
+            "Scan", "start deltachunks duchunks Bchunks Cchunks", "last out", num_scan_inputs=4,
+            body=helper.make_graph(body, "group", inputs, outputs),
+        ),
+        node("Reshape", "out flat", "all"),
+        node("Slice", "all zero length zero", "y"),
+    ]  # fmt: skip
+    return whole(nodes, dim, integers)
+
+
+def nested(dim, size=8):
+    """A Scan over chunks, whose decays are one Exp; in it, a Scan over the steps of a chunk."""
+    nodes, integers = in_chunks(dim, size)
+    state, row = [STATES, dim], [1, dim]
+    inner = helper.make_graph(
+        [
+            node("Mul", "decay1 state1", "kept1"),
+            node("Add", "kept1 new1", "next1"),
+            node("MatMul", "c1 next1", "out1"),
+        ],
+        "step",
+        [value("state1", state), value("decay1", state), value("new1", state), value("c1", [1, STATES])],
+        [value("next1", state), value("out1", row)],
+    )
+    body = [*STEP[:2], STEP[3], node("Scan", "state decay new c", "next out", body=inner, num_scan_inputs=3)]
+    inputs = [value("state", state), value("dt", [size, *row]), value("inflow", [size, *row])]
+    inputs += [value("b", [size, STATES, 1]), value("c", [size, 1, STATES])]
+    outputs = [value("next", state), value("out", [size, *row])]
+    nodes += [
+        node(
+            "Scan", "first deltachunks duchunks Bchunks Cchunks", "last out", num_scan_inputs=4,
+            body=helper.make_graph(body, "chunk", inputs, outputs),
+        ),
+        node("Reshape", "out flat", "all"),
+        node("Slice", "all zero length zero", "y"),
+    ]  # fmt: skip
+    return whole(nodes, dim, integers)
+
+
+def pair(dim):
+    """Two scans in one Scan, as the directions of Vision Mamba: here both compute the same."""
+    state = [2, STATES, dim]
+    inputs = [value("state", state), value("dt", [2, 1, dim]), value("inflow", [2, 1, dim])]
+    inputs += [value("b", [2, STATES, 1]), value("c", [2, 1, STATES])]
+    body = helper.make_graph(STEP, "step", inputs, [value("next", state), value("out", [2, 1, dim])])
+    nodes = [node("Mul", "delta u", "du"), node("Unsqueeze", "first zero", "one")]
+    nodes += [node("Concat", "one one", "start", axis=0)]
+    for name in ("delta", "du", "B", "C"):
+        nodes += [
+            node("Unsqueeze", f"{name} single", f"{name}once"),
+            node("Concat", f"{name}once {name}once", f"{name}twice", axis=1),
+        ]
+    nodes += [
+        node("Scan", "start deltatwice dutwice Btwice Ctwice", "last ys", body=body, num_scan_inputs=4),
+        node("Slice", "ys single two single", "last_of_both"),
+        node("Squeeze", "last_of_both single", "y"),
+    ]
+    return whole(nodes, dim, {"zero": [0], "single": [1], "two": [2]})
+
+
 def doubling(dim, seqlen):
     """Hillis and Steele's scan: log2(seqlen) passes over all states, so the length is fixed."""
     nodes = [
@@ -118,16 +232,7 @@ def doubling(dim, seqlen):
 
 def chunks(dim):
     """CHUNK steps in turn, for all chunks at once; then a Scan carries the states from chunk to chunk."""
-    nodes = [node("Mul", "delta u", "du"), node("Shape", "u", "length", start=0, end=1)]
-    nodes += [node("Neg", "length", "negative"), node("Mod", "negative size", "missing")]
-    nodes += [node("Concat", "zero zero zero missing zero zero", "pads", axis=0)]
-    integers = {"size": [CHUNK], "zero": [0], "one": [1]}
-    for name, shape in (("delta", [1, dim]), ("du", [1, dim]), ("B", [STATES, 1]), ("C", [1, STATES])):
-        integers[f"{name}shape"] = [-1, CHUNK, *shape]
-        nodes += [
-            node("Pad", f"{name} pads", f"{name}padded"),
-            node("Reshape", f"{name}padded {name}shape", f"{name}chunks"),
-        ]
+    nodes, integers = in_chunks(dim, CHUNK)
     nodes += [
         node("Mul", "deltachunks A", "rate"),
         node("Exp", "rate", "decay"),
@@ -166,7 +271,7 @@ def chunks(dim):
         node("Reshape", "out flat", "all"),
         node("Slice", "all zero length zero", "y"),
     ]
-    return whole(nodes, dim, {**integers, "flat": [-1, 1, dim]})
+    return whole(nodes, dim, integers)
 
 
 def reference(feeds):
@@ -193,7 +298,11 @@ def main():
         wanted = reference(feeds)
         forms = {
             "Scan": scan(dim),
+            "pair": pair(dim),
             "Loop": loop(dim),
+            "Exp first": exponentials_first(dim),
+            "groups": unrolled(dim),
+            "nested": nested(dim),
             "chunks": chunks(dim),
             "doubling": doubling(dim, seqlen),
         }

@@ -10,6 +10,7 @@ import selective_scan_cuda_oflex
 import torch
 from causal_conv1d import causal_conv1d_fn
 from mamba_ssm import Mamba, Mamba2
+from mamba_ssm.ops import standard
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from tensorrt_operators import refused
 from torch import nn
@@ -30,6 +31,7 @@ FORMS = ["standard", pytest.param("fused", marks=pytest.mark.skipif(NO_LIBRARY, 
 MODELS = {
     "mamba": lambda: Mamba(24, d_state=8),
     "vim": lambda: Mamba(24, d_state=8, bimamba_type="v2", if_divide_out=True),
+    "videomamba": lambda: Mamba(24, d_state=8, bimamba_type="v2", conv_bias=False),
     "mamba2": lambda: Mamba2(32, d_state=16, headdim=8, ngroups=2),
 }
 
@@ -106,6 +108,21 @@ def test_the_number_of_nodes_does_not_depend_on_the_example(tmp_path):
         for length in (5, 300)
     }
     assert counts[5] == counts[300]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-8, 1e-3, 1.0, 15.0, 80.0, 1e4, 1e30])
+def test_softplus_is_exact_for_small_and_large_numbers(size):
+    x = torch.linspace(-size, size, 10001)
+    wanted = torch.nn.functional.softplus(x.double(), threshold=1000)
+    found = standard.softplus(x).double()
+    assert torch.isfinite(found).all()
+    assert ((found - wanted).abs() <= 5e-7 * wanted + 1e-37).all()
+
+
+def test_both_directions_are_one_scan(tmp_path):
+    model, path = MODELS["vim"]().eval().requires_grad_(False), tmp_path / "model.onnx"
+    file = export(model, (torch.randn(2, 9, model.d_model),), ({0: "batch", 1: "length"},), path)
+    assert [node.op_type for node in file.graph.node].count("Scan") == 1
 
 
 class Scan(nn.Module):
@@ -290,6 +307,15 @@ def test_mamba_3_at_the_length_of_the_example(tmp_path):
     assert {node.domain for node in nodes(file.graph)} == {""}
     rows = torch.randn(3, 70, 32)
     assert difference(run(session(path, "standard"), rows)[0], model(rows)) < 1e-5
+
+
+@pytest.mark.skipif(Mamba3 is None, reason="a release of mamba_ssm without Mamba-3")
+@pytest.mark.parametrize("form", FORMS)
+def test_mamba_3_at_any_length_is_refused(form, tmp_path, monkeypatch):
+    monkeypatch.setenv(FORM, form)
+    model = Mamba3(32, d_state=16, headdim=16).eval().requires_grad_(False)
+    with pytest.raises(Exception, match="leave that axis out of dynamic_shapes"):
+        export(model, (torch.randn(2, 70, 32),), ({1: "length"},), tmp_path / "model.onnx")
 
 
 def test_what_tensorrt_refuses_is_found():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mamba_ssm import Mamba
 from mamba_ssm.modules import submodules
+from mamba_ssm.ops import exporting
 from mamba_ssm.ops.bimamba import mamba_inner_fn_no_out_proj
 from mamba_ssm.ops.triton.layer_norm import RMSNorm, rms_norm_fn
 from torch import nn
@@ -138,39 +139,26 @@ class BidirectionalMamba(Mamba):
             out = submodules.scan_direction(self, x, z)
             out = submodules.scan_direction(self, x, z, "_b", reverse=True, onto=out, scale=scale)
             return self.out_proj(out[:, :, wanted].transpose(1, 2))
-        if torch.compiler.is_compiling():  # an exported graph wants the features innermost
-            xz = F.linear(hidden, self.in_proj.weight).transpose(1, 2)
-        else:
-            batch, rows, width = hidden.shape
-            xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
-            xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
-        out = self._scan(xz, self.conv1d, self.x_proj, self.dt_proj, self.A, self.D)
-        out = self._scan(
-            xz,
-            self.conv1d_b,
-            self.x_proj_b,
-            self.dt_proj_b,
-            self.A_b,
-            self.D_b,
-            reverse=True,
-            onto=out,
-            scale=scale,
-        )
+        if exporting.form():
+            rows = F.linear(hidden, self.in_proj.weight)
+            out = exporting.both_directions(rows, self._weights(), self._weights("_b"), scale)
+            return F.linear(out[:, wanted], self.out_proj.weight, self.out_proj.bias)
+        batch, rows, width = hidden.shape
+        xz = self.in_proj.weight @ hidden.reshape(batch * rows, width).t()
+        xz = xz.unflatten(1, (batch, rows)).transpose(0, 1)
+        out = self._scan(xz)
+        out = self._scan(xz, "_b", reverse=True, onto=out, scale=scale)
         return F.linear(out[:, :, wanted].transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
 
-    @staticmethod
-    def _scan(xz, conv, x_proj, dt_proj, A, D, **options):
-        return mamba_inner_fn_no_out_proj(
-            xz,
-            conv.weight,
-            conv.bias,
-            x_proj.weight,
-            dt_proj.weight,
-            A,
-            D=D,
-            delta_bias=dt_proj.bias,
-            **options,
-        )
+    def _scan(self, xz, suffix="", **options):
+        *weights, D, delta_bias = self._weights(suffix)
+        return mamba_inner_fn_no_out_proj(xz, *weights, D=D, delta_bias=delta_bias, **options)
+
+    def _weights(self, suffix=""):
+        """A direction's arguments of mamba_inner_fn_no_out_proj: conv1d_weight to A, D and delta_bias."""
+        names = ("conv1d", "x_proj", "dt_proj", "A", "D")
+        conv, x_proj, dt_proj, A, D = (getattr(self, f"{name}{suffix}") for name in names)
+        return conv.weight, conv.bias, x_proj.weight, dt_proj.weight, A, D, dt_proj.bias
 
 
 def build(shape, state=None, seed=0, device="cpu"):

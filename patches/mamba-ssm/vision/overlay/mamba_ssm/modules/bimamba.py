@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mamba_ssm.modules import submodules
-from mamba_ssm.ops import unfused
+from mamba_ssm.ops import exporting, unfused
 from mamba_ssm.ops.bimamba import bimamba_inner_fn, mamba_inner_fn_no_out_proj
 
 TYPES = ("none", "v1", "v2", "v3")
@@ -88,9 +88,12 @@ def forward(mamba, xz):
             D=mamba.D.float(),
             delta_bias=mamba.dt_proj.bias.float(),
         )
+    scale = 0.5 if mamba.if_divide_out else 1.0
+    if mamba.bimamba_type == "v2" and exporting.form():
+        out = exporting.both_directions(xz.transpose(1, 2), _weights(mamba, ""), _weights(mamba, "_b"), scale)
+        return F.linear(out, mamba.out_proj.weight, mamba.out_proj.bias)
     out = _direction(mamba, "", xz)
     if mamba.bimamba_type == "v2":
-        scale = 0.5 if mamba.if_divide_out else 1.0
         out = _direction(mamba, "_b", xz, reverse=True, onto=out, scale=scale)
     else:
         out = _direction(mamba, "_b", xz, reverse=True, onto=out) + _across_slices(mamba, xz)
@@ -99,21 +102,18 @@ def forward(mamba, xz):
 
 def _direction(mamba, suffix, xz, **options):
     """One direction before the output projection, (batch, d_inner, seqlen)."""
+    *weights, D, delta_bias = _weights(mamba, suffix)
+    return mamba_inner_fn_no_out_proj(xz, *weights, D=D, delta_bias=delta_bias, **options)
+
+
+def _weights(mamba, suffix):
+    """conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, D and delta_bias of a direction."""
     conv1d, x_proj, dt_proj, D, A_log = (
         getattr(mamba, name)
         for name in (f"conv1d{suffix}", f"x_proj{suffix}", f"dt_proj{suffix}", f"D{suffix}", f"A{suffix}_log")
     )
-    return mamba_inner_fn_no_out_proj(
-        xz,
-        conv1d.weight,
-        conv1d.bias,
-        x_proj.weight,
-        dt_proj.weight,
-        -torch.exp(A_log.float()),
-        D=D.float(),
-        delta_bias=dt_proj.bias.float(),
-        **options,
-    )
+    A = -torch.exp(A_log.float())
+    return conv1d.weight, conv1d.bias, x_proj.weight, dt_proj.weight, A, D.float(), dt_proj.bias.float()
 
 
 def _across_slices(mamba, xz):
