@@ -6,11 +6,10 @@ Arguments: names of libraries; all of them when there is none. The compiler is C
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from mambaport_build.config import machine_config
-from mambaport_build.libraries import ONNX, KernelLibrary
+from mambaport_build.libraries import KernelLibrary
 from mambaport_build.ninja_build import run_ninja
 from mambaport_build.units import kernel_units
 
@@ -21,7 +20,7 @@ def main(names: list[str]) -> None:
     config, folder = machine_config(), Path("build")
     units, links = [], []
     for name in names:
-        library = replace(ONNX if name == ONNX.name else KernelLibrary(name), root=".")
+        library = KernelLibrary(name, root=".")
         more, link = kernel_units(library, Path(name, f"lib{name}.so"), folder, config)
         units += more
         links.append(link)

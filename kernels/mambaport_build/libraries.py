@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 # Upstream's flags of both packages, without those for profilers.
@@ -62,6 +62,17 @@ be the same code again: vectors have four lanes on every set. An operator that i
 of another file by ``FOR_ISA`` needs the other file in the set too."""
 
 
+BORROWED: dict[str, dict[str, Sequence[str]]] = {
+    "mambaport_onnx": {
+        "causal_conv1d_cpu": ["conv"],
+        "selective_scan_cpu": [
+            "linear", "mamba_step", "norm", "quantized", "scan_block", "scan_forward", "state_update",
+        ],
+    },
+    "selective_scan_cpu": {"causal_conv1d_cpu": ["conv"]},  # for a whole mixer in one call
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class KernelLibrary:
     """A library in C, loaded by the Python package of the same name.
@@ -73,8 +84,11 @@ class KernelLibrary:
 
     name: str
     root: str = "kernels"
-    borrows: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Another library -> those of its operators that this library contains too, from the same objects."""
+
+    @property
+    def borrows(self) -> Mapping[str, Sequence[str]]:
+        """Another library -> those of its operators that this library contains too, from the same objects."""
+        return BORROWED.get(self.name, {})
 
     @property
     def folders(self) -> list[Path]:
@@ -99,15 +113,7 @@ class KernelLibrary:
             yield lender, [path for path in lender.operators if path.stem in operators]
 
 
-ONNX = KernelLibrary(
-    "mambaport_onnx",
-    borrows={
-        "causal_conv1d_cpu": ["conv"],
-        "selective_scan_cpu": [
-            "linear", "mamba_step", "norm", "quantized", "scan_block", "scan_forward", "state_update",
-        ],
-    },
-)
+ONNX = KernelLibrary("mambaport_onnx")
 """The operators for ONNX Runtime, of the same kernels as the libraries for torch."""
 
 

@@ -11,6 +11,7 @@ from ._lib import library
 from ._linear import linear, supports_linear
 from ._mamba3 import mamba3, supports_mamba3
 from ._mamba3_step import mamba3_step, supports_mamba3_step
+from ._mamba_forward import Direction, Projection, mamba_forward
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._projected_scan import projected_scan, supports_projected_scan
@@ -20,12 +21,14 @@ from ._state_update import selective_state_update, supports_state_update
 
 __all__ = [
     "Block",
+    "Direction",
     "GatedMLP",
     "Mamba2Mixer",
     "Mamba3Mixer",
     "MambaDecoder",
     "MambaMixer",
     "Norm",
+    "Projection",
     "Weights",
     "chunk_scan",
     "gated_norm",
@@ -34,6 +37,7 @@ __all__ = [
     "linear",
     "mamba3",
     "mamba3_step",
+    "mamba_forward",
     "mamba_step",
     "projected_scan",
     "quantized_linear",

@@ -91,6 +91,15 @@ def results(dtype: torch.dtype, innermost: int) -> list[torch.Tensor]:
         ]  # fmt: skip
         conv_state, h = randn(1, dim, 4).to(dtype), randn(1, dim, state)
         found += [scan.mamba_step(randn(1, 1, 20).to(dtype), conv_state, h, *weights), conv_state, h]
+        # The kernel of whole sequences takes float32 alone; its products take weights of every dtype.
+        in_proj, out_proj = scan.Projection(weights[0].float()), scan.Projection(weights[9].float())
+        way = scan.Direction(
+            weights[2], weights[3], scan.Projection(weights[4].float()), weights[5].float(), *weights[6:9]
+        )  # fmt: skip
+        x = randn(2, 90, 20)
+        found.append(scan.mamba_forward(x, in_proj, out_proj, [way, way], 0.5))
+        conv_state, h = torch.empty(2, dim, 4, dtype=dtype), torch.empty(2, dim, state, dtype=dtype)
+        found += [scan.mamba_forward(x, in_proj, out_proj, [way], 1.0, conv_state, h), conv_state, h]
         torch.manual_seed(0)
         for rank in (1, 4):
             x = mamba3_inputs.arguments(1, 70, rank, 2, 4, 16, 20, 5, mimo=rank > 1)

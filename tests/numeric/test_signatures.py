@@ -51,6 +51,8 @@ OF_MODULES = {selective_scan_cpu.linear, selective_scan_cpu.mamba_step, selectiv
 # The decoder that a language model makes of its layers, and what describes the layers.
 LAYERS = ("Block", "GatedMLP", "Mamba2Mixer", "Mamba3Mixer", "MambaMixer", "Norm", "Weights")
 OF_MODULES |= {getattr(selective_scan_cpu, name) for name in ("MambaDecoder", *LAYERS)}
+# A whole layer over a sequence, and what describes a direction of it.
+OF_MODULES |= {selective_scan_cpu.mamba_forward, selective_scan_cpu.Direction}
 if find_spec("mamba_ssm.ops.fallback.mamba3"):
     from mamba_ssm.ops.fallback.mamba3 import mamba3 as mamba3_fallback
 

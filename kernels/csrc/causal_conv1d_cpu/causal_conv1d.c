@@ -1,4 +1,4 @@
 /* The functions that Python calls. */
 #include "conv.h"
 
-EXPORT_LIBRARY(KERNELS)
+EXPORT_LIBRARY(CONV_KERNELS)

@@ -39,9 +39,9 @@ struct conv_args { CONV_FIELDS(MEMBER) };
 struct conv_back_args { struct conv_args conv; CONV_GRADIENT_FIELDS(MEMBER) };
 struct conv_update_args { CONV_UPDATE_FIELDS(MEMBER) };
 
-#define KERNELS(KERNEL) \
+#define CONV_KERNELS(KERNEL) \
     KERNEL(causal_conv1d_forward, conv_forward, conv_args, CONV_FIELDS) \
     KERNEL(causal_conv1d_backward, conv_backward, conv_back_args, CONV_BACK_FIELDS) \
     KERNEL(causal_conv1d_update, conv_update, conv_update_args, CONV_UPDATE_FIELDS)
-KERNELS(DECLARE_KERNEL)
+CONV_KERNELS(DECLARE_KERNEL)
 // clang-format on

@@ -3,10 +3,12 @@
 
 #include "decode.h"
 #include "gated_mlp.h"
+#include "gemm.h"
 #include "linear.h"
 #include "mamba2_step.h"
 #include "mamba3.h"
 #include "mamba3_step.h"
+#include "mamba_forward.h"
 #include "mamba_step.h"
 #include "norm.h"
 #include "quantized.h"
@@ -20,9 +22,11 @@
     KERNEL(selective_state_update, state_update, state_update_args, STATE_UPDATE_FIELDS) \
     KERNEL(layer_norm, norm, norm_args, NORM_FIELDS) \
     KERNEL(linear_step, linear, linear_args, LINEAR_FIELDS) \
+    KERNEL(linear_rows, gemm, gemm_args, GEMM_FIELDS) \
     KERNEL(quantized_linear, quantized, quantized_args, QUANTIZED_FIELDS) \
     KERNEL(mamba_mixer_step, mamba_step, mamba_step_args, MAMBA_STEP_FIELDS) \
     KERNEL(mamba2_mixer_step, mamba2_step, mamba2_step_args, MAMBA2_STEP_FIELDS) \
+    KERNEL(mamba_mixer_forward, mamba_forward, mamba_forward_args, MAMBA_FORWARD_FIELDS) \
     KERNEL(mamba3_scan_forward, mamba3_forward, mamba3_forward_args, MAMBA3_FORWARD_FIELDS) \
     KERNEL(mamba3_scan_backward, mamba3_backward, mamba3_backward_args, MAMBA3_BACKWARD_FIELDS) \
     KERNEL(mamba3_mixer_step, mamba3_step, mamba3_step_args, MAMBA3_STEP_FIELDS) \

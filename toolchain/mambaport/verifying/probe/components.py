@@ -421,7 +421,7 @@ def steps(layer, hidden, count=10):
     return torch.cat(rows, 1)
 
 
-@component("Mamba", kernels=CONV + SCAN)
+@component("Mamba", kernels=SCAN)
 def mamba_forward():
     layer, (v, r) = mamba_block(), hidden_states()
     with torch.no_grad():
@@ -455,7 +455,7 @@ def mamba_step():
         return [v["hidden"]], [steps(layer, v["hidden"])], [ref.mamba(layer, r["hidden"])]
 
 
-@component("Mamba, Vision Mamba's v2", kernels=CONV + SCAN)
+@component("Mamba, Vision Mamba's v2", kernels=SCAN)
 def vision_forward():
     layer, (v, r) = mamba_block(bimamba_type="v2", if_divide_out=True), hidden_states()
     with torch.no_grad():
@@ -484,7 +484,7 @@ def language_model():
     return seeded(lambda: MambaLMHeadModel(config).eval())
 
 
-@component("MambaLMHeadModel", kernels=CONV + SCAN)
+@component("MambaLMHeadModel", kernels=SCAN)
 def model_forward():
     model, tokens = language_model(), torch.arange(30, device=DEVICE).reshape(2, 15) % 64
     with torch.no_grad():

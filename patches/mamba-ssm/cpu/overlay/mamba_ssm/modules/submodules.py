@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from mamba_ssm.modules.quantized import QuantizedLinear
 from mamba_ssm.ops import dispatch, unfused
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from mamba_ssm.ops.triton.layernorm_gated import RMSNorm
@@ -132,6 +133,54 @@ def one_call_step(mixer, hidden_states, conv_state, ssm_state):
     if not dtype == tensors[3].dtype == tensors[7].dtype == tensors[8].dtype == tensors[12].dtype:
         return None  # torch's linear refuses mixed dtypes
     return kernels.mamba_step(*tensors) if kernels.supports_mamba_step(*tensors) else None
+
+
+def one_call_forward(mixer, hidden_states, conv_state=None, ssm_state=None):
+    """A short sequence through a Mamba in one kernel, both states filled where given; None where no kernel takes it."""
+    kind = getattr(mixer, "bimamba_type", "none")
+    if (
+        kind not in ("none", "v2")
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or not dispatch.use_cpu_kernel(hidden_states)
+        or mixer.activation not in ("silu", "swish")
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._is_torch_function_mode_enabled()
+    ):
+        return None
+    kernels = dispatch.selective_scan_cpu
+    suffixes = ("", "_b") if kind == "v2" else ("",)
+    projections = [_projection(mixer.in_proj), _projection(mixer.out_proj)]
+    directions = [_one_direction(mixer, suffix) for suffix in suffixes]
+    if any(part is None for part in (*projections, *directions)):
+        return None
+    scale = 0.5 if kind == "v2" and mixer.if_divide_out else 1.0
+    out = kernels.mamba_forward(hidden_states, *projections, directions, scale, conv_state, ssm_state)
+    if out is None or getattr(mixer, "init_layer_scale", None) is None:
+        return out
+    return out * mixer.gamma
+
+
+def _one_direction(mixer, suffix):
+    """The parameters of one direction for the kernel; None where a layer is more than its weights."""
+    conv, x_proj, dt_proj = (getattr(mixer, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
+    x_weights = _projection(x_proj)
+    if x_weights is None or not are_plain(conv, dt_proj):
+        return None
+    conv, dt_proj = conv._parameters, dt_proj._parameters
+    A_log, D = getattr(mixer, f"A{suffix}_log"), getattr(mixer, f"D{suffix}")
+    return dispatch.selective_scan_cpu.Direction(
+        conv["weight"], conv["bias"], x_weights, dt_proj["weight"], dt_proj["bias"], A_log, D
+    )
+
+
+def _projection(layer):
+    """The weights of a linear layer for the kernel; None where a layer is more than its weights."""
+    if type(layer) is QuantizedLinear and not _has_hooks(layer) and "forward" not in layer.__dict__:
+        return dispatch.selective_scan_cpu.Projection(layer.scales, layer.packed, layer.bias)
+    if not are_plain(layer):
+        return None
+    return dispatch.selective_scan_cpu.Projection(layer._parameters["weight"], None, layer._parameters["bias"])
 
 
 def forward(mixer, hidden_states, conv_state=None, ssm_state=None):

@@ -1,0 +1,151 @@
+"""A whole Mamba-1 mixer over short sequences, in one or both directions: one call instead of dozens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _lib, _library
+from ._interface import DTYPES
+from ._library import view
+from ._quantized import _BITS, _SCALES, packed_shapes
+
+_FLOATS = torch.float32
+_Part = tuple[str, Tensor | None, tuple[int, ...], torch.dtype]
+_MOST = 1 << 18
+"""The most steps times channels. In longer calls the time between the parts is small beside the products, for which
+torch's library is a little faster than the kernel."""
+
+
+class Projection(NamedTuple):
+    """A linear layer: a matrix, or packed weights and their scales, as `quantized_linear` takes them."""
+
+    values: Tensor
+    """(out_features, in_features) in float32, or the scales."""
+    packed: Tensor | None = None
+    bias: Tensor | None = None
+    """(out_features,)"""
+
+
+class Direction(NamedTuple):
+    """The parameters of one direction."""
+
+    conv_weight: Tensor
+    """(dim, 1, width)"""
+    conv_bias: Tensor | None
+    """(dim,)"""
+    x_proj: Projection
+    """To (dt_rank + 2 * dstate) features, without a bias."""
+    dt_weight: Tensor
+    """(dim, dt_rank)"""
+    dt_bias: Tensor | None
+    """(dim,)"""
+    A_log: Tensor
+    """(dim, dstate), of which A is -exp(A_log)"""
+    D: Tensor | None
+    """(dim,)"""
+
+
+def mamba_forward(
+    x: Tensor,
+    in_proj: Projection,
+    out_proj: Projection,
+    directions: Sequence[Direction],
+    scale: float = 1.0,
+    conv_state: Tensor | None = None,
+    ssm_state: Tensor | None = None,
+) -> Tensor | None:
+    """Mamba's projections, convolution and scan, computed in float32; None for tensors that the kernel does not take.
+
+    The kernel takes float32 tensors on the CPU, contiguous parameters, and at most 2**18 steps
+    times channels; it takes no call that is traced or whose gradient is wanted. Nothing is written where the result
+    is None.
+
+    Args:
+        x: (batch, seqlen, d_model)
+        in_proj: to 2 * dim features
+        out_proj: from dim features
+        directions: one, from the first step to the last; or two, of which the second is from the last to the first
+        scale: what the sum of the directions is multiplied by before the output projection
+        conv_state: (batch, dim, width), float32, bfloat16 or float16: filled with the last inputs of the convolution
+        ssm_state: (batch, dim, dstate), like conv_state: filled with the state after the last step
+
+    Returns:
+        (batch, seqlen, d_model), or None.
+    """
+    forward = directions[0] if directions else None
+    if forward is None or x.dim() != 3 or forward.A_log.dim() != 2 or forward.dt_weight.dim() != 2:
+        return None
+    batch, seqlen, features = x.shape
+    (inner, dstate), rank, width = forward.A_log.shape, forward.dt_weight.shape[1], forward.conv_weight.shape[-1]
+    if not 2 <= width <= 4 or not 1 <= batch * seqlen * inner <= _MOST:
+        return None
+    x = x.contiguous()
+    parts: list[_Part] = [("x", x, (batch, seqlen, features), _FLOATS)]
+    parts += _projection("in_", in_proj, 2 * inner, features)
+    parts += _projection("out_", out_proj, features, inner)
+    for of, direction in zip(("", "back_"), directions, strict=False):
+        parts += _projection(f"{of}x_", direction.x_proj, rank + 2 * dstate, inner)
+        parts += [
+            (f"{of}conv_weight", direction.conv_weight, (inner, 1, width), _FLOATS),
+            (f"{of}conv_bias", direction.conv_bias, (inner,), _FLOATS),
+            (f"{of}dt_weight", direction.dt_weight, (inner, rank), _FLOATS),
+            (f"{of}dt_bias", direction.dt_bias, (inner,), _FLOATS),
+            (f"{of}A_log", direction.A_log, (inner, dstate), _FLOATS),
+            (f"{of}D", direction.D, (inner,), _FLOATS),
+        ]
+    fields, states = _fields(parts), []
+    for state, shape in ((conv_state, (batch, inner, width)), (ssm_state, (batch, inner, dstate))):
+        if state is not None:
+            if not _library.readable(state) or state.shape != shape or _library.has_overlap(state):
+                return None
+            states.append(state)
+    if fields is None or not _library.is_plain_call(*states):
+        return None
+    out = torch.empty_like(x)
+    _lib.mamba_mixer_forward(
+        batch=batch, seqlen=seqlen, inner=inner, dstate=dstate, rank=rank, width=width, features=features,
+        threads=torch.get_num_threads(), out=(out.data_ptr(), 0, features, 1, 0, 0), scale=scale,
+        conv_state=view(conv_state), state=view(ssm_state), **fields,
+    )  # fmt: skip
+    if states:
+        _library.written(*states)
+    return out
+
+
+def _projection(of: str, projection: Projection, rows: int, columns: int) -> list[_Part]:
+    values, packed, bias = projection
+    if packed is None:
+        found: list[_Part] = [(f"{of}weight", values, (rows, columns), _FLOATS)]
+    else:
+        bits = _BITS.get(packed.dtype, 8)
+        of_packed, of_scales = packed_shapes(rows, columns, bits)
+        dtype = torch.int8 if bits == 8 else torch.uint8
+        found = [(f"{of}weight", values, of_scales, _SCALES[bits]), (f"{of}packed", packed, of_packed, dtype)]
+    if bias is not None:
+        found.append((f"{of}bias", bias, (rows,), _FLOATS))
+    return found
+
+
+def _fields(parts: list[_Part]) -> dict[str, Any] | None:
+    """The kernel's fields of these tensors; None where a tensor is not plain, or of another shape, dtype or layout."""
+    if not _library.is_plain_call(*[part[1] for part in parts]):
+        return None
+    fields: dict[str, Any] = {}
+    for name, tensor, shape, dtype in parts:
+        if tensor is None:
+            continue
+        if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_cpu or not tensor.is_contiguous():
+            return None
+        start = tensor.data_ptr()
+        if start < _library.LOW:
+            start = _library.address(tensor)
+        # A vector has the stride 1, and the other tensors are matrices for the kernel.
+        if dtype in DTYPES:
+            fields[name] = (start, DTYPES[dtype], 1 if len(shape) == 1 else shape[-1], int(len(shape) > 1), 0, 0)
+        else:
+            fields[name] = start
+    return fields
