@@ -95,11 +95,12 @@ def mamba2_mixer_step(
 @library.kernel
 def mamba_mixer_forward(
     *, batch: int, seqlen: int, inner: int, dstate: int, rank: int, width: int, features: int, threads: int, x: View,
-    out: View, in_weight: View, in_packed: Bytes = 0, in_bias: View = ABSENT, out_weight: View, out_packed: Bytes = 0, out_bias: View = ABSENT,
-    conv_weight: View, conv_bias: View = ABSENT, x_weight: View, x_packed: Bytes = 0, dt_weight: View, dt_bias: View = ABSENT, A_log: View,
-    D: View = ABSENT, back_conv_weight: View = ABSENT, back_conv_bias: View = ABSENT, back_x_weight: View = ABSENT,
-    back_x_packed: Bytes = 0, back_dt_weight: View = ABSENT, back_dt_bias: View = ABSENT, back_A_log: View = ABSENT,
-    back_D: View = ABSENT, scale: float = 1.0, conv_state: View = ABSENT, state: View = ABSENT,
+    out: View, in_weight: View, in_packed: Bytes = 0, in_bias: View = ABSENT, out_weight: View, out_packed: Bytes = 0,
+    out_bias: View = ABSENT, conv_weight: View, conv_bias: View = ABSENT, x_weight: View, x_packed: Bytes = 0,
+    dt_weight: View, dt_bias: View = ABSENT, A_log: View, D: View = ABSENT, back_conv_weight: View = ABSENT,
+    back_conv_bias: View = ABSENT, back_x_weight: View = ABSENT, back_x_packed: Bytes = 0,
+    back_dt_weight: View = ABSENT, back_dt_bias: View = ABSENT, back_A_log: View = ABSENT, back_D: View = ABSENT,
+    scale: float = 1.0, conv_state: View = ABSENT, state: View = ABSENT,
 ) -> None:  # fmt: skip
     """Stores the mixer's result for whole sequences in out, and the states after the last step."""
 

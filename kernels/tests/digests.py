@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import causal_conv1d_cpu as conv
 import decoder_inputs
@@ -91,15 +92,7 @@ def results(dtype: torch.dtype, innermost: int) -> list[torch.Tensor]:
         ]  # fmt: skip
         conv_state, h = randn(1, dim, 4).to(dtype), randn(1, dim, state)
         found += [scan.mamba_step(randn(1, 1, 20).to(dtype), conv_state, h, *weights), conv_state, h]
-        # The kernel of whole sequences takes float32 alone; its products take weights of every dtype.
-        in_proj, out_proj = scan.Projection(weights[0].float()), scan.Projection(weights[9].float())
-        way = scan.Direction(
-            weights[2], weights[3], scan.Projection(weights[4].float()), weights[5].float(), *weights[6:9]
-        )  # fmt: skip
-        x = randn(2, 90, 20)
-        found.append(scan.mamba_forward(x, in_proj, out_proj, [way, way], 0.5))
-        conv_state, h = torch.empty(2, dim, 4, dtype=dtype), torch.empty(2, dim, state, dtype=dtype)
-        found += [scan.mamba_forward(x, in_proj, out_proj, [way], 1.0, conv_state, h), conv_state, h]
+        found += whole_layers(weights, dtype, randn)
         torch.manual_seed(0)
         for rank in (1, 4):
             x = mamba3_inputs.arguments(1, 70, rank, 2, 4, 16, 20, 5, mimo=rank > 1)
@@ -113,6 +106,19 @@ def results(dtype: torch.dtype, innermost: int) -> list[torch.Tensor]:
                 *before,
             ]
     return found
+
+
+def whole_layers(
+    weights: list[torch.Tensor | None], dtype: torch.dtype, randn: Callable[..., torch.Tensor]
+) -> list[torch.Tensor]:
+    """A mixer over sequences, in both directions and with states; it takes float32, and states of every dtype."""
+    wide = [None if t is None else t.float() for t in weights]
+    in_proj, out_proj, x_proj = (scan.Projection(wide[i]) for i in (0, 9, 4))
+    way = scan.Direction(wide[2], wide[3], x_proj, wide[5], *wide[6:9])
+    (dim, state), features = way.A_log.shape, in_proj.values.shape[1]
+    x, states = randn(2, 90, features), [torch.empty(2, dim, size, dtype=dtype) for size in (4, state)]
+    both = scan.mamba_forward(x, in_proj, out_proj, [way, way], 0.5)
+    return [both, scan.mamba_forward(x, in_proj, out_proj, [way], 1.0, *states), *states]
 
 
 def digest() -> str:

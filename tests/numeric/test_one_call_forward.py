@@ -1,4 +1,4 @@
-"""A short sequence through Mamba in one call, beside the module's own way, which it takes for layers that are not plain."""
+"""A short sequence through Mamba in one call, beside the module's own way, taken for layers that are not plain."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def computed_weight(mamba, seen):
     hook(mamba, seen)
 
 
-@pytest.mark.parametrize("change", [hook, adapter, replaced_forward, computed_weight], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change", [hook, adapter, replaced_forward, computed_weight], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("options", KINDS[:2], ids=str)
 def test_a_layer_that_is_more_than_its_weights_is_called(calls, change, options):
     mamba, seen, x = made(**options), [], torch.randn(2, 9, 16)
@@ -122,7 +124,7 @@ def test_changed_weights_are_read_at_each_call():
         assert_near(mamba(x), alone(mamba, x))
 
 
-def test_a_computed_A_log():
+def test_a_computed_decay():
     mamba, x = made(), torch.randn(1, 9, 16)
 
     class Shifted(nn.Module):
