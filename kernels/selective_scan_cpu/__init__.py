@@ -11,7 +11,7 @@ from ._lib import library
 from ._linear import linear, supports_linear
 from ._mamba3 import mamba3, supports_mamba3
 from ._mamba3_step import mamba3_step, supports_mamba3_step
-from ._mamba_forward import Direction, Projection, mamba_forward
+from ._mamba_forward import Direction, mamba_forward
 from ._mamba_step import mamba_step, supports_mamba_step
 from ._norm import gated_norm, layer_norm, supports_norm
 from ._projected_scan import projected_scan, supports_projected_scan
@@ -28,7 +28,6 @@ __all__ = [
     "MambaDecoder",
     "MambaMixer",
     "Norm",
-    "Projection",
     "Weights",
     "chunk_scan",
     "gated_norm",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _lib, _library
 from ._interface import DTYPES
+from ._layers import Weights
 from ._library import view
 from ._quantized import _BITS, _SCALES, packed_shapes
 
@@ -20,16 +21,6 @@ _MOST = 1 << 18
 torch's library is a little faster than the kernel."""
 
 
-class Projection(NamedTuple):
-    """A linear layer: a matrix, or packed weights and their scales, as `quantized_linear` takes them."""
-
-    values: Tensor
-    """(out_features, in_features) in float32, or the scales."""
-    packed: Tensor | None = None
-    bias: Tensor | None = None
-    """(out_features,)"""
-
-
 class Direction(NamedTuple):
     """The parameters of one direction."""
 
@@ -37,7 +28,7 @@ class Direction(NamedTuple):
     """(dim, 1, width)"""
     conv_bias: Tensor | None
     """(dim,)"""
-    x_proj: Projection
+    x_proj: Weights
     """To (dt_rank + 2 * dstate) features, without a bias."""
     dt_weight: Tensor
     """(dim, dt_rank)"""
@@ -51,8 +42,8 @@ class Direction(NamedTuple):
 
 def mamba_forward(
     x: Tensor,
-    in_proj: Projection,
-    out_proj: Projection,
+    in_proj: Weights,
+    out_proj: Weights,
     directions: Sequence[Direction],
     scale: float = 1.0,
     conv_state: Tensor | None = None,
@@ -116,8 +107,8 @@ def mamba_forward(
     return out
 
 
-def _projection(of: str, projection: Projection, rows: int, columns: int) -> list[_Part]:
-    values, packed, bias = projection
+def _projection(of: str, projection: Weights, rows: int, columns: int) -> list[_Part]:
+    values, packed, bias = projection.values, projection.packed, projection.bias
     if packed is None:
         found: list[_Part] = [(f"{of}weight", values, (rows, columns), _FLOATS)]
     else:

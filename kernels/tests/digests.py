@@ -113,7 +113,7 @@ def whole_layers(
 ) -> list[torch.Tensor]:
     """A mixer over sequences, in both directions and with states; it takes float32, and states of every dtype."""
     wide = [None if t is None else t.float() for t in weights]
-    in_proj, out_proj, x_proj = (scan.Projection(wide[i]) for i in (0, 9, 4))
+    in_proj, out_proj, x_proj = (scan.Weights(*wide[i].shape, wide[i]) for i in (0, 9, 4))
     way = scan.Direction(wide[2], wide[3], x_proj, wide[5], *wide[6:9])
     (dim, state), features = way.A_log.shape, in_proj.values.shape[1]
     x, states = randn(2, 90, features), [torch.empty(2, dim, size, dtype=dtype) for size in (4, state)]

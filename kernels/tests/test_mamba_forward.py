@@ -58,6 +58,10 @@ def test_an_infinity_stays_in_its_row_and_column():
     assert finite.all()
 
 
+def weights_of(values, bias=None):
+    return kernels.Weights(*values.shape, values, None, bias)
+
+
 def make(seed, features, dim, dstate, rank, width, biases, both):
     rng = torch.Generator().manual_seed(seed)
 
@@ -70,12 +74,12 @@ def make(seed, features, dim, dstate, rank, width, biases, both):
     def direction():
         return kernels.Direction(
             randn(dim, 1, width), optional(dim),
-            kernels.Projection(randn(rank + 2 * dstate, dim, scale=dim**-0.5)),
+            weights_of(randn(rank + 2 * dstate, dim, scale=dim**-0.5)),
             randn(dim, rank, scale=rank**-0.5), optional(dim), randn(dim, dstate), optional(dim),
         )  # fmt: skip
 
-    in_proj = kernels.Projection(randn(2 * dim, features, scale=features**-0.5), None, optional(2 * dim))
-    out_proj = kernels.Projection(randn(features, dim, scale=dim**-0.5), None, optional(features))
+    in_proj = weights_of(randn(2 * dim, features, scale=features**-0.5), optional(2 * dim))
+    out_proj = weights_of(randn(features, dim, scale=dim**-0.5), optional(features))
     return in_proj, out_proj, [direction() for _ in range(1 + both)]
 
 
@@ -162,8 +166,8 @@ def test_packed_weights(bits):
     x = torch.randint(-127, 128, (2, 9, 32)).float()
     x[..., 0] = 127
     matrix = kernels.quantized_linear(127 * torch.eye(32), packed, scales, None, 80).T.contiguous() / 127
-    out = kernels.mamba_forward(x, kernels.Projection(scales, packed, in_proj.bias), out_proj, [direction])
-    want = kernels.mamba_forward(x, kernels.Projection(matrix, None, in_proj.bias), out_proj, [direction])
+    out = kernels.mamba_forward(x, kernels.Weights(80, 32, scales, packed, in_proj.bias), out_proj, [direction])
+    want = kernels.mamba_forward(x, weights_of(matrix, in_proj.bias), out_proj, [direction])
     assert (out - want).abs().max() <= 1e-5 * want.abs().max()
 
 

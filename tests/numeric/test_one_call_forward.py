@@ -1,4 +1,4 @@
-"""A short sequence through Mamba in one call, beside the module's own way, taken for layers that are not plain."""
+"""A short sequence through Mamba in one call, beside the way of the module for layers that are not plain."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 /* The product of two matrices. Lanes are columns of the result.
 
-   A task computes a panel of `WIDE` vectors of columns for a block of rows. It copies the panel's weights, DEPTH of each
-   row at a time, so that the columns of one step are adjacent, and multiplies all rows of its block with the copy, which
-   stays in the cache. The copy costs a few additions' time for each row of the block, so weights need no packed form of
-   their own, which would double their memory and grow old when they change. */
+   A task computes a panel of `WIDE` vectors of columns for a block of rows. It copies the panel's weights, DEPTH of
+   each row at a time, so that the columns of one step are adjacent, and multiplies all rows of its block with the copy,
+   which stays in the cache. The copy costs a few additions' time for each row of the block, so weights need no packed
+   form of their own, which would double their memory and grow old when they change. */
 #include "kernels.h"
 #include "parallel.h"
 #include "product_simd.h"
@@ -79,8 +79,7 @@ static void copy_panel(const struct gemm_args *a, int64_t column, int64_t first,
                 square[i] = row < a->columns ? load_part(&a->weight, at, 1, lanes_left(depth, k)) : vec_set(0.0f);
             }
             vec_transpose(square);
-            for (int i = 0; i < LANES && k + i < depth; i++)
-                vec_store(b + ((k + i) * vectors + j) * LANES, square[i]);
+            for (int i = 0; i < LANES && k + i < depth; i++) vec_store(b + ((k + i) * vectors + j) * LANES, square[i]);
         }
     }
 }

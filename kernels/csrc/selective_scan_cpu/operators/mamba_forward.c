@@ -110,8 +110,8 @@ static int run_direction(const struct mamba_forward_args *a, struct mamba_forwar
     };
     int failed = FOR_ISA(conv_forward)(&conv);
     if (!failed)
-        failed = project(a->batch * seqlen, narrow, inner, a->threads, &d->x_weight, d->x_packed, &none, w->u,
-                         w->projected);
+        failed =
+            project(a->batch * seqlen, narrow, inner, a->threads, &d->x_weight, d->x_packed, &none, w->u, w->projected);
     if (failed) return failed;
     negative_exponentials((const float *)d->A_log.data, w->rates, inner * dstate);
     const struct scan_args scan = {
@@ -161,7 +161,8 @@ int FOR_ISA(mamba_forward)(const struct mamba_forward_args *a) {
     const int64_t inner = a->inner, rank = a->rank, dstate = a->dstate;
     /* Operands of one type, as in scratch_add. */
     size_t all_steps;
-    if (__builtin_mul_overflow((size_t)a->batch, (size_t)a->seqlen, &all_steps) || all_steps > LONGEST) return TOO_LARGE;
+    if (__builtin_mul_overflow((size_t)a->batch, (size_t)a->seqlen, &all_steps) || all_steps > LONGEST)
+        return TOO_LARGE;
     const int64_t steps = (int64_t)all_steps;
     if (inner > LONGEST || rank > LONGEST || dstate > LONGEST || a->features > LONGEST) return TOO_LARGE;
     const int64_t narrow = rank + 2 * dstate;

@@ -270,8 +270,7 @@ def _norm(kernels, norm):
 
 
 def _weights(kernels, layer):
-    if type(layer) is QuantizedLinear and not _changed(layer):
-        return kernels.Weights(layer.rows, layer.columns, layer.scales, layer.packed, layer.bias)
-    if not submodules.are_plain(layer):
+    weights = submodules.weights(layer)
+    if weights is None:
         raise TypeError("a layer that is more than its weights")
-    return kernels.Weights(*layer.weight.shape, layer.weight, None, layer.bias)
+    return weights

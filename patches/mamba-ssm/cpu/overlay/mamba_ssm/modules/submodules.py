@@ -150,7 +150,7 @@ def one_call_forward(mixer, hidden_states, conv_state=None, ssm_state=None):
         return None
     kernels = dispatch.selective_scan_cpu
     suffixes = ("", "_b") if kind == "v2" else ("",)
-    projections = [_projection(mixer.in_proj), _projection(mixer.out_proj)]
+    projections = [weights(mixer.in_proj), weights(mixer.out_proj)]
     directions = [_one_direction(mixer, suffix) for suffix in suffixes]
     if any(part is None for part in (*projections, *directions)):
         return None
@@ -164,7 +164,7 @@ def one_call_forward(mixer, hidden_states, conv_state=None, ssm_state=None):
 def _one_direction(mixer, suffix):
     """The parameters of one direction for the kernel; None where a layer is more than its weights."""
     conv, x_proj, dt_proj = (getattr(mixer, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
-    x_weights = _projection(x_proj)
+    x_weights = weights(x_proj)
     if x_weights is None or not are_plain(conv, dt_proj):
         return None
     conv, dt_proj = conv._parameters, dt_proj._parameters
@@ -174,13 +174,15 @@ def _one_direction(mixer, suffix):
     )
 
 
-def _projection(layer):
-    """The weights of a linear layer for the kernel; None where a layer is more than its weights."""
+def weights(layer):
+    """The weights of a linear layer, plain or quantised, for a kernel; None where a layer is more than its weights."""
+    kernels = dispatch.selective_scan_cpu
     if type(layer) is QuantizedLinear and not _has_hooks(layer) and "forward" not in layer.__dict__:
-        return dispatch.selective_scan_cpu.Projection(layer.scales, layer.packed, layer.bias)
+        return kernels.Weights(layer.rows, layer.columns, layer.scales, layer.packed, layer.bias)
     if not are_plain(layer):
         return None
-    return dispatch.selective_scan_cpu.Projection(layer._parameters["weight"], None, layer._parameters["bias"])
+    weight = layer._parameters["weight"]
+    return kernels.Weights(*weight.shape, weight, None, layer._parameters["bias"])
 
 
 def forward(mixer, hidden_states, conv_state=None, ssm_state=None):
