@@ -22,7 +22,8 @@
     /* The direction from the last step to the first; absent without the tensor back_conv_weight. The sum of both is \
        multiplied by `scale`. */ \
     MAMBA_DIRECTION_FIELDS(FIELD, back_) FIELD(real, scale) \
-    FIELD(tensor, conv_state) FIELD(tensor, state) /* (batch, inner, width), (batch, inner, dstate): stored, or absent */
+    /* (batch, inner, width), (batch, inner, dstate): stored, or absent */ \
+    FIELD(tensor, conv_state) FIELD(tensor, state)
 
 struct mamba_forward_args { MAMBA_FORWARD_FIELDS(MEMBER) };
 // clang-format on
