@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet production coverage lint format docs picture bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-beside test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet production coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,11 +72,15 @@ test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests und
 
 test: $(TOOL)/.test $(NUMERIC)/.numeric ## run all tests that this machine can run
 	@echo "test     the emulated tests beside the others; the output of a suite comes when the suite ends"
-	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going test-target test-in-turn
+	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going test-beside test-in-turn
 
-# These share one environment. The emulated tests, beside them, take as long as all of these.
+# More targets for CI, which need no environment with torch.
+BESIDE ?=
+test-beside:
+	$(MAKE) --keep-going test-target test-unit $(BESIDE)
+
+# These share one environment. The suites beside them take about as long.
 test-in-turn:
-	$(MAKE) test-unit
 	$(MAKE) test-integration
 	$(MAKE) test-numeric
 	$(MAKE) test-line

@@ -8,6 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,7 @@ class Runner:
             **{key: value for key, value in os.environ.items() if not key.startswith("MAMBAPORT_")},
             "GITHUB_OUTPUT": str(outputs),
             "RUNNER_TEMP": str(self.temp),
+            "PIP_COMPILE": "0",  # a third of an installation's time
             "GITHUB_ACTION_PATH": str(self.work / "deploy/action"),
             **variables,
             **more,
@@ -241,6 +245,51 @@ def test_the_job_that_signs_fails_where_a_workflow_has_no_identity(farm: Runner)
     assert farm.run(install, {})[0] == 0
     assert farm.run(sign, {})[0] not in (0, 127)
     assert not list((farm.work / "wheelhouse").rglob("*.attestation"))
+
+
+@contextmanager
+def exchanged(path: Path, content: bytes) -> Iterator[None]:
+    """A file with other content, while the block lasts."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_patch_that_does_not_fit_ends_the_action_with_11(farm: Runner, shared: Path) -> None:
+    """The action's own mambaport has a patch whose context upstream does not have."""
+    (package,) = farm.temp.glob("mambaport/lib/python3*/site-packages/mambaport")
+    folder = package / "_patches/causal-conv1d"
+    patch = min(folder.glob("*/*.patch"))
+    lines = patch.read_text().splitlines(keepends=True)
+    context = next(i for i, line in enumerate(lines) if line.startswith(" ") and line.strip())
+    lines[context] = " a line that upstream does not have\n"
+    (step,) = [item for item in read(ACTION)["runs"]["steps"] if item.get("id") == "build"]
+    inputs = {"profile": "rpi", "output": "unpatched", "store": str(shared)}
+    with exchanged(patch, "".join(lines).encode()):
+        ended, outputs = farm.run(step, {"inputs": inputs})
+    assert ended == 11
+    error = json.loads((farm.work / "unpatched/build.json").read_text())["error"]
+    assert patch.name in json.dumps(error)
+    assert not outputs
+
+
+def test_a_changed_wheel_ends_the_index_with_14(farm: Runner) -> None:
+    job = read(farm.work / ".github/workflows/wheels.yml")["jobs"]["index"]
+    (step,) = [item for item in job["steps"] if item.get("name") == "Index"]
+    before = (farm.work / "site/SHA256SUMS").read_bytes()
+    path = next((farm.work / "wheelhouse").rglob("causal_conv1d-*.whl"))
+    changed = farm.temp / path.name
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w") as copy:
+        for item in source.infolist():
+            more = b"import os\n" if item.filename == "causal_conv1d/__init__.py" else b""
+            copy.writestr(item, source.read(item) + more)
+    with exchanged(path, changed.read_bytes()):
+        ended, _ = farm.run(step, {"inputs": {"publish": False}})
+    assert ended == 14
+    assert (farm.work / "site/SHA256SUMS").read_bytes() == before
 
 
 def test_a_tag_releases_the_version_that_the_files_name(tmp_path: Path) -> None:
