@@ -28,6 +28,7 @@ FORM = "MAMBAPORT_ONNX_FORM"
 OPSET = 18
 NO_LIBRARY = importlib.util.find_spec("mambaport_onnx.library") is None
 FORMS = ["standard", pytest.param("fused", marks=pytest.mark.skipif(NO_LIBRARY, reason="wheels without it"))]
+FUSED_MAMBA3 = pytest.param("fused", {"is_outproj_norm": True}, marks=FORMS[1].marks)
 MODELS = {
     "mamba": lambda: Mamba(24, d_state=8),
     "vim": lambda: Mamba(24, d_state=8, bimamba_type="v2", if_divide_out=True),
@@ -310,12 +311,20 @@ def test_mamba_3_at_the_length_of_the_example(tmp_path):
 
 
 @pytest.mark.skipif(Mamba3 is None, reason="a release of mamba_ssm without Mamba-3")
-@pytest.mark.parametrize("form", FORMS)
-def test_mamba_3_at_any_length_is_refused(form, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("standard", {}), ("standard", {"is_mimo": True, "mimo_rank": 2, "ngroups": 2}), FUSED_MAMBA3],
+)
+def test_mamba_3_at_every_length(form, options, tmp_path, monkeypatch):
     monkeypatch.setenv(FORM, form)
-    model = Mamba3(32, d_state=16, headdim=16).eval().requires_grad_(False)
-    with pytest.raises(Exception, match="leave that axis out of dynamic_shapes"):
-        export(model, (torch.randn(2, 70, 32),), ({1: "length"},), tmp_path / "model.onnx")
+    model, path = Mamba3(32, d_state=16, headdim=16, **options), tmp_path / "model.onnx"
+    model.eval().requires_grad_(False)
+    file = export(model, (torch.randn(2, 70, 32),), ({0: "batch", 1: "length"},), path)
+    assert [node.op_type for node in nodes(file.graph)].count("Scan") == 2
+    runs = session(path, form)
+    for batch, length in ((1, 1), (3, 33), (1, 2000)):
+        rows = torch.randn(batch, length, 32)
+        assert difference(run(runs, rows)[0], model(rows)) < 1e-5, (batch, length)
 
 
 def test_what_tensorrt_refuses_is_found():

@@ -54,6 +54,10 @@ def scan(
         states,
         cu_seqlens,
     )
+    if dispatch.exporting.form() and cu_seqlens is None and not isinstance(v.shape[1], int):
+        from mamba_ssm.ops import mamba3_export  # of use in an export alone
+
+        return mamba3_export.mamba3(*tensors[:-1], neighbours)
     kernels = dispatch.selective_scan_cpu
     if dispatch.use_cpu_kernel(v) and kernels.supports_mamba3(*tensors):
         return kernels.mamba3(*tensors, neighbours)

@@ -127,7 +127,7 @@ def scan_steps(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse=False, 
         first = u.new_zeros(u.shape[1], groups, A.shape[1], A.shape[0] // groups)
     else:
         first = states(first_state)
-    last, ys = _scan(step, first, over_time, fixed)
+    last, ys = run_scan(step, first, over_time, fixed)
     out = (ys.flip([0]) if reverse else ys).flatten(2)
     out = out if D is None else out + D.float() * u
     return out, last.transpose(-1, -2).flatten(1, 2)
@@ -168,12 +168,12 @@ def scan_chunks(x, dt, A, B, C, initial_states):
     if initial_states is None:
         initial_states = x.new_zeros(batch, heads, width, dstate)
     first = initial_states.float().unflatten(1, (groups, -1))
-    last, ys = _scan(step, first, [chunks], [until, later])
+    last, ys = run_scan(step, first, [chunks], [until, later])
     y = ys.transpose(2, 3).movedim(0, 1).flatten(1, 2)[:, :seqlen]
     return y, last.flatten(1, 2)
 
 
-def _scan(step, first, inputs, constants):
+def run_scan(step, first, inputs, constants):
     """ONNX's Scan: step(state, inputs of one step, constants) returns the next state and an output.
 
     torch's operator is called, not torch's function of the same name, which compiles each step and refuses the ninth.
