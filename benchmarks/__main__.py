@@ -13,7 +13,7 @@ import torch
 from benchmarks import mamba3, memory, models, native, operators, quantized, report
 from benchmarks.timing import Figure, Row
 
-PARTS = ("scan", "backward", "memory", "conv", "step", "vim", "mamba", "quantized")
+PARTS = ("scan", "backward", "memory", "conv", "step", "vim", "mamba", "quantized", "tokens")
 OF_LINE_2_3 = ("mamba3", "mamba3-backward", "mamba3-step")
 """Parts that need Mamba-3, which the default release line does not have."""
 
@@ -64,6 +64,7 @@ def run(threads: int, part: str, folder: Path, add: bool, with_llama: bool) -> N
         "mamba3-backward": mamba3.backward,
         "mamba3-step": mamba3.token,
         "quantized": lambda n: quantized.quantized_130m(n, built.get("llama.cpp"), folder),
+        "tokens": lambda n: quantized.tokens_130m(n, folder),
         "mamba": lambda n: models.mamba_130m(n, built.get("llama.cpp"), folder),
     }
     rows = {}

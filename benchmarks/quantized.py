@@ -1,4 +1,7 @@
-"""Mamba-130M's shape with weights of 8 and 4 bits, beside llama.cpp's Q8_0 and Q4_0 of the same weights."""
+"""Mamba-130M's shape with weights of 8 and 4 bits, beside llama.cpp's Q8_0 and Q4_0 of the same weights.
+
+And one token of each kind of Mamba in one call, beside the same model called module by module.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import copy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -70,6 +74,44 @@ def quantized_130m(threads: int, llama: tuple[Path, Path] | None, folder: Path) 
             ):
                 figures = measure(candidates[work], seconds, most)
                 yield Row(f"Mamba-130M, int{bits}, {what}", threads, figures, goals=goals[work])
+
+
+def tokens_130m(threads: int, folder: Path) -> Iterator[Row]:
+    """One token of language models of 24 layers of 768 features, for each kind of mixer of this release."""
+    import mamba_ssm
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+    from mamba_ssm.modules import decoding
+    from mamba_ssm.utils.generation import InferenceParams
+    from mamba_ssm.utils.quantize import quantize
+
+    prompt = torch.arange(8)[None]
+    for layer in ("Mamba1", "Mamba2", *(["Mamba3"] if hasattr(mamba_ssm, "Mamba3") else [])):
+        torch.manual_seed(0)
+        config = MambaConfig(d_model=768, n_layer=24, vocab_size=50280, ssm_cfg={"layer": layer})
+        model = MambaLMHeadModel(config).eval()
+        for bits in (32, 8, 4):
+            small = model if bits == 32 else quantize(copy.deepcopy(model), bits)
+            tensors = {tensor.data_ptr(): tensor for tensor in small.state_dict().values()}
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            states = [InferenceParams(max_seqlen=64, max_batch_size=1) for _ in range(2)]
+            with torch.no_grad():
+                for cache in states:
+                    small(prompt, inference_params=cache)
+                    cache.seqlen_offset = 8
+
+                def decode(small=small, cache=states[0]):
+                    return small(prompt[:, :1], inference_params=cache).logits
+
+                def modules(small=small, cache=states[1]):
+                    with mock.patch.object(decoding, "step", return_value=None):
+                        return small(prompt[:, :1], inference_params=cache).logits
+
+                read = Program(reader(folder), size, threads)
+                candidates = {"kernel": decode, "module by module": modules, READ: read.candidate()}
+                figures = measure(candidates, 4.0, 40)
+            work = "float32" if bits == 32 else f"int{bits}"
+            yield Row(f"{layer} of Mamba-130M's shape, {work}, one token", threads, figures)
 
 
 def _quantized_by_llama(program: Path, path: Path, scheme: str) -> Path:

@@ -77,6 +77,7 @@ def results(bits: int, features: int = 40) -> list[torch.Tensor]:
     model = Model(features, bits)
     mixers = [model.mamba(), model.mamba2(), model.mlp(), model.mamba3(), model.mamba3(3, False)]
     mixers.append(model.mamba2(norm=False, mlp=0, dt_limit=(0.1, 0.5), width=3, adjacent=2))
+    mixers.append(model.mamba2(heads=2, head_dim=18, dstate=32, groups=1))  # whole vectors of states
     blocks = [kernels.Block(model.norm(features, rms=i % 2 == 0, bias=i % 2 == 1), m) for i, m in enumerate(mixers)]
     decoder = kernels.MambaDecoder(blocks, model.norm(features), model.weights(50, features))
     found = [decoder(model.randn(features)) for _ in range(3)]

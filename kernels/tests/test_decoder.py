@@ -56,7 +56,7 @@ def close(found, wanted):
     heads=st.sampled_from([1, 3, 4, 6]),
     groups=st.sampled_from([1, 2, 3]),
     head_dim=st.integers(1, 20),
-    dstate=st.integers(1, 40),
+    dstate=st.integers(1, 40) | st.sampled_from([16, 32, 64]),
     mlp=st.integers(0, 30),
     width=st.integers(2, 5),
     options=st.fixed_dictionaries(
