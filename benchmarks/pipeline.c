@@ -13,6 +13,12 @@ void hot_loop(struct workspace *w, float *h, const float *rates,
 void hot_loop(const struct product *p) {
   product_tile(p, 0, 0, TALL / 2, WIDE);
 }
+#elif defined LOOP_gemm
+#include "../selective_scan_cpu/operators/gemm.c"
+void hot_loop(const float *x, int64_t x_row, const float *b, float *c,
+              int64_t c_row, int64_t depth) {
+  gemm_tile(x, x_row, b, c, c_row, depth, NULL, 0, PANEL, TILE, WIDE);
+}
 #elif defined LOOP_row_float32 || defined LOOP_row_bfloat16 ||                 \
     defined LOOP_row_float16
 #include "../selective_scan_cpu/operators/linear.c"

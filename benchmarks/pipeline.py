@@ -51,6 +51,7 @@ class Loop:
 LOOPS = (
     Loop("scan", "scan_block", "scan, four states at once", "state update", 16),
     Loop("product", "product", "matrix product, float32", "multiply-add", None),
+    Loop("gemm", "gemm", "many rows times float32 weights", "multiply-add", None),
     Loop("row_float32", "linear", "one row times float32 weights", "multiply-add", None),
     Loop("row_bfloat16", "linear", "one row times bfloat16 weights", "multiply-add", None),
     Loop("row_float16", "linear", "one row times float16 weights", "multiply-add", None),
