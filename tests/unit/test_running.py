@@ -53,6 +53,24 @@ def script(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("variables", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "default")],
+)
+def test_waiting_threads_sleep_unless_the_user_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], spins: str
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    seen = tmp_path / "seen"
+    python = script(tmp_path, f'printf %s "${{GOMP_SPINCOUNT:-default}}" > {seen}; exit 1')
+    with pytest.raises(MambaportError):
+        run_task(python, ASK, Inference, quiet())
+    assert seen.read_text() == spins
+
+
+@pytest.mark.parametrize(
     ("path", "found"), [("absent", "no such file"), ("text", "not a program"), (".", "not a program")]
 )
 def test_what_is_no_program_is_refused(tmp_path: Path, path: str, found: str) -> None:
