@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-beside test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet production coverage lint format docs picture bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-beside test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet test-pythons production coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +143,11 @@ test-fleet: $(TOOL)/.fleet $(NUMERIC)/.numeric ## test the Ansible collection on
 
 production: $(TOOL)/.test $(NUMERIC)/.numeric ## matrix, wheels of rpi and cpu, emulated proof, index, server, installations, pictures
 	$(TOOL)/bin/python tests/production.py $(LINE)
+
+# Interpreters to test, such as "/opt/python3.14t/bin/python3.14t"; empty for all that are found.
+PYTHONS ?=
+test-pythons: $(TOOL)/.test ## test the CPU wheels' tag, modules and kernels on every CPython from 3.10 on that is found
+	$(TOOL)/bin/python tests/pythons.py $(PYTHONS)
 
 # The suites that coverage is measured over together. The emulated tests begin first, beside the others.
 SUITES ?= target unit integration

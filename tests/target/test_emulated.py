@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from mambaport.cli.options import open_session
 
 Run = Callable[..., dict[str, Any]]
 pytestmark = [pytest.mark.emulated, pytest.mark.network, pytest.mark.usefixtures("emulator")]
@@ -45,7 +52,36 @@ def test_every_component_is_right_on(
     assert paths == {"default", "fallback"}
 
 
-def test_an_illegal_instruction_is_named(mambaport: Run, wheelhouse: Path, tmp_path: Path) -> None:
+ACTION = Path(__file__).parents[2] / "deploy/action/action.yml"
+
+
+def verified_by_the_action(wheels: Path, temporary: Path) -> tuple[int, dict[str, Any]]:
+    """Runs the shell of the action's last step as a runner does. Returns exit code and verify.json."""
+    (step,) = [
+        item for item in yaml.safe_load(ACTION.read_text())["runs"]["steps"] if item.get("id") == "verify"
+    ]
+    (temporary / "mambaport/bin").mkdir(parents=True)
+    (temporary / "mambaport/bin/mambaport").symlink_to(Path(sys.executable).with_name("mambaport"))
+    (temporary / "script.sh").write_text(step["run"])
+    store = open_session(as_json=True, quiet=True).shop.store.root
+    inputs = {
+        "PROFILE": "rpi",
+        "VARIANT": "",
+        "LINE": "",
+        "OUTPUT": str(wheels),
+        "MAMBAPORT_CACHE": str(store),
+    }
+    assert set(step["env"]) == set(inputs)
+    runner = {"RUNNER_TEMP": str(temporary), "GITHUB_OUTPUT": str(temporary / "outputs")}
+    words = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(temporary / "script.sh")]
+    done = subprocess.run(words, env={**os.environ, **inputs, **runner}, check=False)
+    assert not (temporary / "outputs").exists()
+    return done.returncode, json.loads((wheels / "verify.json").read_text())
+
+
+def test_an_illegal_instruction_is_named_and_ends_a_workflow_with_16(
+    wheelhouse: Path, tmp_path: Path
+) -> None:
     """As torch 2.10 ends on a Cortex-A72; here mamba_ssm runs into UDF by itself."""
     illegal = b"import ctypes, mmap\ncode = mmap.mmap(-1, 4096, prot=7)\ncode.write(bytes(4))\n"
     illegal += b"ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()\n"
@@ -55,8 +91,8 @@ def test_an_illegal_instruction_is_named(mambaport: Run, wheelhouse: Path, tmp_p
                 copy.writestr(
                     item, illegal if item.filename == "mamba_ssm/__init__.py" else source.read(item)
                 )
-    found = mambaport("verify", "-p", "rpi", "--emulate", "--wheelhouse", tmp_path)
-    assert found["exit"] == 16
+    code, found = verified_by_the_action(tmp_path, tmp_path / "runner")
+    assert code == 16
     assert "instruction" in found["error"]["what"]
     assert "torch 2.9.1" in found["error"]["hint"]
 

@@ -1,0 +1,148 @@
+"""The promise `py3-none` of a CPU wheel, on every CPython that this machine has: `make test-pythons` runs it.
+
+Usage: ``python tests/pythons.py [PYTHON...]``. Without arguments: each ``python3.N`` and ``python3.Nt`` from
+3.10 on that is on PATH or in pyenv, and, for root with mmdebstrap, those of Debian's suites. On each:
+
+- the wheels' tags are among the interpreter's tags, by the library with which pip and uv choose wheels;
+- every module of the wheels compiles;
+- the kernels are loaded by ctypes, and give the same bits on every instruction set of the processor.
+
+No torch is needed. Where an interpreter can import torch, `mambaport install` proves every component too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import packaging
+from packaging.utils import parse_wheel_filename
+
+from mambaport.sources import unpack_wheel
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build/pythons"
+PROFILE = {"x86_64": "x86-64-cpu", "aarch64": "aarch64-cpu"}[platform.machine()]
+MINORS = range(10, 20)
+SUITES = ("bookworm", "trixie", "sid")
+CHECK = """
+import compileall, json, subprocess, sys, sysconfig
+from packaging.tags import sys_tags
+work, wanted = sys.argv[1:]
+tags = {str(tag) for tag in sys_tags()}
+calls = subprocess.run([sys.executable, work + "/kernel_calls.py", work + "/site"], stdout=subprocess.PIPE)
+print(json.dumps({
+    "python": sys.version.split()[0],
+    "implementation": sys.implementation.name,
+    "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    "tags": [tag for tag in json.loads(wanted) if tag in tags],
+    "compiled": bool(compileall.compile_dir(work + "/site", quiet=1, force=True)),
+    "kernels": json.loads(calls.stdout) if calls.returncode == 0 else None,
+}))
+"""
+
+
+def local() -> Iterator[Path]:
+    """The interpreters on PATH and in pyenv."""
+    folders = [*os.get_exec_path(), *map(str, sorted(Path.home().glob(".pyenv/versions/*/bin")))]
+    for minor in MINORS:
+        for end in ("", "t"):
+            for folder in folders:
+                path = Path(folder, f"python3.{minor}{end}")
+                if path.is_file() and ".pyenv/shims" not in str(path):
+                    yield path.resolve()
+
+
+def of_debian(suite: str) -> tuple[Path, list[str | Path]] | None:
+    """The Python of a Debian suite in a folder of its own: the folder, and the words that start it."""
+    root = WORK / suite
+    # A mirror may be older than its list says; the list's signature is checked.
+    options = ["--variant=extract", "--include=python3", '--aptopt=Acquire::Check-Valid-Until "false"']
+    done = subprocess.run(["mmdebstrap", *options, suite, root], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = next((line for line in done.stderr.splitlines() if line.startswith("E:")), "no reason given")
+        print(f"skipped  Debian {suite}: {reason}", flush=True)
+        return None
+    for name in ("lib", "lib64", "bin"):  # since Debian 13 a script makes the links, and extracting runs none
+        if not (root / name).exists():
+            (root / name).symlink_to(f"usr/{name}")
+    return root, ["chroot", root, "/usr/bin/python3"]
+
+
+def prepare(folder: Path) -> tuple[list[str], list[Path]]:
+    """Writes what an interpreter needs into a folder. Returns the wheels' tags, and the wheels."""
+    wheels = sorted((WORK / "wheelhouse").glob("*.whl"))
+    (folder / "site").mkdir(parents=True)
+    for wheel in wheels:
+        unpack_wheel(wheel, folder / "site")
+    shutil.copy(ROOT / "tests/target/kernel_calls.py", folder)
+    shutil.copytree(Path(packaging.__file__).parent, folder / "library/packaging")
+    return [str(next(iter(parse_wheel_filename(wheel.name)[3]))) for wheel in wheels], wheels
+
+
+def checked(words: list[str | Path], folder: str, tags: list[str]) -> dict[str, Any]:
+    """What one interpreter says."""
+    library = {"PYTHONPATH": f"{folder}/library", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [*words, "-c", CHECK, folder, json.dumps(tags)],
+        env={"PATH": os.environ["PATH"], **library},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["implementation"] == "cpython"
+    assert found["tags"] == tags, f"{words}: {tags} are not tags of this interpreter"
+    assert found["compiled"], f"{words}: {done.stdout}"
+    assert found["kernels"], f"{words}: {done.stderr}"
+    return found
+
+
+def proven(python: Path) -> str:
+    """Installs and proves the wheels, where the interpreter has torch."""
+    if subprocess.run([python, "-c", "import torch"], check=False, capture_output=True).returncode != 0:
+        return "no torch here"
+    words = [Path(sys.executable).with_name("mambaport"), "install", "-p", PROFILE, "--python", python]
+    words += ["--wheelhouse", WORK / "wheelhouse", "--json", "--quiet"]
+    answer = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    proof = answer["verification"]
+    return f"{len(proof['components'])} components proven, torch {proof['torch']}"
+
+
+def main() -> None:
+    """Checks every interpreter; ends at the first failure."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    tool = Path(sys.executable).with_name("mambaport")
+    subprocess.run([tool, "build", "-p", PROFILE, "-o", WORK / "wheelhouse", "--quiet"], check=True)
+    tags, _ = prepare(WORK / "files")
+    given = [Path(word).absolute() for word in sys.argv[1:]]
+    rows = [
+        (str(path), checked([path], str(WORK / "files"), tags), proven(path))
+        for path in dict.fromkeys(given or local())
+    ]
+    if not given and os.geteuid() == 0 and shutil.which("mmdebstrap"):
+        for suite in SUITES:
+            if (made := of_debian(suite)) is not None:
+                root, words = made
+                prepare(root / "files")
+                rows.append((f"Debian {suite}", checked(words, "/files", tags), "no torch here"))
+    assert rows, "no CPython from 3.10 on was found: name some with PYTHONS"
+    for place, found, proof in rows:
+        threads = ", free-threaded" if found["free_threaded"] else ""
+        print(f"python   {found['python']}{threads}  {place}: tag, modules, kernels; {proof}", flush=True)
+    first = rows[0][1]["kernels"]
+    assert all(found["kernels"] == first for _, found, _ in rows), "the kernels' bits differ"
+    had = {".".join(found["python"].split(".")[:2]) + "t" * found["free_threaded"] for _, found, _ in rows}
+    missing = [name for name in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t") if name not in had]
+    print(f"✓ {', '.join(tags[:1])} on {len(rows)} interpreters; not here: {', '.join(missing) or 'none'}")
+
+
+main()
