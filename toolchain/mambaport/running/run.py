@@ -63,8 +63,8 @@ def run_task(python: Path, request: dict[str, Any], result: type[M], report: Rep
 def _environment() -> dict[str, str]:
     """The runner's variables. Waiting threads of torch's OpenMP library sleep early, unless the user chose.
 
-    By default they spin for milliseconds. Beside another program they spin in place of the thread that they wait
-    for: two threads then take six times as long as one.
+    By default they spin for milliseconds. Beside another program they spin in place of the thread that is
+    waited for: two threads then take six times as long as one.
     """
     variables = python_environment()
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & variables.keys():
