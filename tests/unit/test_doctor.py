@@ -46,7 +46,7 @@ def checks(
 @pytest.fixture(params=["Debian", "Ubuntu"])
 def mirrors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The Debian archives that apt is configured for: none on an Ubuntu."""
-    found = ["http://deb.debian.org/debian/"] if request.param == "Debian" else []
+    found = ["http://mirror.example/debian/"] if request.param == "Debian" else []
     monkeypatch.setattr(cuda_root, "_mirrors", lambda: found)
     return found
 
