@@ -1,14 +1,21 @@
 """Attestations (PEP 740): compared with Sigstore's keys, published by an index, required by an installation.
 
-tests/unit/data has a real attestation, which a workflow on GitHub has signed with Sigstore. No network is
-needed: the keys are in the library sigstore. Signing needs Sigstore's servers and a workflow's identity; no
-test signs.
+A real attestation, which a workflow on GitHub has signed with Sigstore, is in the source distribution of
+pypi-attestations. Comparing needs no network: the keys are in the library sigstore. Signing needs Sigstore's
+servers and a workflow's identity; no test signs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
+import tarfile
+import tempfile
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +34,35 @@ from mambaport.indexing import read_site, write_site
 
 FILE = "pypi_attestations-0.0.19.tar.gz"
 SHA256 = "9bb1add04b1b4e182be6b0b80931593f7a291eb49d69b4fd728a5d4cbcdc4bd3"
-REAL = (Path(__file__).parent / "data" / f"{FILE}{ATTESTATION}").read_bytes()
+ATTESTATION_SHA256 = "844a2b5de95ba18ef284bdc5434fad63b8274e4d81e5831978d68002428110b7"
 SIGNER = "trailofbits/pypi-attestations"
+
+
+@cache
+def real() -> bytes:
+    """The attestation of FILE, from the source distribution of the installed pypi-attestations."""
+    wanted = f"pypi-attestations=={version('pypi-attestations')}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            folder,
+            wanted,
+        ]
+        subprocess.run([sys.executable, "-m", *command], check=True)
+        (archive,) = Path(folder).iterdir()
+        with tarfile.open(archive) as members:
+            (name,) = [name for name in members.getnames() if name.endswith(f"/{FILE}{ATTESTATION}")]
+            member = members.extractfile(name)
+            assert member is not None
+            found = member.read()
+    assert hashlib.sha256(found).hexdigest() == ATTESTATION_SHA256
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +72,7 @@ def checker() -> Checker:
 
 @pytest.fixture(scope="module")
 def provenance(checker: Checker) -> bytes:
-    return checker.provenance(REAL, FILE, SHA256)
+    return checker.provenance(real(), FILE, SHA256)
 
 
 def test_a_real_attestation_passes_and_its_provenance_is_that_of_the_pep(
@@ -56,18 +90,18 @@ def test_a_real_attestation_passes_and_its_provenance_is_that_of_the_pep(
         "environment": None,
         "claims": {"ref": "refs/tags/v0.0.19", "sha": "08802efe1f8e5fec4ad842d6b8ce97656092ee72"},
     }
-    assert bundle["attestations"] == [json.loads(REAL)]
+    assert bundle["attestations"] == [json.loads(real())]
 
 
 def changed(change: Callable[[Any], object]) -> bytes:
-    data = json.loads(REAL)
+    data = json.loads(real())
     change(data)
     return json.dumps(data).encode()
 
 
 def test_a_wheel_with_another_digest_is_refused_by_name(checker: Checker, provenance: bytes) -> None:
     with pytest.raises(AuditError, match=f"{FILE}{ATTESTATION} does not attest {FILE}") as caught:
-        checker.provenance(REAL, FILE, "0" * 64)
+        checker.provenance(real(), FILE, "0" * 64)
     assert "does not match distribution digest" in str(caught.value.found)
     with pytest.raises(AuditError, match=f"{FILE}{PROVENANCE} does not attest") as caught:
         checker.require(provenance, FILE, "0" * 64)
@@ -77,11 +111,11 @@ def test_a_wheel_with_another_digest_is_refused_by_name(checker: Checker, proven
 
 def test_another_file_and_another_repository_are_refused(checker: Checker, provenance: bytes) -> None:
     with pytest.raises(AuditError) as caught:
-        checker.provenance(REAL, "demo-1.0-py3-none-any.whl", SHA256)
+        checker.provenance(real(), "demo-1.0-py3-none-any.whl", SHA256)
     assert "does not match distribution name" in str(caught.value.found)
     stranger = Checker("someone/wheels", offline=True)
     for call in (
-        lambda: stranger.provenance(REAL, FILE, SHA256),
+        lambda: stranger.provenance(real(), FILE, SHA256),
         lambda: stranger.require(provenance, FILE, SHA256),  # whatever repository the publisher's text names
     ):
         with pytest.raises(AuditError) as caught:
@@ -117,7 +151,7 @@ def test_a_changed_attestation_is_refused(checker: Checker, content: bytes) -> N
 def test_index_compares_the_attestation_beside_a_wheel(tmp_path: Path) -> None:
     path = wheel(tmp_path / "house")
     beside = path.with_name(path.name + ATTESTATION)
-    beside.write_bytes(REAL)
+    beside.write_bytes(real())
     words = (path, "-o", tmp_path / "site", "--offline")
     assert "nothing says whose" in refused(*words).what
     fault = refused(*words, "--attested-by", SIGNER)
