@@ -9,7 +9,7 @@
 #include "product_simd.h"
 #include "simd_math.h"
 
-enum { DEPTH = 384, TILE = 6, MOST_ROWS = 192, LEAST_ROWS = 48, PANEL = WIDE * LANES };
+enum { DEPTH = 384, TILE = 6, MOST_ROWS = 256, LEAST_ROWS = 48, PANEL = WIDE * LANES };
 
 /* The sums of one tile, with `rows` x `vectors` registers: x and b go through `depth` steps. The sums of earlier steps
    are in c where `more`. */
@@ -112,10 +112,11 @@ static void gemm_task(const void *context, int64_t index, void *scratch) {
 int FOR_ISA(gemm)(const struct gemm_args *a) {
     if (a->rows > LONGEST || a->columns > LONGEST) return TOO_LARGE;
     const int64_t panels = (a->columns + PANEL - 1) / PANEL;
-    int64_t block = MOST_ROWS;
-    /* Blocks of fewer rows, where threads would have no task or a task more than others. The sums of an element are the
-       same in every block. */
-    while (a->threads > 1 && block > LEAST_ROWS && (a->rows + block - 1) / block * panels < 4 * a->threads) block /= 2;
+    int64_t blocks = (a->rows + MOST_ROWS - 1) / MOST_ROWS;
+    /* More blocks, where threads would have no task or a task more than others. The sums of an element are the same in
+       every block. */
+    while (a->threads > 1 && blocks * LEAST_ROWS < a->rows && blocks * panels < 4 * a->threads) blocks *= 2;
+    const int64_t block = blocks ? (a->rows + blocks * TILE - 1) / (blocks * TILE) * TILE : TILE;
     const struct gemm_work work = {a, block};
     struct scratch layout = {0};
     scratch_add(&layout, DEPTH, PANEL);
