@@ -41,9 +41,11 @@ class MambaDecoder:
     """
 
     def __init__(self, blocks: Sequence[Block], norm: Norm, head: Weights) -> None:
+        if not blocks:
+            raise ValueError("a model without blocks")
         features, self._threads = head.columns, torch.get_num_threads()
         with torch.inference_mode(False):  # tensors made in inference mode could only be written to there
-            self._hidden, self._residual, self._normed = (torch.empty(features) for _ in range(3))
+            self._hidden, self._residual, self._normed = (torch.empty(features, dtype=torch.float32) for _ in range(3))
         self._states = [state for block in blocks for state in block.mixer.states()]
         self.tensors = [*(t for block in blocks for t in block.tensors()), *norm.tensors(), *head.tensors()]
         mixers = [block.mixer for block in blocks]
@@ -89,7 +91,7 @@ class MambaDecoder:
     def __call__(self, hidden: Tensor) -> Tensor:
         """The logits, (vocabulary,), for the embedding of one token: as many elements as the model has features."""
         self._hidden.copy_(hidden.reshape(self._hidden.shape))
-        logits = torch.empty(self._rows)
+        logits = torch.empty(self._rows, dtype=torch.float32)
         _lib.mamba_model_step(**self._fixed, logits=view(logits))
         _library.written(*self._states)
         return logits

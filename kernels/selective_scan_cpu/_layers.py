@@ -114,6 +114,8 @@ class MambaMixer(_Layer):
         self.out_proj.check("out_proj", place.features, inner)
         if self.dt_proj.packed is not None:
             raise TypeError("dt_proj has packed weights, expected a matrix")
+        if self.x_proj.bias is not None:
+            raise TypeError("x_proj has a bias, which Mamba does not add")
         _expect_all(
             {
                 "conv_weight": (self.conv_weight, (inner, 1, width)), "A": (self.A, (inner, dstate)),

@@ -51,9 +51,9 @@ def mamba_forward(
 ) -> Tensor | None:
     """Mamba's projections, convolution and scan, computed in float32; None for tensors that the kernel does not take.
 
-    The kernel takes float32 tensors on the CPU, contiguous parameters, and at most 2**18 steps
-    times channels; it takes no call that is traced or whose gradient is wanted. Nothing is written where the result
-    is None.
+    The kernel takes float32 tensors on the CPU, contiguous parameters, and at most 2**18 steps times channels. It takes
+    no call that is traced or whose gradient is wanted, no x_proj with a bias, and states of one direction alone.
+    Nothing is written where the result is None.
 
     Args:
         x: (batch, seqlen, d_model)
@@ -70,16 +70,24 @@ def mamba_forward(
     forward = directions[0] if directions else None
     if forward is None or x.dim() != 3 or forward.A_log.dim() != 2 or forward.dt_weight.dim() != 2:
         return None
+    if any(direction.x_proj.bias is not None for direction in directions):
+        return None
+    if len(directions) > 1 and (conv_state is not None or ssm_state is not None):
+        return None
     batch, seqlen, features = x.shape
     (inner, dstate), rank, width = forward.A_log.shape, forward.dt_weight.shape[1], forward.conv_weight.shape[-1]
-    if not 2 <= width <= 4 or not 1 <= batch * seqlen * inner <= _MOST:
+    if not 2 <= width <= 4 or rank < 1 or not 1 <= batch * seqlen * inner <= _MOST:
         return None
     x = x.contiguous()
     parts: list[_Part] = [("x", x, (batch, seqlen, features), _FLOATS)]
-    parts += _projection("in_", in_proj, 2 * inner, features)
-    parts += _projection("out_", out_proj, features, inner)
+    narrow = rank + 2 * dstate
+    projections = [(in_proj, 2 * inner, features), (out_proj, features, inner)]
+    projections += [(direction.x_proj, narrow, inner) for direction in directions]
+    if any((weights.rows, weights.columns) != (rows, columns) for weights, rows, columns in projections):
+        return None
+    parts += _projection("in_", in_proj) + _projection("out_", out_proj)
     for of, direction in zip(("", "back_"), directions, strict=False):
-        parts += _projection(f"{of}x_", direction.x_proj, rank + 2 * dstate, inner)
+        parts += _projection(f"{of}x_", direction.x_proj)
         parts += [
             (f"{of}conv_weight", direction.conv_weight, (inner, 1, width), _FLOATS),
             (f"{of}conv_bias", direction.conv_bias, (inner,), _FLOATS),
@@ -107,7 +115,8 @@ def mamba_forward(
     return out
 
 
-def _projection(of: str, projection: Weights, rows: int, columns: int) -> list[_Part]:
+def _projection(of: str, projection: Weights) -> list[_Part]:
+    rows, columns = projection.rows, projection.columns
     values, packed, bias = projection.values, projection.packed, projection.bias
     if packed is None:
         found: list[_Part] = [(f"{of}weight", values, (rows, columns), _FLOATS)]

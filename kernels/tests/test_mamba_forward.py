@@ -194,6 +194,13 @@ def refusals():
     yield "states that share memory", (x, *parts, 1.0, torch.zeros(2, 12, 1).expand(2, 12, 4))
     yield "a state of another shape", (x, *parts, 1.0, None, torch.zeros(2, 12, 5))
     yield "long", (torch.zeros(1, 30000, 8), *parts)
+    biased = kernels.Weights(11, 12, torch.randn(11, 12), None, torch.randn(11))
+    yield "an x_proj with a bias", (x, *without(parts, x_proj=biased))
+    yield "a rank of 0", (x, *without(parts, dt_weight=torch.randn(12, 0), x_proj=weights_of(torch.randn(8, 12))))
+    yield "states of two directions", (x, *parts[:2], [direction, direction], 1.0, None, torch.zeros(2, 12, 4))
+    of_packed, of_scales = packed_shapes(24, 8, 8)
+    packed = torch.zeros(of_packed, dtype=torch.int8)
+    yield "packed weights of 20 rows", (x, kernels.Weights(20, 8, torch.zeros(of_scales), packed), *parts[1:])
     yield "a subclass", (x.as_subclass(type("Other", (torch.Tensor,), {})), *parts)
 
 

@@ -151,6 +151,25 @@ def test_models(config, layer, bits, planned, monkeypatch):
     assert all(sequence.next(planned) for _ in range(3))
 
 
+@torch.no_grad()
+def test_another_default_dtype(planned, monkeypatch):
+    model = language()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        sequence = Sequence(model, monkeypatch)
+        assert sequence.next(planned)
+        torch.set_default_dtype(torch.float64)
+        assert sequence.next(planned)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
+def test_a_model_without_layers(planned, monkeypatch):
+    config = MambaConfig(d_model=64, n_layer=0, vocab_size=100)
+    assert not Sequence(MambaLMHeadModel(config).eval(), monkeypatch).next(planned)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_model_made_in_inference_mode(layer, planned, monkeypatch):
     """Its tensors have no version."""
@@ -215,6 +234,15 @@ def forward(module):
     module.forward = lambda *args, **kwargs: original(*args, **kwargs) * 2
 
 
+def step(module):
+    original = module.step
+    module.step = lambda x, *states: (2 * original(x, *states)[0], *original(x, *states)[1:])
+
+
+def bias(layer):
+    layer.bias = nn.Parameter(torch.randn(layer.weight.shape[0]))
+
+
 def set_data(parameter):
     parameter.data = torch.randn_like(parameter)
 
@@ -248,6 +276,7 @@ CHANGES = {
     "replaced block": (replaced_block, False),
     "forward of a layer": (of_mixer(".in_proj", forward), False),
     "forward of a mixer": (of_mixer("", forward), False),
+    "step of a mixer": (of_mixer("", step), False),
     "eps": (lambda model: setattr(model.backbone.layers[1].norm, "eps", 0.5), True),
     "eps of the last norm": (lambda model: setattr(model.backbone.norm_f, "eps", 0.5), True),
     "a block more": (
@@ -280,6 +309,7 @@ OF_LAYER = {
         **CHANGES,
         **CONVOLUTIONS,
         "hook of x_proj": (of_mixer(".x_proj", hook), False),
+        "bias of x_proj": (of_mixer(".x_proj", bias), False),
         "forward of dt_proj": (of_mixer(".dt_proj", forward), False),
     },
     "Mamba2": {

@@ -113,6 +113,31 @@ def test_layers_of_the_other_direction_are_called(calls):
     assert calls == []
 
 
+@pytest.mark.parametrize("options", KINDS[:2], ids=str)
+def test_a_bias_of_x_proj_is_added(calls, options):
+    mamba, x = made(**options), torch.randn(2, 9, 16)
+    name = "x_proj_b" if options else "x_proj"
+    layer = nn.Linear(32, 33)
+    setattr(mamba, name, layer)
+    with torch.no_grad():
+        found = mamba(x)
+        layer.bias.zero_()
+        unbiased = mamba(x)
+        setattr(mamba, name, nn.Linear(32, 33, bias=False))
+        getattr(mamba, name).weight.copy_(layer.weight)
+        assert_near(mamba(x), unbiased)
+    assert not torch.allclose(found, unbiased)
+
+
+def test_a_bias_of_x_proj_is_added_to_a_step(calls):
+    mamba, x = made(), torch.randn(1, 9, 16)
+    mamba.x_proj = nn.Linear(32, 33)
+    states = mamba.allocate_inference_cache(1, 9)
+    with torch.no_grad():
+        steps = [mamba.step(x[:, t : t + 1], *states)[0] for t in range(9)]
+        assert_near(torch.cat(steps, 1), mamba(x))
+
+
 def test_changed_weights_are_read_at_each_call():
     mamba, x = made(), torch.randn(1, 9, 16)
     with torch.no_grad():

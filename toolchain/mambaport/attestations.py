@@ -71,7 +71,6 @@ class Checker:
             ) from None
         logging.getLogger("sigstore").setLevel(logging.ERROR)  # no warning that keys are not refreshed
         self.repository = repository
-        self._offline = offline
         self._policy = policies.AllOf(
             [
                 policies.OIDCIssuerV2(_ISSUER),
@@ -131,7 +130,7 @@ class Checker:
 
     def _verify(self, attestation: Any, filename: str, sha256: str) -> None:
         file = self._library.Distribution(name=filename, digest=sha256)
-        attestation.verify(self._policy, file, offline=self._offline)
+        attestation.verify(self._policy, file, offline=True)  # with the keys that __init__ fetched
 
     @contextmanager
     def _reading(self, name: str, filename: str, sha256: str) -> Iterator[None]:

@@ -2,8 +2,8 @@
 
    A task computes a panel of `WIDE` vectors of columns for a block of rows. It copies the panel's weights, DEPTH of
    each row at a time, so that the columns of one step are adjacent, and multiplies all rows of its block with the copy,
-   which stays in the cache. The copy costs a few additions' time for each row of the block, so weights need no packed
-   form of their own, which would double their memory and grow old when they change. */
+   which stays in the cache. The copy costs a few additions' time for each row of the block, so no packed form of the
+   weights is kept, which would double their memory, and would be made again when the weights change. */
 #include "kernels.h"
 #include "parallel.h"
 #include "product_simd.h"

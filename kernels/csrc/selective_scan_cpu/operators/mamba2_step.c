@@ -30,7 +30,7 @@ static void step_sizes(const struct mamba2_step_args *a, const float *projected,
     for (int64_t h = 0; h < a->heads; h++) dt[h] = dt[h] < least ? least : dt[h] > most ? most : dt[h];
 }
 
-/* values = silu(gate) * values */
+/* out = silu(gate) * values */
 static void gate_mlp(int64_t n, float *gate, float *values, float *out) {
     const struct tensor gates = of_floats(gate), ours = of_floats(values), to = of_floats(out);
     for (int64_t i = 0; i < n; i += LANES) {

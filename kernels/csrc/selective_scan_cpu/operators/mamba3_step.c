@@ -139,7 +139,7 @@ static void mamba3_head_task(const void *context, int64_t head, void *scratch) {
     vec_store(lanes[0], vec_softplus(vec_load(lanes[0])));
     vec_store(lanes[1], vec_sigmoid(vec_load(lanes[1])));
     const float dt = lanes[0][0], mix = lanes[1][0];
-    const float A = lanes[0][1] > (float)a->A_floor ? lanes[0][1] : (float)a->A_floor;
+    const float A = lanes[0][1] < (float)a->A_floor ? (float)a->A_floor : lanes[0][1]; /* NaN stays NaN */
     vec_store(lanes[2], vec_exp(vec_set(-A * dt)));
     const float decay = lanes[2][0], earlier = decay * (1.0f - mix) * dt, same = mix * dt;
     turn_head(c, w, head, dt);

@@ -36,7 +36,8 @@ _KINDS = (
     Block, Mamba, Mamba2, Mamba3, GatedMLP, RMSNorm, RMSNormGated, nn.LayerNorm, nn.SiLU, nn.Linear, nn.Conv1d,
     nn.Embedding, QuantizedLinear, QuantizedEmbedding,
 )  # fmt: skip
-_METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in ("forward", "step") if hasattr(kind, name)]
+_REPLACEABLE = ("forward", "step")  # methods that an instance may have of its own
+_METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in _REPLACEABLE if hasattr(kind, name)]
 _PLAN = "_mambaport_plan"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _SETTINGS = (  # attributes that a plan copies
@@ -66,7 +67,7 @@ class _Plan:
         self.sized = [*hooks, *owners]
         self.sizes = list(map(len, self.sized))
         found = [(owner, name, value) for owner in owners for name, value in owner.items()]
-        found += [(owner, "forward", owner.get("forward")) for owner in dictionaries]
+        found += [(owner, name, owner.get(name)) for owner in dictionaries for name in _REPLACEABLE]
         found += [(owner, name, owner[name]) for owner in dictionaries for name in _SETTINGS if name in owner]
         self.owners, self.names, self.values = map(list, zip(*found))
         self.tensors = [value for value in self.values if isinstance(value, torch.Tensor)]
@@ -254,7 +255,9 @@ def _gated_norm(kernels, norm):
 
 
 def _changed(*modules):
-    return any("forward" in module.__dict__ or submodules._has_hooks(module) for module in modules)
+    return any(
+        any(name in module.__dict__ for name in _REPLACEABLE) or submodules._has_hooks(module) for module in modules
+    )
 
 
 def _tensor(tensor):

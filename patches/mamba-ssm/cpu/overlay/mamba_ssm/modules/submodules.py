@@ -72,6 +72,9 @@ def may_fuse_mamba(mixer, x):
     if x.shape[1] == 0 and not x.is_cuda:
         return False
     layers = [mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj]
+    projections = [layer for name, layer in mixer._modules.items() if name.startswith("x_proj")]
+    if not x.is_cuda and any(getattr(layer, "bias", None) is not None for layer in projections):
+        return False  # mamba_inner_fn takes no bias of x_proj
     if getattr(mixer, "bimamba_type", "none") in ("v2", "v3"):  # defined by the vision patch set
         names = [name for name in mixer._modules if name.endswith(("_b", "_s"))]
         layers += [getattr(mixer, name) for name in names]
@@ -110,7 +113,7 @@ def one_call_step(mixer, hidden_states, conv_state, ssm_state):
     layers = (mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
     if not are_plain(*layers) or mixer.activation not in ("silu", "swish"):
         return None
-    if getattr(mixer, "init_layer_scale", None) is not None:
+    if getattr(mixer, "init_layer_scale", None) is not None or getattr(mixer.x_proj, "bias", None) is not None:
         return None
     in_proj, conv, x_proj, dt_proj, out_proj = [layer._parameters for layer in layers]
     tensors = (
