@@ -67,24 +67,32 @@ def mamba_forward(
     Returns:
         (batch, seqlen, d_model), or None.
     """
-    forward = directions[0] if directions else None
-    if forward is None or x.dim() != 3 or forward.A_log.dim() != 2 or forward.dt_weight.dim() != 2:
+    if not directions or x.dim() != 3 or directions[0].A_log.dim() != 2 or directions[0].dt_weight.dim() != 2:
         return None
-    if any(direction.x_proj.bias is not None for direction in directions):
-        return None
-    if len(directions) > 1 and (conv_state is not None or ssm_state is not None):
-        return None
-    batch, seqlen, features = x.shape
-    (inner, dstate), rank, width = forward.A_log.shape, forward.dt_weight.shape[1], forward.conv_weight.shape[-1]
-    if not 2 <= width <= 4 or rank < 1 or not 1 <= batch * seqlen * inner <= _MOST:
+    (inner, dstate), rank = directions[0].A_log.shape, directions[0].dt_weight.shape[1]
+    (batch, seqlen, features), width = x.shape, directions[0].conv_weight.shape[-1]
+    states = [
+        (state, shape)
+        for state, shape in ((conv_state, (batch, inner, width)), (ssm_state, (batch, inner, dstate)))
+        if state is not None
+    ]
+    projections = [(in_proj, 2 * inner, features), (out_proj, features, inner)]
+    projections += [(direction.x_proj, rank + 2 * dstate, inner) for direction in directions]
+    if (
+        not 2 <= width <= 4
+        or rank < 1
+        or not 1 <= batch * seqlen * inner <= _MOST
+        or len(directions) > (1 if states else 2)
+        or any((weights.rows, weights.columns) != (rows, columns) for weights, rows, columns in projections)
+        or any(direction.x_proj.bias is not None for direction in directions)
+        or any(
+            not _library.readable(state) or state.shape != shape or _library.has_overlap(state)
+            for state, shape in states
+        )
+    ):
         return None
     x = x.contiguous()
     parts: list[_Part] = [("x", x, (batch, seqlen, features), _FLOATS)]
-    narrow = rank + 2 * dstate
-    projections = [(in_proj, 2 * inner, features), (out_proj, features, inner)]
-    projections += [(direction.x_proj, narrow, inner) for direction in directions]
-    if any((weights.rows, weights.columns) != (rows, columns) for weights, rows, columns in projections):
-        return None
     parts += _projection("in_", in_proj) + _projection("out_", out_proj)
     for of, direction in zip(("", "back_"), directions, strict=False):
         parts += _projection(f"{of}x_", direction.x_proj)
@@ -96,13 +104,8 @@ def mamba_forward(
             (f"{of}A_log", direction.A_log, (inner, dstate), _FLOATS),
             (f"{of}D", direction.D, (inner,), _FLOATS),
         ]
-    fields, states = _fields(parts), []
-    for state, shape in ((conv_state, (batch, inner, width)), (ssm_state, (batch, inner, dstate))):
-        if state is not None:
-            if not _library.readable(state) or state.shape != shape or _library.has_overlap(state):
-                return None
-            states.append(state)
-    if fields is None or not _library.is_plain_call(*states):
+    fields = _fields(parts)
+    if fields is None or not _library.is_plain_call(*[state for state, _ in states]):
         return None
     out = torch.empty_like(x)
     _lib.mamba_mixer_forward(
@@ -111,7 +114,7 @@ def mamba_forward(
         conv_state=view(conv_state), state=view(ssm_state), **fields,
     )  # fmt: skip
     if states:
-        _library.written(*states)
+        _library.written(*[state for state, _ in states])
     return out
 
 
