@@ -85,7 +85,7 @@ def make(seed, features, dim, dstate, rank, width, biases, both):
 
 
 def in_float64(x, in_proj, out_proj, directions, scale):
-    """Out, the last inputs of the convolution, and the state after the last step, step by step."""
+    """Out, the last inputs of the convolution, the state after the last step, and the size of what out adds up."""
 
     def wide(tensor):
         return 0 if tensor is None else tensor.double()
@@ -94,26 +94,30 @@ def in_float64(x, in_proj, out_proj, directions, scale):
     dim = out_proj.values.shape[1]
     xz = wide(x) @ wide(in_proj.values).T + wide(in_proj.bias)
     total, state = torch.zeros(batch, seqlen, dim, dtype=torch.double), None
+    size = torch.zeros(batch, seqlen, dim, dtype=torch.double)
     for number, d in enumerate(directions):
         rows = xz.flip(1) if number else xz
         width, dstate, rank = d.conv_weight.shape[-1], d.A_log.shape[1], d.dt_weight.shape[1]
         padded = torch.cat([torch.zeros(batch, width, dim, dtype=torch.double), rows[..., :dim]], 1)
-        h, outs = torch.zeros(batch, dim, dstate, dtype=torch.double), []
+        h, outs, sizes = torch.zeros(batch, dim, dstate, dtype=torch.double), [], []
         for t in range(seqlen):
             window = padded[:, t + 1 : t + 1 + width].transpose(1, 2)
             u = reference.silu((window * wide(d.conv_weight)[:, 0]).sum(-1) + wide(d.conv_bias))
             dt, B, C = (u @ wide(d.x_proj.values).T).split([rank, dstate, dstate], -1)
             delta = reference.softplus(dt @ wide(d.dt_weight).T + wide(d.dt_bias))[..., None]
             h = torch.exp(-delta * wide(d.A_log).exp()) * h + delta * B[:, None] * u[..., None]
-            outs.append(((h * C[:, None]).sum(-1) + wide(d.D) * u) * reference.silu(rows[:, t, dim:]))
-        out = torch.stack(outs, 1)
-        total += out.flip(1) if number else out
+            gate, skip = reference.silu(rows[:, t, dim:]), wide(d.D) * u
+            outs.append(((h * C[:, None]).sum(-1) + skip) * gate)
+            sizes.append(((h * C[:, None]).abs().sum(-1) + abs(skip)) * gate.abs())
+        for sums, steps in ((total, outs), (size, sizes)):
+            sums.add_(torch.stack(steps, 1).flip(1) if number else torch.stack(steps, 1))
         state = h if number == 0 else state
     padded = torch.cat([torch.zeros(batch, width, dim, dtype=torch.double), xz[..., :dim]], 1)
     return (
         scale * total @ wide(out_proj.values).T + wide(out_proj.bias),
         padded[:, -width:].transpose(1, 2),
         state,
+        size @ wide(out_proj.values).abs().T,
     )
 
 
@@ -142,9 +146,11 @@ def test_forward(batch, seqlen, features, dim, dstate, rank, width, biases, both
     finally:
         torch.set_num_threads(before)
     found = [out] if both else [out, *states]
-    for tensor, want in zip(found, in_float64(x, *parts, scale), strict=False):
-        # Against the size of what is added up: a single output may be the small difference of large terms.
-        assert (tensor.double() - want).abs().max().item() <= 1.6e-5 * max(1.0, want.abs().max().item())
+    *wanted, size = in_float64(x, *parts, scale)
+    # Against the size of what is added up: a single output may be the small difference of large terms.
+    sizes = [size.max().item(), *(want.abs().max().item() for want in wanted[1:])]
+    for tensor, want, most in zip(found, wanted, sizes, strict=False):
+        assert (tensor.double() - want).abs().max().item() <= 4e-6 * max(1.0, most)
 
 
 def test_states_of_another_layout_and_dtype():
