@@ -1,4 +1,4 @@
-/* For the steps of decoding: products of a layer's weights, and one step of a convolution. */
+/* For whole layers: products of a layer's weights, and one step of a convolution. */
 #pragma once
 
 #include "kernels.h"
@@ -11,17 +11,13 @@ struct weights {
     struct tensor values;
 };
 
-/* out = weights x + bias */
-HELPER int project(int64_t rows, int64_t columns, int64_t threads, struct weights weights, struct tensor x,
-                   struct tensor bias, struct tensor out) {
-    if (!weights.packed) {
-        const struct linear_args args = {rows, columns, threads, weights.values, x, bias, out};
-        return FOR_ISA(linear)(&args);
-    }
+/* out = x weights^T + bias, for packed weights and `tokens` rows of x */
+HELPER int project_packed(int64_t tokens, int64_t rows, int64_t columns, int64_t threads, struct weights weights,
+                          struct tensor x, struct tensor bias, struct tensor out) {
     const struct quantized_args args = {
         .rows = rows,
         .columns = columns,
-        .tokens = 1,
+        .tokens = tokens,
         .bits = weights.values.dtype == FLOAT32 ? 8 : 4,
         .threads = threads,
         .weight = weights.packed,
@@ -33,7 +29,16 @@ HELPER int project(int64_t rows, int64_t columns, int64_t threads, struct weight
     return CHOSEN_ISA(quantized, &args); /* it may be compiled for a better set than this file */
 }
 
-/* Four inputs of float32, as the loops below read them, at the distances of a state's elements. */
+/* out = weights x + bias, for one token */
+HELPER int project(int64_t rows, int64_t columns, int64_t threads, struct weights weights, struct tensor x,
+                   struct tensor bias, struct tensor out) {
+    if (weights.packed) return project_packed(1, rows, columns, threads, weights, x, bias, out);
+    const struct linear_args args = {rows, columns, threads, weights.values, x, bias, out};
+    return FOR_ISA(linear)(&args);
+}
+
+/* convolve_step without silu, for a width of four and float32: the last input of a channel is stride elements after the
+   one before. */
 INLINE void convolve_four(int64_t channels, const float *weight, const struct tensor *bias, float *state,
                           int64_t channel_stride, int64_t time_stride, const float *x, float *out) {
     for (int64_t c = 0; c < channels; c++) {

@@ -4,9 +4,7 @@
 #include <stdlib.h>
 
 #include "conv.h"
-#include "kernels.h"
-#include "parallel.h"
-#include "simd_math.h"
+#include "step_simd.h"
 
 // clang-format off
 #define MAMBA_FORWARD_PARTS(PART) \
@@ -32,36 +30,23 @@ struct direction {
 
 #define VALUE_OF_FIELD(kind, name) a->name,
 
-static int project(int64_t rows, int64_t columns, int64_t depth, int64_t threads, const struct tensor *weight,
-                   const int8_t *packed, const struct tensor *bias, const float *x, float *out) {
+/* out = x weights^T + bias, for all steps */
+static int project_steps(int64_t steps, int64_t columns, int64_t depth, int64_t threads, struct weights weights,
+                         struct tensor bias, const float *x, float *out) {
     const struct tensor from = {.data = (char *)(uintptr_t)x, .dtype = FLOAT32, .stride = {depth, 1}};
     const struct tensor to = {.data = (char *)out, .dtype = FLOAT32, .stride = {columns, 1}};
-    if (!packed) {
-        const struct gemm_args args = {
-            .rows = rows,
-            .columns = columns,
-            .depth = depth,
-            .threads = threads,
-            .x = from,
-            .weight = *weight,
-            .bias = *bias,
-            .out = to,
-        };
-        return FOR_ISA(gemm)(&args);
-    }
-    const struct quantized_args args = {
-        .rows = columns,
-        .columns = depth,
-        .tokens = rows,
-        .bits = weight->dtype == FLOAT32 ? 8 : 4,
+    if (weights.packed) return project_packed(steps, columns, depth, threads, weights, from, bias, to);
+    const struct gemm_args args = {
+        .rows = steps,
+        .columns = columns,
+        .depth = depth,
         .threads = threads,
-        .weight = packed,
-        .scales = *weight,
         .x = from,
-        .bias = *bias,
+        .weight = weights.values,
+        .bias = bias,
         .out = to,
     };
-    return CHOSEN_ISA(quantized, &args); /* it may be compiled for a better set than this file */
+    return FOR_ISA(gemm)(&args);
 }
 
 /* Values of all steps, as an axis of time that runs backward with `reverse`: (batch, head, head_dim, seqlen). */
@@ -110,8 +95,8 @@ static int run_direction(const struct mamba_forward_args *a, struct mamba_forwar
     };
     int failed = FOR_ISA(conv_forward)(&conv);
     if (!failed)
-        failed =
-            project(a->batch * seqlen, narrow, inner, a->threads, &d->x_weight, d->x_packed, &none, w->u, w->projected);
+        failed = project_steps(a->batch * seqlen, narrow, inner, a->threads, (struct weights){d->x_packed, d->x_weight},
+                               none, w->u, w->projected);
     if (failed) return failed;
     negative_exponentials((const float *)d->A_log.data, w->rates, inner * dstate);
     const struct scan_args scan = {
@@ -177,13 +162,13 @@ int FOR_ISA(mamba_forward)(const struct mamba_forward_args *a) {
     const int both = a->back_conv_weight.data != NULL;
     const struct direction forward = {MAMBA_DIRECTION_FIELDS(VALUE_OF_FIELD, )},
                            back = {MAMBA_DIRECTION_FIELDS(VALUE_OF_FIELD, back_)};
-    int failed = project(steps, 2 * inner, a->features, a->threads, &a->in_weight, a->in_packed, &a->in_bias,
-                         (const float *)a->x.data, w->xz);
+    int failed = project_steps(steps, 2 * inner, a->features, a->threads, (struct weights){a->in_packed, a->in_weight},
+                               a->in_bias, (const float *)a->x.data, w->xz);
     if (!failed) failed = run_direction(a, w, &forward, 0, 1, both ? 1.0 : a->scale);
     if (!failed && both) failed = run_direction(a, w, &back, 1, 0, a->scale);
     if (!failed)
-        failed = project(steps, a->features, inner, a->threads, &a->out_weight, a->out_packed, &a->out_bias, w->y,
-                         (float *)a->out.data);
+        failed = project_steps(steps, a->features, inner, a->threads, (struct weights){a->out_packed, a->out_weight},
+                               a->out_bias, w->y, (float *)a->out.data);
     if (!failed && a->conv_state.data) store_conv_state(a, w->xz);
     free(memory);
     return failed;
