@@ -1,13 +1,17 @@
 """The promise `py3-none` of a CPU wheel, on every CPython that this machine has: `make test-pythons` runs it.
 
-Usage: ``python tests/pythons.py [PYTHON...]``. Without arguments: each ``python3.N`` and ``python3.Nt`` from
-3.10 on that is on PATH or in pyenv, and, for root with mmdebstrap, those of Debian's suites. On each:
+Usage: ``python tests/pythons.py [PYTHON...]``, names on PATH or paths. Without arguments: each ``python3.N``
+and ``python3.Nt`` from 3.10 on that is on PATH or in pyenv, and, for root with mmdebstrap, those of Debian's
+suites. On each:
 
 - the wheels' tags are among the interpreter's tags, by the library with which pip and uv choose wheels;
 - every module of the wheels compiles;
 - the kernels are loaded by ctypes, and give the same bits on every instruction set of the processor.
 
 No torch is needed. Where an interpreter can import torch, `mambaport install` proves every component too.
+
+Exit codes: 2 for an argument that is no CPython from 3.10 on, 12 where none is found, 14 for a wheel that an
+interpreter does not take, 16 for kernels that do not run or give other bits.
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import packaging
 from packaging.utils import parse_wheel_filename
@@ -47,6 +52,37 @@ print(json.dumps({
     "kernels": json.loads(calls.stdout) if calls.returncode == 0 else None,
 }))
 """
+
+
+def refuse(code: int, text: str) -> NoReturn:
+    """Ends the program with a message."""
+    print(f"error    {text}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def named(words: list[str]) -> list[Path]:
+    """The interpreters that arguments name.
+
+    Raises:
+        SystemExit: a name is of no program, or of a program that is no CPython from 3.10 on.
+    """
+    found = []
+    for word in words:
+        program = shutil.which(word)
+        if program is None:
+            refuse(2, f"{word} is no program: name interpreters on PATH, or their paths")
+        path = Path(program).absolute()
+        question = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
+        try:
+            done = subprocess.run([path, "-c", question], check=False, capture_output=True, text=True)
+            answer = done.stdout.strip()[:200] if done.returncode == 0 else ""
+        except (OSError, UnicodeDecodeError):  # not a program of this processor; bytes that are no text
+            answer = ""
+        version = re.fullmatch(r"cpython (\d+) (\d+)", answer)
+        if version is None or (int(version[1]), int(version[2])) < (3, MINORS[0]):
+            refuse(2, f"{word} is no CPython from 3.{MINORS[0]} on: {answer or 'no answer of a Python'}")
+        found.append(path)
+    return found
 
 
 def local() -> Iterator[Path]:
@@ -89,7 +125,12 @@ def prepare(folder: Path) -> tuple[list[str], list[Path]]:
 
 
 def checked(words: list[str | Path], folder: str, tags: list[str]) -> dict[str, Any]:
-    """What one interpreter says."""
+    """What one interpreter says.
+
+    Raises:
+        SystemExit: the interpreter does not take the wheels, or the kernels do not run.
+    """
+    name = " ".join(map(str, words))
     library = {"PYTHONPATH": f"{folder}/library", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [*words, "-c", CHECK, folder, json.dumps(tags)],
@@ -98,12 +139,15 @@ def checked(words: list[str | Path], folder: str, tags: list[str]) -> dict[str, 
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{words}: {done.stderr}"
+    if done.returncode != 0:
+        refuse(16, f"{name} ends with {done.returncode}: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert found["implementation"] == "cpython"
-    assert found["tags"] == tags, f"{words}: {tags} are not tags of this interpreter"
-    assert found["compiled"], f"{words}: {done.stdout}"
-    assert found["kernels"], f"{words}: {done.stderr}"
+    if found["tags"] != tags:
+        refuse(14, f"{name} takes the tags {found['tags']}, and the wheels have {tags}")
+    if not found["compiled"]:
+        refuse(14, f"{name} does not compile every module of the wheels: {done.stdout}")
+    if not found["kernels"]:
+        refuse(16, f"{name} does not run the kernels: {done.stderr}")
     return found
 
 
@@ -113,18 +157,23 @@ def proven(python: Path) -> str:
         return "no torch here"
     words = [Path(sys.executable).with_name("mambaport"), "install", "-p", PROFILE, "--python", python]
     words += ["--wheelhouse", WORK / "wheelhouse", "--json", "--quiet"]
-    answer = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    done = subprocess.run(words, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        refuse(done.returncode, f"{python}: the wheels are not installed and proven; the reason is above")
+    answer = json.loads(done.stdout)
     proof = answer["verification"]
     return f"{len(proof['components'])} components proven, torch {proof['torch']}"
 
 
 def main() -> None:
     """Checks every interpreter; ends at the first failure."""
+    given = named(sys.argv[1:])
     shutil.rmtree(WORK, ignore_errors=True)
     tool = Path(sys.executable).with_name("mambaport")
-    subprocess.run([tool, "build", "-p", PROFILE, "-o", WORK / "wheelhouse", "--quiet"], check=True)
+    words = [tool, "build", "-p", PROFILE, "-o", WORK / "wheelhouse", "--quiet"]
+    if (code := subprocess.run(words, check=False).returncode) != 0:
+        raise SystemExit(code)
     tags, _ = prepare(WORK / "files")
-    given = [Path(word).absolute() for word in sys.argv[1:]]
     rows = [
         (str(path), checked([path], str(WORK / "files"), tags), proven(path))
         for path in dict.fromkeys(given or local())
@@ -135,15 +184,19 @@ def main() -> None:
                 root, words = made
                 prepare(root / "files")
                 rows.append((f"Debian {suite}", checked(words, "/files", tags), "no torch here"))
-    assert rows, "no CPython from 3.10 on was found: name some with PYTHONS"
+    if not rows:
+        refuse(12, "no CPython from 3.10 on was found: name some, such as PYTHONS=/opt/python/bin/python3")
     for place, found, proof in rows:
         threads = ", free-threaded" if found["free_threaded"] else ""
         print(f"python   {found['python']}{threads}  {place}: tag, modules, kernels; {proof}", flush=True)
     first = rows[0][1]["kernels"]
-    assert all(found["kernels"] == first for _, found, _ in rows), "the kernels' bits differ"
+    for place, found, _ in rows:
+        if found["kernels"] != first:
+            refuse(16, f"the kernels' bits on {place} are not those on {rows[0][0]}")
     had = {".".join(found["python"].split(".")[:2]) + "t" * found["free_threaded"] for _, found, _ in rows}
     missing = [name for name in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t") if name not in had]
     print(f"✓ {', '.join(tags[:1])} on {len(rows)} interpreters; not here: {', '.join(missing) or 'none'}")
 
 
-main()
+if __name__ == "__main__":
+    main()

