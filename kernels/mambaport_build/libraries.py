@@ -66,7 +66,7 @@ BORROWED: dict[str, dict[str, Sequence[str]]] = {
     "mambaport_onnx": {
         "causal_conv1d_cpu": ["conv"],
         "selective_scan_cpu": [
-            "linear", "mamba_step", "norm", "quantized", "scan_block", "scan_forward", "state_update",
+            "gemm", "linear", "mamba_step", "norm", "quantized", "scan_block", "scan_forward", "state_update",
         ],
     },
     "selective_scan_cpu": {"causal_conv1d_cpu": ["conv"]},  # for a whole mixer in one call

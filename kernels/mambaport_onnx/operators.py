@@ -269,11 +269,12 @@ OPERATORS: tuple[Operator, ...] = (
     ),
     Operator(
         "Linear",
-        "x weight^T + bias for few rows, as in decoding: each row of x reads the weights once, at the speed of memory.",
+        "x weight^T + bias. One row or two, as in decoding, read the weights once each, at the speed of memory; more "
+        "rows are one product.",
         (Value("x", "... columns"), Value("weight", "rows columns"), _optional("bias", "rows")),
         (),
         (Value("out", "... rows"),),
-        ("linear_step",),
+        ("linear_step", "linear_rows"),
     ),
 )
 

@@ -263,12 +263,61 @@ def test_norm(rest, dim, rms, optional, gate, group, seed):
         equal(run("Norm", x=x, weight=weight, bias=bias, residual=residual, eps=1e-5, rms=int(rms)), *want)
 
 
-@given(rest=st.sampled_from([(), (0,), (1,), (3, 2)]), rows=st.integers(1, 200), seed=SEEDS)
+@given(rest=st.sampled_from([(), (0,), (1,), (2,), (1, 2)]), rows=st.integers(1, 200), seed=SEEDS)
 def test_linear(rest, rows, seed):
     x, weight, bias = randn(seed, (*rest, 50), (rows, 50), (rows,))
     found = run("Linear", x=x, weight=weight, bias=bias)[0].reshape(-1, rows)
     for row, one in zip(found, x.reshape(-1, 50), strict=True):
         equal([row], selective_scan_cpu.linear(one, weight, bias))
+
+
+@given(
+    rest=st.sampled_from([(3,), (3, 2), (40,)]), rows=st.integers(1, 200), columns=st.sampled_from([0, 1, 50, 400]),
+    optional=st.booleans(), seed=SEEDS,
+)  # fmt: skip
+def test_linear_of_many_rows(rest, rows, columns, optional, seed):
+    x, weight, bias = randn(seed, (*rest, columns), (rows, columns), (rows,))
+    bias = bias if optional else None
+    found = run("Linear", x=x, weight=weight, bias=bias)[0]
+    want = torch.nn.functional.linear(*(None if t is None else t.double() for t in (x, weight, bias)))
+    np.testing.assert_allclose(found, want.numpy(), rtol=1e-5, atol=1e-5 * max(columns, 1) ** 0.5)
+
+
+ONE_STEP = [
+    ("CausalConv", {"silu": 1, "channels_last": 1, "x_offset": 5}, "final_states", "initial_states"),
+    ("ProjectedScan", {"delta_softplus": 1, "channels_last": 1, "z_offset": 24}, "last_state", "first_state"),
+    ("ChunkScan", {"dt_softplus": 1}, "final_states", "initial_states"),
+]
+
+
+@pytest.mark.parametrize(("name", "attributes", "after", "before"), ONE_STEP, ids=[case[0] for case in ONE_STEP])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_steps_one_by_one_are_the_whole_sequence(name, attributes, after, before, batch):
+    """A single step with a state before and a state after has a way of its own through the kernels."""
+    steps, shapes = 6, {
+        "CausalConv": {"x": (32,), "weight": (24, 4), "bias": (24,), before: (batch, 24, 3)},
+        "ProjectedScan": {
+            "u": (24,), "projected": (5 + 2 * 16,), "delta_weight": (24, 5), "A": (24, 16), "D": (24,), "z": (48,),
+            "delta_bias": (24,), before: (batch, 24, 16),
+        },
+        "ChunkScan": {
+            "x": (4, 20), "dt": (4,), "A": (4,), "B": (2, 16), "C": (2, 16), "D": (4,), "z": (4, 20), "dt_bias": (4,),
+            before: (batch, 4, 20, 16),
+        },
+    }[name]  # fmt: skip
+    over_time = {"x", "u", "projected", "z", "dt", "B", "C"}
+    shapes = {key: (batch, steps, *shape) if key in over_time else shape for key, shape in shapes.items()}
+    values = dict(zip(shapes, randn(batch, *shapes.values()), strict=True))
+    if "A" in values:
+        values["A"] = -values["A"].abs()
+    whole, last_state = run(name, **values, **attributes)
+    outs, state = [], values[before]
+    for i in range(steps):
+        one = {key: value[:, i : i + 1] if key in over_time else value for key, value in values.items()}
+        out, state = run(name, **{**one, before: state}, **attributes)
+        outs.append(out)
+    np.testing.assert_allclose(np.concatenate(outs, 1), whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state, last_state, rtol=1e-5, atol=1e-5)
 
 
 def test_one_session_takes_every_length_with_any_number_of_threads():

@@ -84,6 +84,10 @@ def test_one_file_reads_a_prompt_and_decodes(model, form, tmp_path, monkeypatch)
     assert {item["length"] for item in result["compared"]} == {1, 5, 100}
     assert {item["measure"] for item in result["times"]} == {"prefill", "decode"}
     assert sorted(item.name for item in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    names = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+    projections = 4 if model == "mamba-130m" else 3
+    assert names.count("Linear") == (projections if form == "fused" else 0)
+    assert ("MatMul" in names) == (form == "standard")
     check_bench(path, result)
     path.with_name("model.onnx.data").unlink()
     with pytest.raises(Refusal, match=r"weights of .* are not beside it"):
@@ -107,7 +111,10 @@ def check_bench(path, exported):
         addresses.append([value.data_ptr() for value in decoder.bindings[1].get_outputs()[1:]])
     assert addresses[0] == addresses[2]
     assert addresses[1] == addresses[3]
-    assert not set(addresses[0]) & set(addresses[1])
+    if exported["form"] == "fused":
+        assert addresses[0] == addresses[1]
+    else:
+        assert not set(addresses[0]) & set(addresses[1])
 
 
 def test_bench_wants_a_file_of_export(tmp_path):

@@ -24,6 +24,24 @@ int causal_conv(struct call *call) {
     const struct timeline x = timeline_of(in[X].data, in[X].length[last ? 2 : 1], seqlen,
                                           call_attribute(call, "x_offset"), last, reverse),
                           out = timeline_of(call->output[0], dim, seqlen, 0.0, last, reverse);
+    if (seqlen == 1 && in[INITIAL_STATES].data && call->output[1] && !in[SEQ_IDX].data) {
+        call_keep(call->output[1], &in[INITIAL_STATES]);
+        const struct conv_update_args step = {
+            .batch = batch,
+            .dim = dim,
+            .seqlen = 1,
+            .width = width,
+            .silu = call_attribute(call, "silu") != 0.0,
+            .threads = worker_count(),
+            .state_len = width - 1,
+            .x = VIEW(x.data, x.batch, x.channel, 1),
+            .out = VIEW(out.data, out.batch, out.channel, 1),
+            .weight = VIEW(in[WEIGHT].data, width, 1),
+            .bias = VIEW(in[BIAS].data, 1),
+            .state = VIEW(call->output[1], dim * (width - 1), width - 1, 1),
+        };
+        return CHOSEN_ISA(conv_update, &step);
+    }
     const struct conv_args args = {
         .batch = batch,
         .dim = dim,

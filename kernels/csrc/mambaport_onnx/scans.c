@@ -1,5 +1,6 @@
 /* SelectiveScan, ProjectedScan and ChunkScan. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "kernels.h"
 #include "views.h"
@@ -85,6 +86,56 @@ int selective_scan(struct call *call) {
     return CHOSEN_ISA(scan_forward, &args);
 }
 
+/* A scan of one step, by the kernel of a step. The scan has a first and a last state, and neither `onto` nor a scale.
+   delta: (batch, head, head_dim) */
+static int one_step(struct call *call, const struct scan_args *scan, int first_state, struct tensor delta) {
+    call_keep(call->output[1], &call->input[first_state]);
+    const struct state_update_args args = {
+        .batch = scan->batch,
+        .heads = scan->heads,
+        .head_dim = scan->head_dim,
+        .dstate = scan->dstate,
+        .groups = scan->groups,
+        .dt_softplus = scan->delta_softplus,
+        .threads = scan->threads,
+        .state = scan->last_state,
+        .x = scan->u,
+        .dt = delta,
+        .z = scan->z,
+        .out = scan->out,
+        .A = scan->A,
+        .B = scan->B,
+        .C = scan->C,
+        .D = scan->D,
+        .dt_bias = scan->delta_bias,
+    };
+    return CHOSEN_ISA(state_update, &args);
+}
+
+/* one_step of a projected scan, after the product of delta's weights. */
+static int one_projected_step(struct call *call, const struct scan_args *scan, int first_state) {
+    const int64_t dim = scan->head_dim;
+    size_t count;
+    if (__builtin_mul_overflow((size_t)scan->batch * sizeof(float), (size_t)dim, &count)) return TOO_LARGE;
+    float *const delta = malloc(count + 1); /* never of size 0, for which malloc may return NULL */
+    if (!delta) return NO_MEMORY;
+    int failed = 0;
+    for (int64_t row = 0; row < scan->batch && !failed; row++) {
+        const struct linear_args args = {
+            .rows = dim,
+            .columns = scan->rank,
+            .threads = scan->threads,
+            .weight = VIEW(scan->delta_weight.data, scan->rank, 1),
+            .x = VIEW((float *)scan->delta.data + row * scan->delta.stride[0], 1),
+            .out = VIEW(delta + row * dim, 1),
+        };
+        failed = CHOSEN_ISA(linear, &args);
+    }
+    if (!failed) failed = one_step(call, scan, first_state, VIEW(delta, dim, 0, 1));
+    free(delta);
+    return failed;
+}
+
 int projected_scan(struct call *call) {
     enum { U, PROJECTED, DELTA_WEIGHT, RATES, D, Z, DELTA_BIAS, ONTO, FIRST_STATE };
     const struct input *const in = call->input;
@@ -101,6 +152,8 @@ int projected_scan(struct call *call) {
     args.C.data += (rank + dstate) * row;
     args.rank = rank;
     args.delta_weight = VIEW(in[DELTA_WEIGHT].data, args.head_dim * rank, rank, 1);
+    if (args.seqlen == 1 && in[FIRST_STATE].data && call->output[1] && !in[ONTO].data && args.scale == 1.0)
+        return one_projected_step(call, &args, FIRST_STATE);
     return CHOSEN_ISA(scan_forward, &args);
 }
 
@@ -143,6 +196,10 @@ int chunk_scan(struct call *call) {
         .seq_idx = in[SEQ_IDX].data,
         .scale = 1.0,
     };
+    /* The kernel of a step knows no bounds; softplus gives positive numbers. */
+    const int bounded = !args.delta_softplus || args.delta_min > 0.0 || args.delta_max < INFINITY;
+    if (seqlen == 1 && in[INITIAL_STATES].data && call->output[1] && !in[SEQ_IDX].data && !bounded)
+        return one_step(call, &args, INITIAL_STATES, args.delta);
     return CHOSEN_ISA(scan_forward, &args);
 #undef OVER_TIME
 #undef PROJECTION

@@ -122,11 +122,25 @@ static int64_t rest_rows(const struct call *call) {
     return rows;
 }
 
+/* Up to FEW_ROWS rows, each row reads the weights; for more, one product reads the weights once. */
 int linear_rows(struct call *call) {
-    enum { X, WEIGHT, BIAS };
+    enum { X, WEIGHT, BIAS, FEW_ROWS = 2 };
     const struct input *const in = call->input;
     const int64_t columns = call_length(call, "columns"), rows = call_length(call, "rows"), count = rest_rows(call);
     if (call_outputs(call)) return FAILED;
+    if (count > FEW_ROWS) {
+        const struct gemm_args args = {
+            .rows = count,
+            .columns = rows,
+            .depth = columns,
+            .threads = worker_count(),
+            .x = VIEW(in[X].data, columns, 1),
+            .weight = VIEW(in[WEIGHT].data, columns, 1),
+            .bias = VIEW(in[BIAS].data, 1),
+            .out = VIEW(call->output[0], rows, 1),
+        };
+        return CHOSEN_ISA(gemm, &args);
+    }
     int failed = 0;
     for (int64_t row = 0; row < count && !failed; row++) {
         const struct linear_args args = {

@@ -416,6 +416,41 @@ int FOR_ISA(conv_backward)(const struct conv_back_args *b) {
     return parallel_run(backward_task, b, tiles, sizeof(struct backward_scratch), b->conv.threads);
 }
 
+/* Whether there is one step, and the taps and the width - 1 inputs of each channel are adjacent floats. */
+static int is_plain_step(const struct conv_update_args *a) {
+    return a->seqlen == 1 && !a->cache_seqlens && a->state_len == a->width - 1 && a->x.dtype == FLOAT32 &&
+           a->state.dtype == FLOAT32 && a->weight.dtype == FLOAT32 && a->state.stride[2] == 1 &&
+           a->weight.stride[1] == 1 && (!a->bias.data || a->bias.dtype == FLOAT32);
+}
+
+/* One step of LANES channels, whose inputs and taps are read channel by channel. */
+INLINE void update_plain(const struct conv_update_args *a, struct channels c, int64_t entry, const int width,
+                         const int silu) {
+#define FIRST(tensor, at, axis) ((float *)(a->tensor.data) + (at) + c.first * a->tensor.stride[axis])
+    float window[MAX_WIDTH * LANES] = {0}, weight[MAX_WIDTH * LANES] = {0}, biases[LANES] = {0};
+    float *state = FIRST(state, entry * a->state.stride[0], 1);
+    const float *from = FIRST(weight, 0, 0), *x = FIRST(x, c.batch * a->x.stride[0], 1);
+    const float *bias = a->bias.data ? FIRST(bias, 0, 0) : NULL;
+    for (int64_t i = 0; i < c.count; i++) {
+        if (bias) biases[i] = bias[i * a->bias.stride[0]];
+        UNROLL
+        for (int w = 0; w < width; w++) {
+            const float input = w < width - 1 ? state[w] : *x;
+            window[w * LANES + i] = input;
+            weight[w * LANES + i] = from[w];
+            if (w > 0) state[w - 1] = input;
+        }
+        state += a->state.stride[1], from += a->weight.stride[0], x += a->x.stride[1];
+    }
+    struct taps taps = {.bias = vec_load(biases)};
+    UNROLL
+    for (int w = 0; w < width; w++) taps.weight[w] = vec_load(weight + w * LANES);
+    const vec sum = convolve(&taps, window, width);
+    store_part(&a->out, c.batch * a->out.stride[0] + c.first * a->out.stride[1], a->out.stride[1], c.count,
+               silu ? vec_silu(sum) : sum);
+#undef FIRST
+}
+
 static void update_task(const void *context, int64_t index, void *scratch) {
     const struct conv_update_args *a = context;
     const int64_t tiles = (a->dim + LANES - 1) / LANES, before = a->width - 1, length = a->state_len;
@@ -425,6 +460,12 @@ static void update_task(const void *context, int64_t index, void *scratch) {
     if (entry < 0) {
         memset(out, 0, (size_t)(a->seqlen * LANES) * sizeof *out);
         store_steps(out, &a->out, c, 0, a->seqlen);
+        return;
+    }
+    if (is_plain_step(a)) {
+#define CALL(width, silu) update_plain(a, c, entry, width, silu)
+        FOR_EACH_KIND(a->width, a->silu)
+#undef CALL
         return;
     }
     const struct taps taps = load_taps(&a->weight, &a->bias, c, a->width);

@@ -69,10 +69,31 @@ INLINE void gemm_rows(const struct gemm_args *a, const float *x, const float *b,
         gemm_tile(x, x_row, b, c, c_row, depth, bias, more, columns, 1, vectors);
 }
 
+/* Copies LANES steps of LANES columns. */
+INLINE void copy_square(const struct tensor *weight, int64_t at, float *b, int64_t b_row, const int64_t dtype) {
+    const int64_t size = dtype == FLOAT32 ? 4 : 2;
+    vec square[LANES];
+    UNROLL
+    for (int i = 0; i < LANES; i++) square[i] = vec_load_as(weight->data + (at + i * weight->stride[0]) * size, dtype);
+    vec_transpose(square);
+    UNROLL
+    for (int i = 0; i < LANES; i++) vec_store(b + i * b_row, square[i]);
+}
+
 /* Copies `depth` steps of a panel's weights; columns that do not exist are zero. */
 static void copy_panel(const struct gemm_args *a, int64_t column, int64_t first, int64_t depth, int vectors, float *b) {
     for (int j = 0; j < vectors; j++) {
-        for (int64_t k = 0; k < depth; k += LANES) {
+        const int64_t corner = (column + j * LANES) * a->weight.stride[0] + first;
+        int64_t k = 0;
+        if (column + (j + 1) * LANES <= a->columns)
+            for (; k + LANES <= depth; k += LANES) {
+                float *const to = b + (k * vectors + j) * LANES;
+                if (a->weight.dtype == FLOAT32) copy_square(&a->weight, corner + k, to, vectors * LANES, FLOAT32);
+                else if (a->weight.dtype == BFLOAT16)
+                    copy_square(&a->weight, corner + k, to, vectors * LANES, BFLOAT16);
+                else copy_square(&a->weight, corner + k, to, vectors * LANES, FLOAT16);
+            }
+        for (; k < depth; k += LANES) {
             vec square[LANES];
             for (int i = 0; i < LANES; i++) {
                 const int64_t row = column + j * LANES + i, at = row * a->weight.stride[0] + first + k;

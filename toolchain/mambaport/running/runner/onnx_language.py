@@ -1,6 +1,7 @@
 """A language model in a file of `mambaport export`: tokens and states in, logits and states out. No torch."""
 
 import numpy as np
+from onnx_session import properties
 
 
 def zeros(session, batch):
@@ -12,7 +13,8 @@ def zeros(session, batch):
 class Decoder:
     """One token after another, without a copy of a state.
 
-    Each state has two buffers, which take turns as the input and as the output of a step.
+    In the fused form each state has one buffer, which is the input and the output of a step. In the standard
+    form each state has two, which take turns.
 
     Args:
         tokens: (batch, 1), int64
@@ -25,6 +27,9 @@ class Decoder:
         self.session = session
         self.token = ort.OrtValue.ortvalue_from_numpy(tokens)
         now = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in states.items()}
+        if properties(session).get("form") == "fused":
+            self.bindings = [self._binding(now, now)] * 2
+            return
         later = {
             name: ort.OrtValue.ortvalue_from_numpy(np.empty_like(value)) for name, value in states.items()
         }

@@ -66,7 +66,7 @@ class LanguageWork:
         if request.get("checkpoint"):
             load_language(self.model, request)
 
-        self.exported = Stateful(language.build(self.shape, "cpu"))
+        self.exported = Stateful(language.build(self.shape, "cpu"), request["int8"])
         for block, source in zip(
             self.exported.model.backbone.layers, self.model.backbone.layers, strict=True
         ):
@@ -74,7 +74,7 @@ class LanguageWork:
             block.norm = source.norm
         self.exported.model.backbone.norm_f = self.model.backbone.norm_f
         self.exported.model.backbone.embedding = self.model.backbone.embedding
-        self.exported.model.lm_head = self.model.lm_head
+        self.exported.model.lm_head.layer = self.model.lm_head
         states = self.exported.first_states(2)
         self.arguments = (self.tokens(2, EXAMPLE_LENGTH), *states)
         inputs = [f"{kind}_state.{i}" for i in range(self.shape.depth) for kind in ("conv", "scan")]

@@ -1,7 +1,7 @@
 """A language model with its states as inputs and outputs: one graph reads a prompt, and decodes."""
 
 import torch
-from causal_conv1d import causal_conv1d_fn
+import torch.nn.functional as F
 from mamba_ssm.ops import exporting
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from torch import nn
@@ -12,16 +12,19 @@ class Stateful(nn.Module):
 
     tokens: (batch, length), int64; states: for each block the last width - 1 inputs of its convolution,
     (batch, channels, width - 1), and the state of its scan; zeros before the first token
+    int8: the projections are matrix products of ONNX, whose weights ONNX Runtime's quantizer makes int8
 
     Returns the logits of the last token, (batch, vocabulary), and the states after that token.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, int8=False):
         super().__init__()
         self.model = model
+        project = F.linear if int8 else exporting.linear
         for block in model.backbone.layers:
             kind = Mixer2 if hasattr(block.mixer, "headdim") else Mixer1
-            block.mixer = kind(block.mixer)
+            block.mixer = kind(block.mixer, project)
+        model.lm_head = Projection(model.lm_head, project)
 
     def forward(self, tokens, *states):
         blocks = self.model.backbone.layers
@@ -37,18 +40,29 @@ class Stateful(nn.Module):
         ]
 
 
+class Projection(nn.Module):
+    """A linear layer, computed by the function `project`."""
+
+    def __init__(self, layer, project):
+        super().__init__()
+        self.layer, self.project = layer, project
+
+    def forward(self, x):
+        return self.project(x, self.layer.weight, self.layer.bias)
+
+
 class Mixer1(nn.Module):
     """Mamba-1 from its states to its next states."""
 
-    def __init__(self, mixer):
+    def __init__(self, mixer, project):
         super().__init__()
-        self.mixer, self.states = mixer, None
+        self.mixer, self.states, self.project = mixer, None, project
         self.shapes = ((mixer.d_inner, mixer.d_conv - 1), (mixer.d_inner, mixer.d_state))
 
     def forward(self, hidden, inference_params=None):
         m = self.mixer
         out, *self.states = exporting.inner(
-            m.in_proj(hidden),
+            self.project(hidden, m.in_proj.weight, m.in_proj.bias),
             m.conv1d.weight.squeeze(1),
             m.conv1d.bias,
             m.x_proj.weight,
@@ -58,31 +72,28 @@ class Mixer1(nn.Module):
             m.dt_proj.bias.float(),
             conv_state=self.states[0],
             ssm_state=self.states[1],
+            project=self.project,
         )
-        return m.out_proj(out)
+        return self.project(out, m.out_proj.weight, m.out_proj.bias)
 
 
 class Mixer2(nn.Module):
     """Mamba-2 from its states to its next states."""
 
-    def __init__(self, mixer):
+    def __init__(self, mixer, project):
         super().__init__()
-        self.mixer, self.states = mixer, None
+        self.mixer, self.states, self.project = mixer, None, project
         channels = mixer.d_ssm + 2 * mixer.ngroups * mixer.d_state
         self.shapes = ((channels, mixer.d_conv - 1), (mixer.nheads, mixer.headdim, mixer.d_state))
 
     def forward(self, hidden, inference_params=None):
         m, (conv_state, scan_state) = self.mixer, self.states
-        z, xBC, dt = m.in_proj(hidden).split([m.d_ssm, self.shapes[0][0], m.nheads], dim=-1)
-        xBC, conv_state = causal_conv1d_fn(
-            xBC.transpose(1, 2),
-            m.conv1d.weight.squeeze(1),
-            m.conv1d.bias,
-            initial_states=conv_state,
-            return_final_states=True,
-            activation=m.activation,
+        projected = self.project(hidden, m.in_proj.weight, m.in_proj.bias)
+        z, dt = projected[..., : m.d_ssm], projected[..., -m.nheads :]
+        xBC, conv_state = exporting.convolve(
+            projected, m.d_ssm, m.conv1d.weight.squeeze(1), m.conv1d.bias, conv_state
         )
-        x, B, C = xBC.transpose(1, 2).split([m.d_ssm, m.ngroups * m.d_state, m.ngroups * m.d_state], dim=-1)
+        x, B, C = xBC.split([m.d_ssm, m.ngroups * m.d_state, m.ngroups * m.d_state], dim=-1)
         y, scan_state = mamba_chunk_scan_combined(
             x.unflatten(-1, (m.nheads, m.headdim)),
             dt,
@@ -97,7 +108,7 @@ class Mixer2(nn.Module):
             return_final_states=True,
         )
         self.states = (conv_state, scan_state)
-        return m.out_proj(m.norm(y.flatten(2), z))
+        return self.project(m.norm(y.flatten(2), z), m.out_proj.weight, m.out_proj.bias)
 
 
 def decoded(model, first_tokens, next_tokens):

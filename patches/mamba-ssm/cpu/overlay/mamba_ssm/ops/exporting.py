@@ -30,9 +30,37 @@ def form():
     return word
 
 
+def linear(x, weight, bias=None):
+    """F.linear, in the fused form as an operator that reads the weights at memory's speed where x has one row or two.
+
+    x: (..., in_features); weight: (out_features, in_features); bias: (out_features,)
+    """
+    if form() != "fused":
+        return F.linear(x, weight, bias)
+    return node("Linear", (x, weight, bias), [(*x.shape[:-1], weight.shape[0])], {})[0].to(x.dtype)
+
+
+def convolve(rows, first, weight, bias, state=None, reverse=False):
+    """The causal convolution with silu of adjacent features of rows, the first of which is number `first`.
+
+    rows: (batch, seqlen, features); weight: (dim, width); bias: (dim,); state: (batch, dim, width - 1)
+
+    Returns out: (batch, seqlen, dim), float32, and the next state, or None without a state.
+    """
+    (batch, seqlen, _), (dim, width) = rows.shape, weight.shape
+    if form() == "standard":
+        from .standard import convolve as standard_convolve
+
+        return standard_convolve(rows[..., first : first + dim], weight, bias, state, reverse)
+    shapes = [(batch, seqlen, dim), (batch, dim, width - 1)][: 1 + (state is not None)]
+    flags = {"silu": 1, "reverse": int(reverse), "channels_last": 1, "x_offset": first}
+    out, *next_state = node("CausalConv", (rows, weight, bias, state), shapes, flags)
+    return out, next_state[0] if next_state else None
+
+
 def inner(
     rows, conv_weight, conv_bias, x_proj_weight, delta_proj_weight, A, D=None, delta_bias=None, delta_softplus=True,
-    reverse=False, onto=None, scale=1.0, conv_state=None, ssm_state=None,
+    reverse=False, onto=None, scale=1.0, conv_state=None, ssm_state=None, project=F.linear,
 ):  # fmt: skip
     """Mamba-1 between its input and output projections, with the features of a step innermost.
 
@@ -40,6 +68,7 @@ def inner(
     conv_weight: (dim, width); x_proj_weight: (delta_rank + 2 * dstate, dim); delta_proj_weight: (dim, delta_rank)
     A: (dim, dstate), real; onto: (batch, seqlen, dim); the result is scale * (onto + out)
     conv_state: (batch, dim, width - 1), ssm_state: (batch, dim, dstate): both or neither
+    project: computes the projection by x_proj_weight in the fused form: F.linear, or `linear` for a model that decodes
 
     Returns out: (batch, seqlen, dim), or (out, conv_state, ssm_state) with the states after the last step.
     """
@@ -51,17 +80,15 @@ def inner(
             onto, scale, conv_state, ssm_state,
         )  # fmt: skip
     dtype, stateful = rows.dtype, ssm_state is not None
-    (batch, seqlen, _), (dim, dstate), width = rows.shape, A.shape, conv_weight.shape[1]
-    shapes = [(batch, seqlen, dim), (batch, dim, width - 1)][: 1 + stateful]
-    flags = {"silu": 1, "reverse": int(reverse), "channels_last": 1, "x_offset": 0}
-    u, *conv_state = node("CausalConv", (rows, conv_weight, conv_bias, conv_state), shapes, flags)
-    projected = F.linear(u.to(dtype), x_proj_weight)
+    (batch, seqlen, _), (dim, dstate) = rows.shape, A.shape
+    u, conv_state = convolve(rows, 0, conv_weight, conv_bias, conv_state, reverse)
+    projected = project(u.to(dtype), x_proj_weight)
     flags = {"delta_softplus": int(delta_softplus), "reverse": int(reverse), "scale": float(scale)}
     flags |= {"channels_last": 1, "z_offset": dim}
     inputs = (u, projected, delta_proj_weight, A, D, rows, delta_bias, onto, ssm_state)
     shapes = [(batch, seqlen, dim), (batch, dim, dstate)][: 1 + stateful]
     out, *ssm_state = node("ProjectedScan", inputs, shapes, flags)
-    return (out.to(dtype), *conv_state, *ssm_state) if stateful else out.to(dtype)
+    return (out.to(dtype), conv_state, *ssm_state) if stateful else out.to(dtype)
 
 
 def both_directions(rows, forward, backward, scale):
