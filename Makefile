@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-beside test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet test-pythons production signer coverage lint format docs picture bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet test-pythons production signer coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,18 +70,15 @@ test-compilers: $(TOOL)/.test $(NUMERIC)/.numeric ## test the kernels with each 
 test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests under ASan and UBSan, on each instruction set
 	$(NUMERIC)/bin/python kernels/tests/compilers.py --builder $(TOOL)/bin/python --sanitize --test $(COMPILERS)
 
-test: $(TOOL)/.test $(NUMERIC)/.numeric ## run all tests that this machine can run
-	@echo "test     the emulated tests beside the others; the output of a suite comes when the suite ends"
-	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going test-beside test-in-turn
-
 # More targets for CI, which need no environment with torch.
 BESIDE ?=
-test-beside:
-	$(MAKE) --keep-going test-target test-unit $(BESIDE)
+# The longest first; whichever of the two places is free takes the next.
+test: $(TOOL)/.test $(NUMERIC)/.numeric ## run all tests that this machine can run
+	@echo "test     two suites at a time; the output of a suite comes when the suite ends"
+	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going test-integration test-target test-in-turn $(BESIDE) test-unit
 
-# These share one environment. The suites beside them take about as long.
+# These change one environment. The suites beside them read its torch, and nothing of mambaport's wheels.
 test-in-turn:
-	$(MAKE) test-integration
 	$(MAKE) test-numeric
 	$(MAKE) test-line
 
@@ -96,6 +93,9 @@ test-target: $(TOOL)/.test ## test the wheels on emulated aarch64
 
 test-levels: $(TOOL)/.test ## test every component of rpi's wheels on emulated CPUs: Cortex-A72, A76, Neoverse N1, N2 (minutes)
 	MAMBAPORT_TEST_LEVELS=1 $(PYTEST) tests/target/test_levels.py
+
+# Beside another suite, waiting threads of OpenMP would spin on the core that the other suite needs.
+test-numeric test-line: export GOMP_SPINCOUNT ?= 1000
 
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wheels of LINE against float64 references
 	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
@@ -153,7 +153,7 @@ PYTHONS ?=
 test-pythons: $(TOOL)/.test ## test the CPU wheels' tag, modules and kernels on every CPython from 3.10 on that is found
 	$(TOOL)/bin/python tests/pythons.py $(PYTHONS)
 
-# The suites that coverage is measured over together. The emulated tests begin first, beside the others.
+# The suites that coverage is measured over together. The emulated tests begin first.
 SUITES ?= target unit integration
 coverage: $(TOOL)/.test $(NUMERIC)/.numeric ## measure which lines of mambaport the suites run, subprocesses too; SUITES=unit for one
 	@mkdir -p build/coverage && rm -f build/coverage/data*

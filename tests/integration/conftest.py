@@ -58,6 +58,14 @@ def board_wheels(shared: Path, board: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def jetson_trees(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the trees as the jetson profile patches them; no test writes into it."""
+    folder = tmp_path_factory.mktemp("jetson") / "trees"
+    mambaport(shared, "patch", "--profile", "jetson", "-o", folder).good()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def mirror(rpi: Any, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of archives in place of the index."""
     folder = tmp_path_factory.mktemp("mirror")

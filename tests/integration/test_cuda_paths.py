@@ -8,20 +8,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from real import mambaport
+from real import environment_with_torch
 
 pytestmark = pytest.mark.network
 SCRIPT = Path(__file__).parent / "cuda_paths.py"
 
 
-def test_last_states_and_gradients_are_right(shared: Path, tmp_path: Path) -> None:
-    python = os.environ.get("MAMBAPORT_TEST_TORCH", "")
-    if not Path(python).is_file():
-        pytest.skip("MAMBAPORT_TEST_TORCH names no interpreter with torch")
-    mambaport(shared, "patch", "--profile", "jetson", "-o", tmp_path / "trees").good()
+def test_last_states_and_gradients_are_right(jetson_trees: Path, tmp_path: Path) -> None:
+    python = environment_with_torch(tmp_path)
     done = subprocess.run(
         [python, SCRIPT],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}/trees/mamba-ssm:{tmp_path}/trees/causal-conv1d"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{jetson_trees}/mamba-ssm:{jetson_trees}/causal-conv1d",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
