@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -31,6 +29,9 @@ from mambaport.digests import file_sha256
 from mambaport.errors import AuditError, IndexFault
 from mambaport.indexes import read_sums
 from mambaport.indexing import read_site, write_site
+from mambaport.report import Report
+from mambaport.sources.client import download
+from mambaport.sources.index import index_settings
 
 FILE = "pypi_attestations-0.0.19.tar.gz"
 SHA256 = "9bb1add04b1b4e182be6b0b80931593f7a291eb49d69b4fd728a5d4cbcdc4bd3"
@@ -41,24 +42,13 @@ SIGNER = "trailofbits/pypi-attestations"
 @cache
 def real() -> bytes:
     """The attestation of FILE, from the source distribution of the installed pypi-attestations."""
-    wanted = f"pypi-attestations=={version('pypi-attestations')}"
+    name = f"pypi_attestations-{version('pypi-attestations')}.tar.gz"
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--dest",
-            folder,
-            wanted,
-        ]
-        subprocess.run([sys.executable, "-m", *command], check=True)
-        (archive,) = Path(folder).iterdir()
-        with tarfile.open(archive) as members:
-            (name,) = [name for name in members.getnames() if name.endswith(f"/{FILE}{ATTESTATION}")]
-            member = members.extractfile(name)
+        path = Path(folder, name)
+        download(index_settings(None, None), "pypi-attestations", name, path, 10_000_000, Report(quiet=True))
+        with tarfile.open(path) as members:
+            (inside,) = [item for item in members.getnames() if item.endswith(f"/{FILE}{ATTESTATION}")]
+            member = members.extractfile(inside)
             assert member is not None
             found = member.read()
     assert hashlib.sha256(found).hexdigest() == ATTESTATION_SHA256
@@ -93,10 +83,15 @@ def test_a_real_attestation_passes_and_its_provenance_is_that_of_the_pep(
     assert bundle["attestations"] == [json.loads(real())]
 
 
-def changed(change: Callable[[Any], object]) -> bytes:
-    data = json.loads(real())
-    change(data)
-    return json.dumps(data).encode()
+def changed(change: Callable[[Any], object]) -> Callable[[], bytes]:
+    """Makes an attestation of another content; the real one is fetched when a test runs."""
+
+    def make() -> bytes:
+        data = json.loads(real())
+        change(data)
+        return json.dumps(data).encode()
+
+    return make
 
 
 def test_a_wheel_with_another_digest_is_refused_by_name(checker: Checker, provenance: bytes) -> None:
@@ -124,12 +119,12 @@ def test_another_file_and_another_repository_are_refused(checker: Checker, prove
 
 
 @pytest.mark.parametrize(
-    "content",
+    "make",
     [
-        b"",
-        b"[]",
-        b"\xff",
-        b"[" * 100_000,
+        lambda: b"",
+        lambda: b"[]",
+        lambda: b"\xff",
+        lambda: b"[" * 100_000,
         changed(lambda data: data.update(version=2)),
         changed(lambda data: data["envelope"].update(signature="MEUCIQ==")),
         changed(lambda data: data["envelope"].update(statement="e30=")),
@@ -138,7 +133,8 @@ def test_another_file_and_another_repository_are_refused(checker: Checker, prove
     ],
     ids=["empty", "list", "bytes", "deep", "version", "signature", "statement", "certificate", "log entry"],
 )
-def test_a_changed_attestation_is_refused(checker: Checker, content: bytes) -> None:
+def test_a_changed_attestation_is_refused(checker: Checker, make: Callable[[], bytes]) -> None:
+    content = make()
     with pytest.raises(AuditError, match="does not attest"):
         checker.provenance(content, FILE, SHA256)
     bundle = b'{"version":1,"attestation_bundles":[{"publisher":{"kind":"GitHub","repository":"a/b",'
