@@ -35,8 +35,9 @@ static void work(int64_t vectors_of_steps) {
             for (int t = 0; t < STEPS; t++) {
                 const vec delta = vec_load(data[0] + t * LANES), input = vec_load(data[1] + t * LANES);
                 UNROLL for (int i = 0; i < 4; i++) {
-                    const vec pushed = input * vec_set(projections[0][t * STATES + n + i]);
-                    states[i] = vec_step(delta * rates[i], input, pushed, 0);
+                    vec rest;
+                    const vec power = vec_power(delta, rates[i], 0, &rest);
+                    states[i] = vec_step(power, rest, input, input, vec_set(projections[0][t * STATES + n + i]));
                     total = vec_fma(vec_set(projections[1][t * STATES + n + i]), states[i], total);
                 }
             }

@@ -144,6 +144,9 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
         f"-D_GLIBCXX_USE_CXX11_ABI={cuda.cxx11_abi}",
         *(f"-I{path}" for path in library.include_dirs),
     ]
+    host = ["-fPIC", "-fno-canonical-system-headers"]
+    # Of the options for the processor, the one that keeps LSE's instructions of libgcc out of the library.
+    host += [word for word in shlex.split(os.environ.get("CFLAGS", "")) if word == "-mno-outline-atomics"]
     outside = [word for path in headers for word in ("-isystem", path.as_posix())]
     cxx = shlex.split(cuda.cxx)
     if len(cxx) != 1:  # nvcc's -ccbin takes one program
@@ -155,11 +158,11 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
         made = objects / f"{source.stem}.o"
         if source.suffix == ".cu":
             nvcc = [(home / "bin" / "nvcc").as_posix(), "-ccbin", *cxx]
-            flags = [*common, "-Xcompiler", "-fPIC,-fno-canonical-system-headers", *library.nvcc_flags]
+            flags = [*common, "-Xcompiler", ",".join(host), *library.nvcc_flags]
             words = [*nvcc, *flags, *cuda.gencode, *_local_names(source, objects, cuda), *outside]
             units.append(Unit(source, made, _nvcc_command(words, source, made, library, config), library.memory_mib))
         else:
-            flags = [*common, "-fPIC", "-fno-canonical-system-headers", *library.cxx_flags]
+            flags = [*common, *host, *library.cxx_flags]
             units.append(Unit(source, made, (*_cached(cxx, folder, config), *flags, *outside), CXX_MIB))
     after = (
         *CUDA_LINK_FLAGS,

@@ -94,11 +94,12 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
     return vec_fma(power_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
 }
 
-INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
-    if (far) x = _mm256_max_ps(vec_set(-126.0f), x);
-    const vec magic = vec_set(0x1.8p20f), shifted = x + magic, r = x - (shifted - magic);
-    const vec kept = power_of_bits(_mm256_castps_si256(shifted)) * h;
-    return kept + vec_fma(power_slope(r) * r, kept, pushed);
+INLINE vec vec_power(vec delta, vec rate, const int far, vec *rest) {
+    if (far) delta = _mm256_max_ps(vec_set(-126.0f), delta * rate), rate = vec_set(1.0f);
+    const vec magic = vec_set(0x1.8p20f), shifted = vec_fma(delta, rate, magic);
+    const vec r = vec_fma(delta, rate, magic - shifted);
+    *rest = power_slope(r) * r;
+    return power_of_bits(_mm256_castps_si256(shifted));
 }
 
 INLINE vec vec_exp(vec x) {

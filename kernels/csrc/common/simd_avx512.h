@@ -85,18 +85,18 @@ INLINE __m512i table_for_sum(void) {
     return _mm512_sub_epi32(_mm512_castps_si512(TABLE_OF_POWERS), _mm512_slli_epi32(places, 19));
 }
 
-INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
+INLINE vec vec_power(vec delta, vec rate, const int far, vec *rest) {
     vec r, power;
-    if (far) power = split_power(x, &r);
+    if (far) power = split_power(delta * rate, &r);
     else {
         /* The integer part is added to the exponent bits. */
-        const vec magic = vec_set(0x1.8p19f), shifted = x + magic;
+        const vec magic = vec_set(0x1.8p19f), shifted = vec_fma(delta, rate, magic);
         const __m512i bits = _mm512_castps_si512(shifted), exponent = _mm512_slli_epi32(bits, 19);
-        r = x - (shifted - magic);
+        r = vec_fma(delta, rate, magic - shifted);
         power = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(bits, table_for_sum()), exponent));
     }
-    const vec kept = power * h;
-    return kept + vec_fma(power_slope(r) * r, kept, pushed);
+    *rest = power_slope(r) * r;
+    return power;
 }
 
 INLINE vec vec_exp(vec x) {

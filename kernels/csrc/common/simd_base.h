@@ -3,8 +3,8 @@
    For all simd_*.h: NaN stays NaN in every function. vec_fma rounds once, except in this file on a processor without
    that instruction. The error of vec_exp and vec_exp2_decay is at most 2 units in the last place.
 
-   vec_step returns 2^x h + pushed for -126 < x < 127, or with `far` for any x < 127. For 2^x near 1 the sum
-   h + (2^x - 1) h has more correct digits than the product 2^x h, so vec_step computes a sum. */
+   vec_power returns a power p and a rest q near 0 with p (1 + q) = 2^x and x = delta rate, for -126 < x < 127, or with
+   `far` for any x < 127. For 2^x near 1, p is 1, and p h + q (p h) has more correct digits than 2^x h. */
 #pragma once
 
 #if defined __aarch64__
@@ -101,11 +101,11 @@ INLINE void vec_store_half(uint16_t *p, vec v) {
 
 /* (2^r - 1) / r for |r| <= 1/2 */
 INLINE vec power_slope(vec r) {
-    vec p = vec_fma(vec_set(0x1.4308fap-13f), r, vec_set(0x1.5f07b4p-10f));
-    p = vec_fma(p, r, vec_set(0x1.3b2ba0p-7f));
-    p = vec_fma(p, r, vec_set(0x1.c6af6ep-5f));
-    p = vec_fma(p, r, vec_set(0x1.ebfbdep-3f));
-    return vec_fma(p, r, vec_set(0x1.62e430p-1f));
+    /* Three pairs of terms: FMLA overwrites its addend, so each coefficient that is added is copied first. */
+    const vec square = r * r, low = vec_fma(vec_set(0x1.ebfbdep-3f), r, vec_set(0x1.62e430p-1f));
+    const vec middle = vec_fma(vec_set(0x1.3b2ba0p-7f), r, vec_set(0x1.c6af6ep-5f));
+    const vec high = vec_fma(vec_set(0x1.4308fap-13f), r, vec_set(0x1.5f07b4p-10f));
+    return vec_fma(vec_fma(high, square, middle), square, low);
 }
 
 #if defined __ARM_FEATURE_SVE
@@ -119,26 +119,27 @@ __asm__(".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24
 #define FEXPA(out, in) __asm__(".inst 0x04a0b800 | number_of_%1 << 5 | number_of_%0" : "=w"(out) : "w"(in))
 #endif
 
-/* 2^x is the power returned times 2^r, with |r| <= 1/128; -127 < x < 127. FEXPA reads the power from a table: bits 5 to
-   0 of its operand are the number of 64ths, bits 13 to 6 the exponent with its bias. It fills SVE's registers, which
-   begin with a vec, whatever their length. */
-INLINE vec vec_power(vec x, vec *r) {
+/* x = delta rate; 2^x is the power returned times 2^r, with |r| <= 1/128; -127 < x < 127. FEXPA reads the power from a
+   table: bits 5 to 0 of its operand are the number of 64ths, bits 13 to 6 the exponent with its bias. It fills SVE's
+   registers, which begin with a vec, whatever their length. */
+INLINE vec split_power(vec delta, vec rate, vec *r) {
     /* The unit in the last place of `magic` is 1/64; the bias of 127 is in `magic`. */
-    const vec magic = vec_set(0x1.803f8p17f), shifted = x + magic;
+    const vec magic = vec_set(0x1.803f8p17f), shifted = vec_fma(delta, rate, magic);
     vec power;
     FEXPA(power, shifted);
-    *r = x - (shifted - magic);
+    *r = vec_fma(delta, rate, magic - shifted);
     return power;
 }
 /* (2^r - 1) / r for |r| <= 1/128 */
 INLINE vec step_slope(vec r) { return vec_fma(vec_set(0x1.ebfbe0p-3f), r, vec_set(0x1.62e430p-1f)); }
 #else
-/* 2^x is the power returned times 2^r, with |r| <= 1/2; -127 < x < 127. */
-INLINE vec vec_power(vec x, vec *r) {
-    /* The unit in the last place of `magic` is 1: the sum is rounded to an integer, which is in the low bits. */
-    const vec magic = vec_set(0x1.8p23f), shifted = x + magic;
-    *r = x - (shifted - magic);
-    return (vec)(((mask)shifted + 127) << 23);
+/* x = delta rate; 2^x is the power returned times 2^r, with |r| <= 1/2; -127 < x < 127. */
+INLINE vec split_power(vec delta, vec rate, vec *r) {
+    /* The unit in the last place of `magic` is 1: the sum is rounded to an integer, which is in the low bits. The bias
+       of the exponent, 127, is in `magic`. */
+    const vec magic = vec_set(0x1.8000fep23f), shifted = vec_fma(delta, rate, magic);
+    *r = vec_fma(delta, rate, magic - shifted);
+    return (vec)((mask)shifted << 23);
 }
 INLINE vec step_slope(vec r) { return power_slope(r); }
 #endif
@@ -147,16 +148,20 @@ INLINE vec step_slope(vec r) { return power_slope(r); }
    has more correct digits. */
 INLINE vec vec_exp2_decay(vec x, mask *slow) {
     vec r;
-    const vec power = vec_power(vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x), &r);
+    const vec power = split_power(vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x), vec_set(1.0f), &r);
     *slow = vec_greater(x, vec_set(-0.5f));
     return vec_fma(step_slope(r), r * power, power - vec_only(*slow, vec_set(1.0f)));
 }
 
-INLINE vec vec_step(vec x, vec h, vec pushed, const int far) {
-    if (far) x = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x);
+INLINE vec vec_power(vec delta, vec rate, const int far, vec *rest) {
+    if (far) {
+        const vec x = delta * rate;
+        delta = vec_choose(x < vec_set(-126.0f), vec_set(-126.0f), x), rate = vec_set(1.0f);
+    }
     vec r;
-    const vec kept = vec_power(x, &r) * h;
-    return kept + vec_fma(step_slope(r) * r, kept, pushed);
+    const vec power = split_power(delta, rate, &r);
+    *rest = step_slope(r) * r;
+    return power;
 }
 
 /* e^x for any x */
@@ -176,7 +181,8 @@ INLINE vec vec_exp(vec x) {
 
 /* e^-|x|, and 0 where |x| > 88.03, which is 127 ln 2. */
 INLINE vec vec_exp_minus_abs(vec x) {
-    const vec magic = vec_set(0x1.8p23f), log2e = vec_set(0x1.715476p+0f);
+    /* The bias of the exponent, 127, is in `magic`. */
+    const vec magic = vec_set(0x1.8000fep23f), log2e = vec_set(0x1.715476p+0f);
     const vec bounded = vec_max(vec_set(-0x1.601e68p+6f), (vec)((mask)x | (mask)vec_set(-0.0f))); /* NaN stays NaN */
     const vec shifted = vec_fma(bounded, log2e, magic), k = shifted - magic;
 #if defined __aarch64__
@@ -186,7 +192,7 @@ INLINE vec vec_exp_minus_abs(vec x) {
     const vec rest = k * vec_set(-0x1.7f7d1cp-20f) + (k * vec_set(-0x1.62e400p-1f) + bounded);
     const vec r = rest * log2e;
 #endif
-    const vec power = (vec)(((mask)shifted + 127) << 23);
+    const vec power = (vec)((mask)shifted << 23);
     return vec_fma(power_slope(r), r * power, power);
 }
 

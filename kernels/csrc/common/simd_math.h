@@ -4,26 +4,37 @@
 #include "kernel.h"
 #include "simd.h"
 
-/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); the logarithm as 2 artanh(s), s = e / (2 + e) at most 1/3. */
-INLINE vec vec_softplus(vec x) {
-    const vec e = vec_exp_minus_abs(x), s = e / (e + vec_set(2.0f)), q = s * s;
+/* A step of the scan: 2^x h + input B, for 2^x as vec_power returns it. */
+INLINE vec vec_step(vec power, vec rest, vec h, vec input, vec B) {
+    const vec kept = power * h;
+#if defined __FMA__ || defined __aarch64__
+    return vec_fma(input, B, vec_fma(rest, kept, kept));
+#else
+    return kept + (rest * kept + input * B); /* one sum of the size of h, because each is rounded */
+#endif
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + e) with e = e^-|x|; the logarithm as 2 artanh(s), s = e / (2 + e) at most 1/3. */
+INLINE vec vec_softplus_of(vec x, vec e) {
+    const vec s = e / (e + vec_set(2.0f)), q = s * s;
     vec p = vec_fma(vec_set(0x1.208bd0p-2f), q, vec_set(0x1.1e510ap-2f));
     p = vec_fma(p, q, vec_set(0x1.99dae6p-2f));
     p = vec_fma(p, q, vec_set(0x1.5554e0p-1f));
     p = vec_fma(p, q, vec_set(2.0f));
     return vec_fma(p, s, vec_max(vec_set(0.0f), x));
 }
+INLINE vec vec_softplus(vec x) { return vec_softplus_of(x, vec_exp_minus_abs(x)); }
 
 /* 1 / (1 + e^-x), computed from e^-|x|, which does not overflow. */
 INLINE vec vec_sigmoid(vec x) {
     const vec e = vec_exp_minus_abs(x), one = vec_set(1.0f);
     return vec_choose(vec_greater(vec_set(0.0f), x), e, one) / (e + one);
 }
-/* x / (1 + e^-x), computed from e^-|x| */
-INLINE vec vec_silu(vec x) {
-    const vec e = vec_exp_minus_abs(x);
+/* x / (1 + e^-x), computed from e = e^-|x| */
+INLINE vec vec_silu_of(vec x, vec e) {
     return vec_multiply_where(x, vec_greater(vec_set(0.0f), x), e) / (e + vec_set(1.0f));
 }
+INLINE vec vec_silu(vec x) { return vec_silu_of(x, vec_exp_minus_abs(x)); }
 
 INLINE vec vec_load_as(const char *p, int64_t dtype) {
     if (dtype == FLOAT32) return vec_load((const float *)p);

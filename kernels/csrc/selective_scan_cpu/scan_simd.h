@@ -16,10 +16,11 @@ enum { MAX_STEPS = 256, TASK_CHANNELS = 64, TASK_TILES = TASK_CHANNELS / LANES, 
 static const float LOG2_E = 0x1.715476p+0f, LN_2 = 0x1.62e430p-1f;
 
 /* All blocks of steps have about the same length, so that the last is not too short for vector loads. */
-INLINE int64_t steps_per_tile(int64_t seqlen) {
-    if (seqlen == 0) return 1;
-    const int64_t tiles = (seqlen + MAX_STEPS - 1) / MAX_STEPS;
-    return (seqlen + tiles - 1) / tiles;
+INLINE int64_t steps_per_tile(const struct scan_args *a) {
+    /* Where channels are adjacent in memory, each step of a tensor is in another page. */
+    const int64_t along = a->u.stride[3], most = along == 1 || along == -1 ? MAX_STEPS : MAX_STEPS / 4;
+    const int64_t tiles = (a->seqlen + most - 1) / most;
+    return tiles ? (a->seqlen + tiles - 1) / tiles : 1;
 }
 
 INLINE int64_t round_to_lanes(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -169,32 +170,77 @@ HELPER void project_delta(struct workspace *w, const float *weights, int64_t ran
     }
 }
 
+/* Rows of a tile that pass through an exponential together: the chain of one row leaves a processor's pipes idle. */
+enum { ROWS = 4 };
+
+/* What all rows of prepare() use. */
+struct preparation {
+    vec D, bias, lowest, highest;
+    int has_D, softplus, limited, positive;
+};
+
+/* Computes `count` rows: delta after bias and softplus, the input delta u, the output D u; and the bounds of delta. */
+INLINE void prepare_rows(float *deltas, float *inputs, float *outs, const int count, const struct preparation *p,
+                         vec *delta_high, vec *delta_low) {
+    vec delta[ROWS], e[ROWS];
+    UNROLL
+    for (int i = 0; i < count; i++) delta[i] = vec_load(deltas + i * LANES) + p->bias;
+    if (p->softplus) {
+        UNROLL
+        for (int i = 0; i < count; i++) e[i] = vec_exp_minus_abs(delta[i]);
+        UNROLL
+        for (int i = 0; i < count; i++) delta[i] = vec_softplus_of(delta[i], e[i]);
+    }
+    UNROLL
+    for (int i = 0; i < count; i++) {
+        const vec u = vec_load(inputs + i * LANES);
+        /* for NaN, max returns its second operand */
+        if (p->limited) delta[i] = vec_max(p->lowest, -vec_max(-p->highest, -delta[i]));
+        *delta_high = vec_max(*delta_high, delta[i]);
+        if (!p->positive) *delta_low = vec_max(*delta_low, -delta[i]);
+        vec_store(deltas + i * LANES, delta[i]);
+        vec_store(inputs + i * LANES, delta[i] * u);
+        vec out = vec_set(0.0f);
+        if (p->has_D) out = p->D * u; /* 0 u could be NaN */
+        vec_store(outs + i * LANES, out);
+    }
+}
+
+/* Multiplies `count` rows of the output by silu of rows of the gate. */
+INLINE void gate_rows(float *outs, const float *gates, const int count) {
+    vec z[ROWS], e[ROWS];
+    UNROLL
+    for (int i = 0; i < count; i++) z[i] = vec_load(gates + i * LANES);
+    UNROLL
+    for (int i = 0; i < count; i++) e[i] = vec_exp_minus_abs(z[i]);
+    UNROLL
+    for (int i = 0; i < count; i++) vec_store(outs + i * LANES, vec_load(outs + i * LANES) * vec_silu_of(z[i], e[i]));
+}
+
 /* Reads delta and u, and computes the loops' inputs from them: delta after bias and softplus, delta u, D u. */
 HELPER enum range prepare(const struct scan_args *a, struct workspace *w, struct channels c, int64_t first,
                           int64_t steps) {
-    const float *rates = slot_of(w->rates, c, a->dstate);
-    FOR_ISA(tile_load)(w->input, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
+    float *const deltas = w->delta, *const inputs = w->input, *const outs = w->out;
+    FOR_ISA(tile_load)(inputs, LANES, &a->u, offset_of(&a->u, c, first), shape_of(&a->u, c, steps));
     if (a->delta_weight.data) project_delta(w, slot_of(w->weights, c, a->rank), a->rank, steps);
-    else FOR_ISA(tile_load)(w->delta, LANES, &a->delta, offset_of(&a->delta, c, first), shape_of(&a->delta, c, steps));
-    const vec D = load_parameter(&a->D, c), bias = load_parameter(&a->delta_bias, c), zero = vec_set(0.0f);
-    const vec lowest = vec_set((float)a->delta_min), highest = vec_set((float)a->delta_max);
-    const int positive = a->delta_softplus && !(a->delta_max < 0.0);
-    const int limited = a->delta_min > -INFINITY || a->delta_max < INFINITY;
-    vec delta_high = zero, delta_low = zero;
-    for (int64_t t = 0; t < steps; t++) {
-        const vec u = vec_load(w->input + t * LANES);
-        vec delta = vec_load(w->delta + t * LANES) + bias;
-        if (a->delta_softplus) delta = vec_softplus(delta);
-        if (limited) delta = vec_max(lowest, -vec_max(-highest, -delta)); /* for NaN, max returns its second operand */
-        delta_high = vec_max(delta_high, delta);
-        if (!positive) delta_low = vec_max(delta_low, -delta);
-        vec_store(w->delta + t * LANES, delta);
-        vec_store(w->input + t * LANES, delta * u);
-        vec out = zero; /* 0 u could be NaN */
-        if (a->D.data) out = D * u;
-        vec_store(w->out + t * LANES, out);
-    }
-    vec rate_high = zero, rate_low = zero;
+    else FOR_ISA(tile_load)(deltas, LANES, &a->delta, offset_of(&a->delta, c, first), shape_of(&a->delta, c, steps));
+    const struct preparation p = {
+        .D = load_parameter(&a->D, c),
+        .bias = load_parameter(&a->delta_bias, c),
+        .lowest = vec_set((float)a->delta_min),
+        .highest = vec_set((float)a->delta_max),
+        .has_D = a->D.data != NULL,
+        .softplus = a->delta_softplus != 0,
+        .limited = a->delta_min > -INFINITY || a->delta_max < INFINITY,
+        .positive = a->delta_softplus && !(a->delta_max < 0.0),
+    };
+    vec delta_high = vec_set(0.0f), delta_low = delta_high, rate_high = delta_high, rate_low = delta_high;
+    int64_t t = 0;
+    for (; t + ROWS <= steps; t += ROWS)
+        prepare_rows(deltas + t * LANES, inputs + t * LANES, outs + t * LANES, ROWS, &p, &delta_high, &delta_low);
+    for (; t < steps; t++)
+        prepare_rows(deltas + t * LANES, inputs + t * LANES, outs + t * LANES, 1, &p, &delta_high, &delta_low);
+    const float *rates = slot_of(w->rates, c, a->dstate);
     for (int64_t n = 0; n < (a->tied_A ? 1 : a->dstate); n++) {
         const vec rate = vec_load(rates + n * LANES);
         rate_high = vec_max(rate_high, rate);

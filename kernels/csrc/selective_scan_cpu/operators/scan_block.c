@@ -2,10 +2,19 @@
 #include "kernels.h"
 #include "scan_simd.h"
 
+/* The decay 2^(delta rate) of `count` states, as vec_power returns it. */
+INLINE void powers(vec *power, vec *rest, vec delta, const vec *rate, const int count, const struct variant v) {
+    UNROLL
+    for (int i = 0; i < count; i++) {
+        if (v.careful) power[i] = vec_exp(delta * rate[i] * vec_set(LN_2));
+        else power[i] = vec_power(delta, rate[i], v.far, &rest[i]);
+    }
+}
+
 /* States first to first + count - 1, through all steps. */
 INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates, int64_t first, const int count,
                         int64_t steps, const struct variant v) {
-    vec h[BLOCK], rate[BLOCK], B[BLOCK], C[BLOCK];
+    vec h[BLOCK], rate[BLOCK], B[BLOCK], C[BLOCK], power[BLOCK], rest[BLOCK];
     UNROLL
     for (int i = 0; i < count; i++) {
         h[i] = vec_load(h_memory + (first + i) * LANES);
@@ -14,16 +23,17 @@ INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates
         if (!v.variable_C) C[i] = vec_load(w->fixed_C + (first + i) * LANES);
     }
     /* Local copies, because the compiler must assume that the stores below change *w. */
-    const float *deltas = w->delta, *inputs = w->input, *decays = w->decay, *keeps = w->keep;
+    const float *inputs = w->input, *deltas = w->delta, *decays = w->decay, *keeps = w->keep;
     const float *B_now = w->B + first, *C_now = w->C + first;
     float *outs = w->out;
     const int64_t pitch = w->pitch;
     const struct ahead ahead = first < 4 * BLOCK ? w->ahead[first / BLOCK] : (struct ahead){0};
     const char *line = ahead.data;
     int64_t fetched = 0, row = 0;
-    for (const float *end = deltas + steps * LANES; deltas < end;
-         deltas += LANES, inputs += LANES, outs += LANES, B_now += pitch, C_now += pitch) {
-        const vec delta = vec_load(deltas), input = vec_load(inputs);
+    if (!v.tied) powers(power, rest, vec_load(deltas), rate, count, v);
+    for (const float *end = inputs + steps * LANES; inputs < end;
+         inputs += LANES, outs += LANES, B_now += pitch, C_now += pitch) {
+        const vec input = vec_load(inputs);
         vec out = vec_load(outs);
         if (fetched++ < ahead.count) {
             __builtin_prefetch(line + row * ahead.pitch);
@@ -31,18 +41,20 @@ INLINE void scan_states(struct workspace *w, float *h_memory, const float *rates
         }
         UNROLL
         for (int i = 0; i < count; i++) {
-            const vec pushed = input * (v.variable_B ? vec_set(B_now[i]) : B[i]);
+            const vec now = v.variable_B ? vec_set(B_now[i]) : B[i];
             if (v.tied) {
-                h[i] = vec_fma(vec_load(decays), h[i], pushed) + vec_and(vec_load(keeps), h[i]);
+                h[i] = vec_fma(vec_load(decays), h[i], input * now) + vec_and(vec_load(keeps), h[i]);
             } else if (v.careful) {
-                h[i] = vec_fma(vec_exp(delta * rate[i] * vec_set(LN_2)), h[i], pushed);
+                h[i] = vec_fma(power[i], h[i], input * now);
             } else {
-                h[i] = vec_step(delta * rate[i], h[i], pushed, v.far);
+                h[i] = vec_step(power[i], rest[i], h[i], input, now);
             }
             out = vec_fma(v.variable_C ? vec_set(C_now[i]) : C[i], h[i], out);
         }
         vec_store(outs, out);
         if (v.tied) decays += LANES, keeps += LANES;
+        /* The powers of the next step, which wait for no state. After the last step they are not used. */
+        else powers(power, rest, vec_load(deltas += LANES), rate, count, v);
     }
     UNROLL
     for (int i = 0; i < count; i++) vec_store(h_memory + (first + i) * LANES, h[i]);

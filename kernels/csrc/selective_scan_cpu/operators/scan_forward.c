@@ -20,9 +20,9 @@ static void scan_tile(const struct scan_args *a, struct workspace *w, struct cha
     FOR_ISA(scan_tile_states)(a, w, c, slot_of(w->states, c, a->dstate), first, steps);
     if (a->z.data) {
         FOR_ISA(tile_load)(w->delta, LANES, &a->z, offset_of(&a->z, c, first), shape_of(&a->z, c, steps));
-        for (int64_t t = 0; t < steps; t++) {
-            vec_store(w->out + t * LANES, vec_load(w->out + t * LANES) * vec_silu(vec_load(w->delta + t * LANES)));
-        }
+        int64_t t = 0;
+        for (; t + ROWS <= steps; t += ROWS) gate_rows(w->out + t * LANES, w->delta + t * LANES, ROWS);
+        for (; t < steps; t++) gate_rows(w->out + t * LANES, w->delta + t * LANES, 1);
     }
     if (a->onto.data) {
         FOR_ISA(tile_load)(w->delta, LANES, &a->onto, offset_of(&a->onto, c, first), shape_of(&a->onto, c, steps));
@@ -58,7 +58,7 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
                                shape_of(&a->first_state, c, a->dstate));
         else memset(h, 0, (size_t)state * sizeof *h);
     }
-    const int64_t most = steps_per_tile(a->seqlen);
+    const int64_t most = steps_per_tile(a);
     for (int64_t first = 0; first < a->seqlen; first += most) {
         const int64_t steps = a->seqlen - first < most ? a->seqlen - first : most;
         if (a->delta_weight.data)
