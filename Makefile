@@ -72,12 +72,13 @@ test-sanitizers: $(TOOL)/.test $(NUMERIC)/.numeric ## run the kernels' tests und
 
 # More targets for CI, which need no environment with torch.
 BESIDE ?=
-# The longest first; whichever of the two places is free takes the next.
+# The longest first; make starts the next suite when one ends.
 test: $(TOOL)/.test $(NUMERIC)/.numeric ## run all tests that this machine can run
 	@echo "test     two suites at a time; the output of a suite comes when the suite ends"
 	@$(MAKE) --jobs=2 --output-sync=line --no-print-directory --keep-going test-integration test-target test-in-turn $(BESIDE) test-unit
 
-# These change one environment. The suites beside them read its torch, and nothing of mambaport's wheels.
+# These change one environment. The suites beside them read its torch, and none of its wheels, except where a variable
+# such as MAMBAPORT_TEST_VIM names a checkout: then run `make test-integration` alone.
 test-in-turn:
 	$(MAKE) test-numeric
 	$(MAKE) test-line

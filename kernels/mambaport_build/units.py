@@ -144,15 +144,13 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
         f"-D_GLIBCXX_USE_CXX11_ABI={cuda.cxx11_abi}",
         *(f"-I{path}" for path in library.include_dirs),
     ]
-    host = ["-fPIC", "-fno-canonical-system-headers"]
-    # Of the options for the processor, the one that keeps LSE's instructions of libgcc out of the library.
-    host += [word for word in shlex.split(os.environ.get("CFLAGS", "")) if word == "-mno-outline-atomics"]
     outside = [word for path in headers for word in ("-isystem", path.as_posix())]
     cxx = shlex.split(cuda.cxx)
     if len(cxx) != 1:  # nvcc's -ccbin takes one program
         raise SystemExit(
             f"CXX={cuda.cxx} has {len(cxx)} words: name one program without options, since nvcc takes no others"
         )
+    host = ["-fPIC", "-fno-canonical-system-headers", *_target_flags(_machine(cxx))]
     units = []
     for source in map(Path, library.sources):
         made = objects / f"{source.stem}.o"

@@ -293,7 +293,7 @@ ONE_STEP = [
 @pytest.mark.parametrize(("name", "attributes", "after", "before"), ONE_STEP, ids=[case[0] for case in ONE_STEP])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_steps_one_by_one_are_the_whole_sequence(name, attributes, after, before, batch):
-    """A single step with a state before and a state after has a way of its own through the kernels."""
+    """A single step with a state before and a state after is computed by the kernel of a single step."""
     steps, shapes = 6, {
         "CausalConv": {"x": (32,), "weight": (24, 4), "bias": (24,), before: (batch, 24, 3)},
         "ProjectedScan": {

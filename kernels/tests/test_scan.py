@@ -124,6 +124,15 @@ def test_constant_step_over_a_long_sequence(delta):
     assert error(selective_scan(*inputs), expected(inputs, False)[0]) < ACCURACY[torch.float32]
 
 
+def test_states_that_hardly_decay_add_up_small_inputs():
+    """A decay of 1e-8 a step has fewer digits than a float of the state's size."""
+    inputs = make(1, 16, 16384, 4, optional=False)
+    inputs[0], inputs[3] = inputs[0].abs() + 0.1, inputs[3].abs() + 0.1
+    inputs[1] = torch.full((1, 16, 16384), 1e-6)
+    inputs[2] = torch.full((16, 4), -0.01)
+    assert error(selective_scan(*inputs), expected(inputs, False)[0]) < 1e-5
+
+
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(8, 40), st.integers(1, 200), st.integers(1, 18)),
     kinds=st.sampled_from(KINDS[:4]),

@@ -157,7 +157,7 @@ def test_the_exit_codes_of_mambaport_survive(
 def test_the_job_that_signs_fails_where_a_workflow_has_no_identity(farm: Runner) -> None:
     """Sigstore signs for a workflow's identity. Here is none: nothing is signed, and the job fails.
 
-    Before that, a package that has not the digest of the list is not installed.
+    Before that, a package whose digest differs from the list's is not installed.
     """
     job = read(farm.work / ".github/workflows/wheels.yml")["jobs"]["sign"]
     install, sign = [step for step in job["steps"] if "run" in step]

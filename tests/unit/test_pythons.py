@@ -55,7 +55,7 @@ def test_another_program_is_named_and_the_exit_code_is_2(
     assert reason in message
 
 
-def test_the_script_ends_so_before_it_builds_anything() -> None:
+def test_the_script_refuses_names_before_it_builds_anything() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "python3.99"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error    python3.99 is no program: name interpreters on PATH, or their paths\n"

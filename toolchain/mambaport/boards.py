@@ -21,10 +21,6 @@ Sm = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,3}$")]
 Arch = Literal["aarch64", "x86_64"]
 
 
-OUTLINE_ATOMICS = {"gcc": 10, "clang": 12}
-"""The first major version of each compiler that calls functions for atomic operations."""
-
-
 class Cpu(Model):
     """A CPU that a profile's ``[target]`` may name."""
 
@@ -46,18 +42,14 @@ class Cpu(Model):
     """The CPU that qemu-user emulates in its place; None where the CPU is not emulated."""
 
     def option(self, family: str | None, major: int | None) -> str:
-        """The words for a compiler: the CPU's option, or its architecture's for an older compiler.
+        """The option for a compiler: the CPU's own; for a compiler that is older, its architecture's.
 
         Args:
             family: ``gcc`` or ``clang``.
         """
         since = {"gcc": self.gcc_since, "clang": self.clang_since}.get(family or "")
         known = since is None or major is None or major >= since
-        option = self.gcc if known else f"-march={self.march}"
-        # Atomic operations otherwise call functions of libgcc, which have LSE's instructions too.
-        first = OUTLINE_ATOMICS.get(family or "")
-        lacks = self.arch == "aarch64" and "lse" not in self.features
-        return f"{option} -mno-outline-atomics" if lacks and first and (major or 0) >= first else option
+        return self.gcc if known else f"-march={self.march}"
 
 
 class System(Model):

@@ -79,7 +79,7 @@ INLINE vec vec_exp2_decay(vec x, mask *slow) {
     return vec_fma(power_slope(r), r * power, base);
 }
 
-/* The same table, where entry i has i << 19 subtracted from its bits: vec_step adds i << 19 again. */
+/* The same table, where entry i has i << 19 subtracted from its bits: vec_power adds i << 19 again. */
 INLINE __m512i table_for_sum(void) {
     const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return _mm512_sub_epi32(_mm512_castps_si512(TABLE_OF_POWERS), _mm512_slli_epi32(places, 19));

@@ -4,7 +4,7 @@
    that instruction. The error of vec_exp and vec_exp2_decay is at most 2 units in the last place.
 
    vec_power returns a power p and a rest q near 0 with p (1 + q) = 2^x and x = delta rate, for -126 < x < 127, or with
-   `far` for any x < 127. For 2^x near 1, p is 1, and p h + q (p h) has more correct digits than 2^x h. */
+   `far` for any x < 127. For 2^x near 1, p is 1, and the small change q h has its own digits. */
 #pragma once
 
 #if defined __aarch64__

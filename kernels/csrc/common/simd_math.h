@@ -4,14 +4,11 @@
 #include "kernel.h"
 #include "simd.h"
 
-/* A step of the scan: 2^x h + input B, for 2^x as vec_power returns it. */
+/* A step of the scan: 2^x h + input B, for 2^x as vec_power returns it. The small change is summed up first, and only
+   one sum has the size of h: with x near 0, a product rounded to h's digits would lose most of the decay. */
 INLINE vec vec_step(vec power, vec rest, vec h, vec input, vec B) {
     const vec kept = power * h;
-#if defined __FMA__ || defined __aarch64__
-    return vec_fma(input, B, vec_fma(rest, kept, kept));
-#else
-    return kept + (rest * kept + input * B); /* one sum of the size of h, because each is rounded */
-#endif
+    return kept + vec_fma(rest, kept, input * B);
 }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e) with e = e^-|x|; the logarithm as 2 artanh(s), s = e / (2 + e) at most 1/3. */

@@ -122,7 +122,7 @@ static int64_t rest_rows(const struct call *call) {
     return rows;
 }
 
-/* Up to FEW_ROWS rows, each row reads the weights; for more, one product reads the weights once. */
+/* Up to FEW_ROWS rows, each row reads the weights; of more rows, each block. */
 int linear_rows(struct call *call) {
     enum { X, WEIGHT, BIAS, FEW_ROWS = 2 };
     const struct input *const in = call->input;

@@ -286,13 +286,15 @@ int FOR_ISA(conv_forward)(const struct conv_args *a) {
     const int64_t tiles = a->batch * ((a->dim + LANES - 1) / LANES);
     const int floats = a->x.dtype == FLOAT32 && a->out.dtype == FLOAT32 && !a->seq_idx,
               along = a->x.stride[2] == a->out.stride[2];
+    /* Below about 10 us a second thread costs more than it saves. */
+    const int64_t threads = a->batch * a->dim * (a->seqlen + 44) < 1 << 14 ? 1 : a->threads;
     if (floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1))
-        return parallel_run(lines_task, a, tiles, 0, a->threads);
+        return parallel_run(lines_task, a, tiles, 0, threads);
     if (floats && a->seqlen && a->x.stride[1] == 1 && a->out.stride[1] == 1) {
         const int64_t most = rows_per_task(a);
-        return parallel_run(rows_task, a, a->batch * ((a->seqlen + most - 1) / most), scratch, a->threads);
+        return parallel_run(rows_task, a, a->batch * ((a->seqlen + most - 1) / most), scratch, threads);
     }
-    return parallel_run(copied_task, a, tiles, scratch, a->threads);
+    return parallel_run(copied_task, a, tiles, scratch, threads);
 }
 
 /* Replaces the gradient of the output by the gradient of the sums before silu. */

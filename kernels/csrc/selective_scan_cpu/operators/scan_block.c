@@ -2,7 +2,7 @@
 #include "kernels.h"
 #include "scan_simd.h"
 
-/* The decay 2^(delta rate) of `count` states, as vec_power returns it. */
+/* The decay 2^(delta rate) of `count` states, as vec_power returns it; with `careful` the power is the whole decay. */
 INLINE void powers(vec *power, vec *rest, vec delta, const vec *rate, const int count, const struct variant v) {
     UNROLL
     for (int i = 0; i < count; i++) {

@@ -86,5 +86,7 @@ static void scan_task(const void *context, int64_t index, void *scratch) {
 int FOR_ISA(scan_forward)(const struct scan_args *a) {
     const struct scan_work work = {a, scan_layout_of(a)};
     const int64_t tasks = a->batch * a->groups * tasks_per_group(a);
-    return parallel_run(scan_task, &work, tasks, scratch_bytes(&work.layout.total), a->threads);
+    /* Below about 15 us a second thread costs more than it saves. */
+    const int small = a->batch * a->heads * a->head_dim * (a->seqlen + 12) * a->dstate < 5 << 14;
+    return parallel_run(scan_task, &work, tasks, scratch_bytes(&work.layout.total), small ? 1 : a->threads);
 }
