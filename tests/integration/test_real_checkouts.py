@@ -85,7 +85,7 @@ def python(*modules: str) -> str:
     """The interpreter with the wheels."""
     path = os.environ.get("MAMBAPORT_TEST_TORCH", "")
     ran = subprocess.run(
-        [path or "false", "-c", f"import mamba_ssm, {', '.join(modules)}"],
+        [path or "false", "-c", f"import {', '.join(('mamba_ssm', *modules))}"],
         check=False,
         capture_output=True,
         text=True,
@@ -184,6 +184,22 @@ results[0].square().mean().backward()
 assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 assert net.flops(shape=(3, 64, 64), verbose=False) > 0
 """
+DIRECTIONS = """
+import itertools, sys, torch
+sys.path.insert(0, "classification/models")
+from csm_triton import cross_scan_fn
+torch.manual_seed(0)
+image = torch.randn(2, 3, 4, 5)
+rows, columns = image.flatten(2), image.transpose(2, 3).flatten(2)
+wanted = torch.stack([rows, columns, rows.flip(2), columns.flip(2)], 1)
+for channels_first, result_first in itertools.product((True, False), repeat=2):
+    x = (image if channels_first else image.permute(0, 2, 3, 1)).clone().requires_grad_()
+    found = cross_scan_fn(x, channels_first, result_first, force_torch=True)
+    assert found.is_contiguous()
+    assert torch.equal(found if result_first else found.permute(0, 2, 3, 1), wanted)
+    found.sum().backward()
+    assert torch.equal(x.grad, torch.full_like(x, 4.0))
+"""
 CADUCEUS = """
 import torch
 from caduceus.configuration_caduceus import CaduceusConfig
@@ -221,6 +237,12 @@ def test_vmambas_model_runs_on_the_cpu_and_its_backends_agree(tmp_path: Path, tr
     root, interpreter = copy_of("vmamba", tmp_path), python("timm", "fvcore")
     mambaport(tmp_path / "store", "adopt", root).good()
     run(root, interpreter, "-W", "ignore", "-c", VMAMBA, triton)
+
+
+def test_vmambas_four_directions_are_the_same_numbers(tmp_path: Path) -> None:
+    root, interpreter = copy_of("vmamba", tmp_path), python()
+    mambaport(tmp_path / "store", "adopt", root).good()
+    run(root, interpreter, "-W", "ignore", "-c", DIRECTIONS)
 
 
 def test_caduceus_runs_forward_and_backward(tmp_path: Path) -> None:
@@ -297,6 +319,7 @@ net = vmamba.VSSM(depths=[1, 1, 1, 1], dims=32, ssm_d_state=1, ssm_dt_rank="auto
                   patchembed_version="v2", norm_layer="ln2d", num_classes=10)
 size = torch.export.Dim.AUTO
 compare(net, 64, {0: "batch", 2: size, 3: size}, [(1, 3, 64, 64), (3, 3, 96, 128)])
+assert not [node.name for node in onnx.load("exported.onnx").graph.node if node.op_type.startswith("Scatter")]
 """
 )
 DETECTOR_EXPORT = (
