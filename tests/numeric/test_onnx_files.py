@@ -1,8 +1,12 @@
 """`mambaport export` in the environment of the models: files, states, comparisons with PyTorch, refusals."""
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +20,8 @@ import onnx_bench  # noqa: E402
 import onnx_language  # noqa: E402
 import onnx_models  # noqa: E402
 import onnx_session  # noqa: E402
-from answers import Refusal  # noqa: E402
+import setting  # noqa: E402
+from answers import MARK, Refusal  # noqa: E402
 from models import LANGUAGE  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from tensorrt_operators import refused  # noqa: E402
@@ -185,3 +190,41 @@ def test_what_the_exporter_does_not_take_is_named(tmp_path, monkeypatch):
     with pytest.raises(Refusal, match="exporter does not take vim-tiny") as refusal:
         exporting.export(request_for("vim-tiny", tmp_path / "vim.onnx", size=32))
     assert "eig" in refusal.value.fields["found"]
+
+
+OLDER = """
+import runpy, sys
+from mamba_ssm.ops import exporting
+del exporting.linear
+sys.argv.pop(0)  # -c
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("model", ["mamba-130m", "vim-tiny"])
+def test_wheels_older_than_the_runner_are_named(model, tmp_path):
+    """Wheels without a name that this runner calls: what to do is said, and there is no traceback."""
+    request = {**request_for(model, tmp_path / "file.onnx", size=32), "task": "export"}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    runner = Path(exporting.__file__).parent
+    words = [sys.executable, "-c", OLDER, runner, tmp_path / "request.json"]
+    ran = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert ran.returncode == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
+    error = json.loads(ran.stdout.rpartition(MARK)[2])["error"]
+    assert error["kind"] == "host"
+    assert "older than this mambaport" in error["what"]
+    assert "linear" in error["found"]
+    assert "mambaport install" in error["hint"]
+
+
+def test_a_name_that_is_missing_elsewhere_is_no_matter_of_old_wheels():
+    import mamba_ssm.ops
+
+    with pytest.raises(AttributeError) as of_wheels:
+        mamba_ssm.ops.no_such_name  # noqa: B018
+    assert "older than this mambaport" in str(setting.outdated(of_wheels.value))
+    with pytest.raises(AttributeError) as of_torch:
+        torch.no_such_name  # noqa: B018
+    assert setting.outdated(of_torch.value) is None
+    assert setting.outdated(ModuleNotFoundError("none", name="mamba_ssm")) is None

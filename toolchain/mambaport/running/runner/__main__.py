@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from answers import Refusal, send
-from setting import absent, require
+from setting import absent, outdated, require
 
 NEEDS = {
     "infer": ("torch", "causal_conv1d", "mamba_ssm", "PIL"),
@@ -58,7 +58,12 @@ def run(task, request):
 
         return getattr(vision_tasks, task)(request)
     except ModuleNotFoundError as fault:  # a dependency of torch or mamba_ssm
-        raise absent(str(fault.name)) from None
+        raise outdated(fault) or absent(str(fault.name)) from None
+    except (AttributeError, ImportError) as fault:
+        refusal = outdated(fault)
+        if refusal is None:
+            raise
+        raise refusal from None
     except (MemoryError, torch.cuda.OutOfMemoryError) as fault:
         raise out_of_memory(fault) from None
     except RuntimeError as fault:

@@ -42,6 +42,7 @@ def export(request):
     """Exports, checks, compares and times a model. The file is alone in its folder."""
     require_versions("torch", "onnx", "onnxscript", "onnxruntime")
     import onnxruntime
+    from mamba_ssm.ops.exporting import linear  # noqa: F401 - the newest name: older wheels end here
 
     prepare(request["threads"], "cpu")
     threads, path = torch.get_num_threads(), Path(request["output"])

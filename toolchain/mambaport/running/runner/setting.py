@@ -55,6 +55,25 @@ def absent(name):
     )
 
 
+def outdated(fault):
+    """The refusal where the fault is that a module of the wheels lacks a name; None for any other fault.
+
+    fault: AttributeError or ImportError
+    """
+    name = getattr(fault.obj, "__name__", None) if isinstance(fault, AttributeError) else fault.name
+    package = str(name).partition(".")[0]
+    absent_package = isinstance(fault, ModuleNotFoundError) and name == package
+    if package not in ("mamba_ssm", "causal_conv1d") or absent_package:
+        return None
+    return Refusal(
+        "host",
+        f"The {package} of this environment is older than this mambaport needs",
+        found=f"{package} {metadata.version(package)}: {fault}",
+        expected="wheels of this mambaport",
+        hint=f"install again: {HINTS[package]}",
+    )
+
+
 def prepare(threads, device):
     """Sets torch's threads and returns the device: ``device``, or by default the GPU where torch has one.
 
