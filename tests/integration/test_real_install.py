@@ -86,12 +86,15 @@ def test_an_environment_for_onnx_runtime_has_no_torch(cpu: Any, shared: Path, tm
 
     (site,) = python.parent.parent.glob("lib/python3*/site-packages")
     before = packages(python)
-    (site / "sitecustomize.py").write_text(WRONG_SCAN)
+    # Not sitecustomize, which Debian's Python has too.
+    (site / "wrong_scan.py").write_text(WRONG_SCAN)
+    (site / "wrong_scan.pth").write_text("import wrong_scan\n")
     failed = mambaport(shared, "install", *words, *house)
     assert failed.code == 16
     assert "SelectiveScan" in failed.err
     assert "environment is as it was before" in failed.err
-    (site / "sitecustomize.py").unlink()
+    for name in ("wrong_scan.pth", "wrong_scan.py"):
+        (site / name).unlink()
     assert packages(python) == before
 
 
