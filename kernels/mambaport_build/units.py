@@ -150,7 +150,7 @@ def cuda_units(library: CudaLibrary, output: Path, folder: Path, config: BuildCo
         raise SystemExit(
             f"CXX={cuda.cxx} has {len(cxx)} words: name one program without options, since nvcc takes no others"
         )
-    host = ["-fPIC", "-fno-canonical-system-headers", *_target_flags(_machine(cxx))]
+    host = ["-fPIC", "-fno-canonical-system-headers", *_target_flags(_machine(cxx, "CXX", "C++"))]
     units = []
     for source in map(Path, library.sources):
         made = objects / f"{source.stem}.o"
@@ -241,15 +241,17 @@ def _linked(folder: Path, name: str, target: str) -> Path:
     return link
 
 
-def _machine(compiler: Sequence[str]) -> str:
+def _machine(compiler: Sequence[str], variable: str = "CC", language: str = "C") -> str:
     """The architecture that `compiler` compiles for, such as ``aarch64``; it need not be that of this machine."""
     try:
         answer = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SystemExit(f"the C compiler {compiler[0]!r} was not found: install one, or name one in CC") from None
+        raise SystemExit(
+            f"the {language} compiler {compiler[0]!r} was not found: install one, or name one in {variable}"
+        ) from None
     except OSError as fault:  # a folder, a file that is no program
         raise SystemExit(
-            f"the C compiler {compiler[0]!r} does not run: {fault.strerror}; name a program in CC"
+            f"the {language} compiler {compiler[0]!r} does not run: {fault.strerror}; name a program in {variable}"
         ) from None
     return answer.stdout.partition("-")[0]
 

@@ -30,24 +30,28 @@ class Block:
 
 
 class MambaDecoder:
-    """The step of a language model after its embedding, computed in float32 by one call. Not differentiable.
+    """The step of a language model, computed in float32 by one call. Not differentiable.
 
     All tensors are on the CPU, in float32 but for packed weights and their scales, and contiguous but for a
     convolution's state. The plan holds their addresses: make a new plan after a tensor is replaced. Each call advances
     the states in place.
 
+    Args:
+        embedding: (tokens, features), without a bias
+        head: (vocabulary, features)
+
     Raises:
         ValueError, TypeError: a tensor of another shape, dtype or layout.
     """
 
-    def __init__(self, blocks: Sequence[Block], norm: Norm, head: Weights) -> None:
+    def __init__(self, embedding: Weights, blocks: Sequence[Block], norm: Norm, head: Weights) -> None:
         if not blocks:
             raise ValueError("a model without blocks")
         features, self._threads = head.columns, torch.get_num_threads()
         with torch.inference_mode(False):  # tensors made in inference mode could only be written to there
             self._hidden, self._residual, self._normed = (torch.empty(features, dtype=torch.float32) for _ in range(3))
         self._states = [state for block in blocks for state in block.mixer.states()]
-        self.tensors = [*(t for block in blocks for t in block.tensors()), *norm.tensors(), *head.tensors()]
+        self.tensors = [*embedding.tensors(), *(t for block in blocks for t in block.tensors()), *norm.tensors(), *head.tensors()]
         mixers = [block.mixer for block in blocks]
         strided = {id(mixer.conv_state) for mixer in mixers if isinstance(mixer, MambaMixer | Mamba2Mixer)}
         for tensor in self.tensors:
@@ -57,6 +61,9 @@ class MambaDecoder:
                 continue
             raise ValueError("a tensor of the model is not contiguous")
         head.check("lm_head", head.rows, features)
+        embedding.check("embedding", embedding.rows, features)
+        if embedding.bias is not None:
+            raise TypeError("the embedding has a bias")
         norm.check(features)
         self._mixers, packed = [], []
         common = {
@@ -76,10 +83,11 @@ class MambaDecoder:
                 )
             )  # fmt: skip
         self._blocks = ctypes.create_string_buffer(b"".join(packed))
-        self._rows = head.rows
+        self._tokens, self._rows = embedding.rows, head.rows
         self._fixed = {
             **common, "count": len(blocks), "vocabulary": head.rows, "blocks": ctypes.addressof(self._blocks),
             "norm_weight": view(norm.weight), "norm_bias": view(norm.bias), "rms": norm.rms, "eps": norm.eps,
+            "embedding": view(embedding.values), "embedding_packed": embedding.address,
             "head_weight": view(head.values), "head_bias": view(head.bias), "head_packed": head.address,
         }  # fmt: skip
 
@@ -88,10 +96,15 @@ class MambaDecoder:
         """Whether torch still has the number of threads that the plan was made for."""
         return torch.get_num_threads() == self._threads
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """The logits, (vocabulary,), for the embedding of one token: as many elements as the model has features."""
-        self._hidden.copy_(hidden.reshape(self._hidden.shape))
+    def __call__(self, token: int) -> Tensor:
+        """The logits, (vocabulary,), after one token.
+
+        Raises:
+            IndexError: a token that is no row of the embedding.
+        """
+        if not 0 <= token < self._tokens:
+            raise IndexError(f"token {token} is outside of the embedding, which has {self._tokens} rows")
         logits = torch.empty(self._rows, dtype=torch.float32)
-        _lib.mamba_model_step(**self._fixed, logits=view(logits))
+        _lib.mamba_model_step(**self._fixed, token=token, logits=view(logits))
         _library.written(*self._states)
         return logits

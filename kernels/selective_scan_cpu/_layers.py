@@ -93,8 +93,8 @@ class MambaMixer(_Layer):
     conv_bias: Tensor | None
     x_proj: Weights
     dt_proj: Weights
-    A: Tensor
-    """(inner, dstate): -exp(A_log)"""
+    A_log: Tensor
+    """(inner, dstate)"""
     D: Tensor | None
     out_proj: Weights
     conv_state: Tensor
@@ -107,7 +107,7 @@ class MambaMixer(_Layer):
 
     def pack(self, place: Place) -> bytes:
         """The kernel's argument. Raises ValueError or TypeError for tensors that do not fit each other."""
-        (inner, dstate), rank, width = self.A.shape, self.dt_proj.columns, self.conv_weight.shape[-1]
+        (inner, dstate), rank, width = self.A_log.shape, self.dt_proj.columns, self.conv_weight.shape[-1]
         self.in_proj.check("in_proj", 2 * inner, place.features)
         self.x_proj.check("x_proj", rank + 2 * dstate, inner)
         self.dt_proj.check("dt_proj", inner, rank)
@@ -118,7 +118,7 @@ class MambaMixer(_Layer):
             raise TypeError("x_proj has a bias, which Mamba does not add")
         _expect_all(
             {
-                "conv_weight": (self.conv_weight, (inner, 1, width)), "A": (self.A, (inner, dstate)),
+                "conv_weight": (self.conv_weight, (inner, 1, width)), "A_log": (self.A_log, (inner, dstate)),
                 "conv_state": (self.conv_state, (1, inner, width)), "state": (self.state, (1, inner, dstate)),
             },
             {"conv_bias": (self.conv_bias, (inner,)), "D": (self.D, (inner,))},
@@ -127,8 +127,8 @@ class MambaMixer(_Layer):
             **place._asdict(), inner=inner, dstate=dstate, rank=rank, width=width, **_packed("in", self.in_proj),
             conv_weight=view(self.conv_weight, 0, 2), conv_bias=view(self.conv_bias),
             conv_state=view(self.conv_state, 1, 2), x_weight=view(self.x_proj.values), x_packed=self.x_proj.address,
-            dt_weight=view(self.dt_proj.values), dt_bias=view(self.dt_proj.bias), A_log=view(self.A), D=view(self.D),
-            state=view(self.state, 1, 2), **_packed("out", self.out_proj), A_is_ready=True,
+            dt_weight=view(self.dt_proj.values), dt_bias=view(self.dt_proj.bias), A_log=view(self.A_log), D=view(self.D),
+            state=view(self.state, 1, 2), **_packed("out", self.out_proj),
         )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def mamba_mixer_step(
     *, inner: int, dstate: int, rank: int, width: int, features: int, threads: int, x: View, out: View,
     in_weight: View, in_bias: View, conv_weight: View, conv_bias: View, conv_state: View, x_weight: View,
     dt_weight: View, dt_bias: View, A_log: View, D: View, state: View, out_weight: View, out_bias: View,
-    in_packed: Bytes = 0, x_packed: Bytes = 0, out_packed: Bytes = 0, A_is_ready: bool = False,
+    in_packed: Bytes = 0, x_packed: Bytes = 0, out_packed: Bytes = 0,
 ) -> None:  # fmt: skip
     """Stores the mixer's result for one token in out, and advances both states."""
 
@@ -158,8 +158,8 @@ def model_block_step(
 
 @library.kernel
 def mamba_model_step(
-    *, count: int, features: int, vocabulary: int, threads: int, blocks: int, hidden: View, residual: View,
-    norm_weight: View, norm_bias: View, rms: bool, eps: float, head_weight: View, head_bias: View, head_packed: Bytes,
-    logits: View,
+    *, count: int, features: int, vocabulary: int, threads: int, token: int, embedding: View, embedding_packed: Bytes,
+    blocks: int, hidden: View, residual: View, norm_weight: View, norm_bias: View, rms: bool, eps: float,
+    head_weight: View, head_bias: View, head_packed: Bytes, logits: View,
 ) -> None:  # fmt: skip
-    """Stores a model's logits for the token in hidden, and advances the states of all blocks."""
+    """Stores a model's logits for the token, and advances the states of all blocks."""

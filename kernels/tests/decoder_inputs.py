@@ -36,7 +36,7 @@ class Model:
         return kernels.MambaMixer(
             self.weights(2 * inner, self.features), self.randn(inner, 1, width), self.randn(inner),
             self.weights(rank + 2 * dstate, inner, False), self.weights(inner, rank, bits=32),
-            -self.randn(inner, dstate).exp(), self.randn(inner), self.weights(self.features, inner, False),
+            self.randn(inner, dstate), self.randn(inner), self.weights(self.features, inner, False),
             self.randn(1, inner, width), self.randn(1, inner, dstate),
         )  # fmt: skip
 
@@ -79,9 +79,25 @@ def results(bits: int, features: int = 40) -> list[torch.Tensor]:
     mixers.append(model.mamba2(norm=False, mlp=0, dt_limit=(0.1, 0.5), width=3, adjacent=2))
     mixers.append(model.mamba2(heads=2, head_dim=18, dstate=32, groups=1))  # whole vectors of states
     blocks = [kernels.Block(model.norm(features, rms=i % 2 == 0, bias=i % 2 == 1), m) for i, m in enumerate(mixers)]
-    decoder = kernels.MambaDecoder(blocks, model.norm(features), model.weights(50, features))
-    found = [decoder(model.randn(features)) for _ in range(3)]
+    embedding = model.weights(33, features, False)
+    decoder = kernels.MambaDecoder(embedding, blocks, model.norm(features), model.weights(50, features))
+    found = [decoder(token) for token in (32, 0, 17)]
     return found + [state for mixer in mixers for state in mixer.states()]
+
+
+def matrix(weights: kernels.Weights) -> torch.Tensor:
+    """(rows, columns) in float32, by the description in csrc/selective_scan_cpu/quantized.h."""
+    packed, scales = weights.packed, weights.values
+    if packed is None:
+        return scales
+    tiles, most = packed.shape[0], packed.shape[0] * packed.shape[2]
+    if packed.dtype is torch.int8:
+        whole = packed.permute(0, 2, 1, 3).reshape(most, -1) * scales[:, None]
+    else:
+        halves = torch.stack([packed & 15, packed >> 4], dim=3).permute(0, 2, 1, 3, 4)
+        values = halves.reshape(tiles, packed.shape[2], -1, 32).float() - 8
+        whole = (values * scales.float().mT[..., None]).reshape(most, -1)
+    return whole[: weights.rows, : weights.columns]
 
 
 def in_float64(layer: Any) -> Any:

@@ -76,14 +76,15 @@ def test_mamba2(features, heads, groups, head_dim, dstate, mlp, width, options, 
     groups = groups if heads % groups == 0 else 1
     mixer = model.mamba2(heads, head_dim, dstate, groups, mlp, width, norm_groups=groups, **options)
     first, last = model.norm(features, rms=False, bias=True), model.norm(features)
-    head, hidden = model.weights(20, features), model.randn(features)
-    exact, wide = decoder_inputs.in_float64(mixer), hidden.double()
-    decoder = kernels.MambaDecoder([kernels.Block(first, mixer)], last, head)
-    for _ in range(2):
+    table, head = model.weights(7, features, False), model.weights(20, features)
+    exact = decoder_inputs.in_float64(mixer)
+    decoder = kernels.MambaDecoder(table, [kernels.Block(first, mixer)], last, head)
+    for token in (6, 0):
+        wide = table.values[token].double()
         out, *states = mamba2(exact, norm(decoder_inputs.in_float64(first), wide))
         exact = dataclasses.replace(exact, conv_state=states[0], state=states[1])
         wanted = product(decoder_inputs.in_float64(head), norm(decoder_inputs.in_float64(last), out + wide))
-        assert close(decoder(hidden), wanted)
+        assert close(decoder(token), wanted)
         assert all(map(close, mixer.states(), states))
 
 
@@ -91,14 +92,14 @@ def test_mamba2(features, heads, groups, head_dim, dstate, mlp, width, options, 
 def test_gated_mlp(hidden):
     model = decoder_inputs.Model(20)
     blocks = [kernels.Block(model.norm(20), model.mlp(hidden)) for _ in range(2)]
-    last, head, token = model.norm(20), model.weights(30, 20), model.randn(20)
-    x, residual = token.double(), 0
+    last, head, table = model.norm(20), model.weights(30, 20), model.weights(5, 20, False)
+    x, residual = table.values[3].double(), 0
     for block in map(decoder_inputs.in_float64, blocks):
         residual = residual + x
         values, gate = product(block.mixer.in_proj, norm(block.norm, residual)).chunk(2)
         x = product(block.mixer.out_proj, values * reference.silu(gate))
     wanted = product(decoder_inputs.in_float64(head), norm(decoder_inputs.in_float64(last), residual + x))
-    assert close(kernels.MambaDecoder(blocks, last, head)(token), wanted)
+    assert close(kernels.MambaDecoder(table, blocks, last, head)(3), wanted)
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
@@ -133,7 +134,32 @@ MISFITS = {
 def test_what_it_refuses(misfit):
     model = decoder_inputs.Model(20)
     mixer = model.mamba2()
-    kernels.MambaDecoder([kernels.Block(model.norm(20), mixer)], model.norm(20), model.weights(9, 20))
+    table = model.weights(5, 20, False)
+    kernels.MambaDecoder(table, [kernels.Block(model.norm(20), mixer)], model.norm(20), model.weights(9, 20))
     block = kernels.Block(model.norm(20), dataclasses.replace(mixer, **MISFITS[misfit]))
     with pytest.raises((ValueError, TypeError)):
-        kernels.MambaDecoder([block], model.norm(20), model.weights(9, 20))
+        kernels.MambaDecoder(table, [block], model.norm(20), model.weights(9, 20))
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("features", [8, 37, 64])
+def test_each_row_of_the_embedding(bits, features):
+    """One layer that adds nothing and a head of ones on the diagonal: the logits are the norm of the token's row."""
+    model = decoder_inputs.Model(features, bits)
+    table, plain = model.weights(35, features, False), decoder_inputs.Model(features)
+    nothing = dataclasses.replace(plain.mlp(), out_proj=kernels.Weights(features, 37, torch.zeros(features, 37)))
+    head, last = kernels.Weights(features, features, torch.eye(features)), plain.norm(features)
+    decoder = kernels.MambaDecoder(table, [kernels.Block(plain.norm(features), nothing)], last, head)
+    for token, row in enumerate(decoder_inputs.matrix(table)):
+        assert close(decoder(token), norm(decoder_inputs.in_float64(last), row.double()))
+    for token in (-1, 35):
+        with pytest.raises(IndexError, match=f"token {token} is outside of the embedding, which has 35 rows"):
+            decoder(token)
+
+
+def test_an_embedding_that_does_not_fit():
+    model = decoder_inputs.Model(20)
+    blocks, last, head = [kernels.Block(model.norm(20), model.mlp())], model.norm(20), model.weights(9, 20)
+    for table in (model.weights(5, 21, False), model.weights(5, 20), dataclasses.replace(head, rows=8, bias=None)):
+        with pytest.raises((ValueError, TypeError)):
+            kernels.MambaDecoder(table, blocks, last, head)

@@ -440,6 +440,13 @@ class TestConfiguration:
         assert "CXX=g++ -m64 has 2 words" in done.stderr
         assert "Traceback" not in done.stderr
 
+    def test_a_cxx_that_does_not_run_is_named(self, project: Project) -> None:
+        project.config["cuda"]["cxx"] = "no-such-compiler"
+        done = project.run("build_ext")
+        assert done.returncode != 0
+        assert "the C++ compiler 'no-such-compiler' was not found: install one, or name one in CXX" in done.stderr
+        assert "Traceback" not in done.stderr
+
     def test_cubins_and_ptx_become_nvcc_s_options(self, project: Project) -> None:
         project.build()
         commands = (project.tree / "build" / "objects" / "build.ninja").read_text().replace("$\n", "")

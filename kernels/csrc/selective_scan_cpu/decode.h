@@ -1,5 +1,5 @@
-/* One token through a language model after its embedding, in one call: blocks, the last norm, and the output layer. The
-   weights of the output layer may be packed, as in mamba_step.h. */
+/* One token through a language model, in one call: its row of the embedding, blocks, the last norm, and the output
+   layer. The weights of the embedding and of the output layer may be packed, as in mamba_step.h. */
 #pragma once
 
 #include "interface.h"
@@ -22,6 +22,7 @@ struct decode_block_args { DECODE_BLOCK_FIELDS(MEMBER) };
 
 #define DECODE_FIELDS(FIELD) \
     FIELD(integer, count) FIELD(integer, features) FIELD(integer, vocabulary) FIELD(integer, threads) \
+    FIELD(integer, token) FIELD(tensor, embedding) FIELD(bytes, embedding_packed) /* (tokens, features) */ \
     FIELD(integer, blocks) /* the address of the arguments of `count` blocks, one after the other */ \
     FIELD(tensor, hidden) FIELD(tensor, residual) /* (features,): the output of the last block, and its residual */ \
     FIELD(tensor, norm_weight) FIELD(tensor, norm_bias) FIELD(flag, rms) FIELD(real, eps) \

@@ -20,8 +20,7 @@
     FIELD(tensor, A_log) FIELD(tensor, D) /* (inner, dstate), (inner,) */ \
     FIELD(tensor, state) /* (inner, dstate) */ \
     FIELD(tensor, out_weight) FIELD(tensor, out_bias) /* (features, inner), (features,) */ \
-    FIELD(bytes, in_packed) FIELD(bytes, x_packed) FIELD(bytes, out_packed) /* or NULL */ \
-    FIELD(flag, A_is_ready) /* the tensor A_log has the values A = -exp(A_log) */
+    FIELD(bytes, in_packed) FIELD(bytes, x_packed) FIELD(bytes, out_packed) /* or NULL */
 
 struct mamba_step_args { MAMBA_STEP_FIELDS(MEMBER) };
 // clang-format on

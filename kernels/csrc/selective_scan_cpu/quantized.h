@@ -12,6 +12,8 @@
 
 enum { TILE_ROWS = 16, BLOCK_COLUMNS = 32 };
 
+static inline int64_t blocks_of(int64_t columns) { return (columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS; }
+
 // clang-format off
 #define QUANTIZED_FIELDS(FIELD) \
     FIELD(integer, rows) FIELD(integer, columns) FIELD(integer, tokens) FIELD(integer, bits) FIELD(integer, threads) \

@@ -17,7 +17,7 @@ static const float LOG2_E = 0x1.715476p+0f, LN_2 = 0x1.62e430p-1f;
 
 /* All blocks of steps have about the same length, so that the last is not too short for vector loads. */
 INLINE int64_t steps_per_tile(const struct scan_args *a) {
-    /* Where steps are apart in memory, a tile of many steps has more pages than a processor translates fast. */
+    /* Where steps are apart in memory, long tiles were measured to be slower: perhaps they have too many pages. */
     const int64_t along = a->u.stride[3], most = along == 1 || along == -1 ? MAX_STEPS : MAX_STEPS / 4;
     const int64_t tiles = (a->seqlen + most - 1) / most;
     return tiles ? (a->seqlen + tiles - 1) / tiles : 1;

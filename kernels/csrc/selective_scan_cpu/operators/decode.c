@@ -1,5 +1,25 @@
 /* One token through a language model, by the kernels of its layers. */
+#include "quantized.h"
 #include "step_simd.h"
+
+/* Row `row` of a table of float32, or of packed weights (quantized.h). */
+static void read_row(struct weights table, int64_t row, int64_t features, float *out) {
+    if (!table.packed) {
+        load_floats(out, &table.values, row * table.values.stride[0], 1, features);
+        return;
+    }
+    const int64_t tile = row / TILE_ROWS, place = row % TILE_ROWS, blocks = blocks_of(features);
+    const int bits = table.values.dtype == FLOAT32 ? 8 : 4;
+    const int8_t *const at = table.packed + tile * blocks * bits * 64 + place * 4;
+    for (int64_t c = 0; c < features; c++) {
+        if (bits == 8) {
+            out[c] = at[c / 4 * 64 + c % 4] * load_float(&table.values, row);
+        } else {
+            const int both = (uint8_t)at[c / 8 * 64 + c % 4], half = c % 8 < 4 ? both & 15 : both >> 4;
+            out[c] = (half - 8) * load_float(&table.values, (tile * blocks + c / BLOCK_COLUMNS) * TILE_ROWS + place);
+        }
+    }
+}
 
 static int normalize(struct norm_args *args, int64_t features, int64_t threads) {
     args->rows = 1;
@@ -32,6 +52,7 @@ int FOR_ISA(decode_block)(const struct decode_block_args *a) {
 }
 
 int FOR_ISA(decode)(const struct decode_args *a) {
+    read_row((struct weights){a->embedding_packed, a->embedding}, a->token, a->features, (float *)a->hidden.data);
     const struct decode_block_args *const blocks = (const struct decode_block_args *)(intptr_t)a->blocks;
     for (int64_t i = 0; i < a->count; i++) {
         const int failed = FOR_ISA(decode_block)(&blocks[i]);

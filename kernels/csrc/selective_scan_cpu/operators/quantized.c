@@ -191,7 +191,7 @@ int FOR_ISA(quantized)(const struct quantized_args *a) {
     if (a->columns > LONGEST || a->tokens > LONGEST || a->rows > LONGEST) return TOO_LARGE;
     struct quantized_work w = {
         .a = a,
-        .blocks = (a->columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS,
+        .blocks = blocks_of(a->columns),
         .tiles = (a->rows + TILE_ROWS - 1) / TILE_ROWS,
     };
     if (a->tokens == 0 || a->rows == 0) return DONE;

@@ -4,6 +4,11 @@
 #include "parallel.h"
 #include "simd_math.h"
 
+/* exp(dt A), for A or log(-A). */
+INLINE vec decay_of(vec dt, vec A, const int is_log) {
+    return vec_exp(dt * (is_log ? -vec_exp(A) : A));
+}
+
 /* Advances the states of one channel and returns C . h. */
 INLINE float update_channel(const struct state_update_args *a, int64_t state_at, int64_t A_at, int64_t B_at,
                             int64_t C_at, vec dt, vec input, vec tied_decay, const int tied) {
@@ -14,10 +19,8 @@ INLINE float update_channel(const struct state_update_args *a, int64_t state_at,
         const vec B = load_part(&a->B, B_at + n * a->B.stride[2], a->B.stride[2], count);
         const vec C = load_part(&a->C, C_at + n * a->C.stride[2], a->C.stride[2], count);
         vec decay = tied_decay;
-        if (!tied) {
-            const vec A = load_part(&a->A, A_at + n * a->A.stride[2], a->A.stride[2], count);
-            decay = vec_exp(dt * (a->A_is_log ? -vec_exp(A) : A));
-        }
+        if (!tied)
+            decay = decay_of(dt, load_part(&a->A, A_at + n * a->A.stride[2], a->A.stride[2], count), a->A_is_log);
         const vec next = vec_fma(decay, h, input * B);
         store_part(&a->state, state_at + n * a->state.stride[3], a->state.stride[3], count, next);
         if (count < LANES) { /* lanes after the last state are set to 0, since infinity times 0 is NaN */
@@ -32,14 +35,18 @@ INLINE float update_channel(const struct state_update_args *a, int64_t state_at,
     return vec_sum(sum);
 }
 
-/* Channels that are advanced at once where one decay serves all states of a channel. */
-enum { STREAMS = 4 };
+/* Channels that are advanced at once where states are whole vectors of adjacent float32, and how many floats ahead each
+   of them is prefetched. */
+enum { STREAMS = 4, AHEAD = 512 };
 
-/* update_channel for STREAMS channels, with states in whole vectors of adjacent float32: B and C are read once, and the
-   states of the next channels are prefetched. */
-INLINE void update_streams(const struct state_update_args *a, float *state, const float *B, const float *C,
-                           const float *inputs, const float *decays, float *outs) {
-    const int64_t apart = a->state.stride[2];
+/* Where the decay of a state comes from. */
+enum decay { ONE_A_CHANNEL, OF_A, OF_LOG };
+
+/* update_channel for STREAMS channels: B and C are read once, and A where decay is not ONE_A_CHANNEL. */
+INLINE void update_streams(const struct state_update_args *a, float *state, const float *A, const float *B,
+                           const float *C, const float *dts, const float *inputs, const float *decays, float *outs,
+                           const enum decay decay) {
+    const int64_t apart = a->state.stride[2], A_apart = a->A.stride[1];
     vec sums[STREAMS];
     UNROLL
     for (int i = 0; i < STREAMS; i++) sums[i] = vec_set(0.0f);
@@ -48,8 +55,16 @@ INLINE void update_streams(const struct state_update_args *a, float *state, cons
         UNROLL
         for (int i = 0; i < STREAMS; i++) {
             float *const h = state + i * apart + n;
-            __builtin_prefetch(h + STREAMS * apart);
-            const vec next = vec_fma(vec_set(decays[i]), vec_load(h), vec_set(inputs[i]) * b);
+            __builtin_prefetch(h + AHEAD);
+            vec factor;
+            if (decay == ONE_A_CHANNEL) {
+                factor = vec_set(decays[i]);
+            } else {
+                const float *const own = A + i * A_apart + n;
+                __builtin_prefetch(own + AHEAD);
+                factor = decay_of(vec_set(dts[i]), vec_load(own), decay == OF_LOG);
+            }
+            const vec next = vec_fma(factor, vec_load(h), vec_set(inputs[i]) * b);
             vec_store(h, next);
             sums[i] = vec_fma(c, next, sums[i]);
         }
@@ -61,7 +76,8 @@ INLINE void update_streams(const struct state_update_args *a, float *state, cons
 static int are_whole_vectors(const struct state_update_args *a) {
     const struct tensor *const state = &a->state, *B = &a->B, *C = &a->C;
     return a->dstate % LANES == 0 && state->dtype == FLOAT32 && B->dtype == FLOAT32 && C->dtype == FLOAT32 &&
-           state->stride[3] == 1 && B->stride[2] == 1 && C->stride[2] == 1;
+           state->stride[3] == 1 && B->stride[2] == 1 && C->stride[2] == 1 &&
+           (a->A.stride[2] == 0 || (a->A.stride[2] == 1 && a->A.dtype == FLOAT32));
 }
 
 static void state_update_task(const void *context, int64_t index, void *scratch) {
@@ -90,17 +106,28 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
     vec_store(inputs, dt * x);
     if (tied) {
         const vec A = PARAMETER(A);
-        vec_store(decays, vec_exp(dt * (a->A_is_log ? -vec_exp(A) : A)));
+        vec_store(decays, decay_of(dt, A, a->A_is_log));
     }
     const int64_t B_at = batch * a->B.stride[0] + group * a->B.stride[1],
                   C_at = batch * a->C.stride[0] + group * a->C.stride[1],
                   head_at = entry * a->state.stride[0] + head * a->state.stride[1];
     int64_t i = 0;
-    if (tied && are_whole_vectors(a))
-        for (; i + STREAMS <= count; i += STREAMS)
-            update_streams(a, (float *)a->state.data + head_at + (first + i) * a->state.stride[2],
-                           (const float *)a->B.data + B_at, (const float *)a->C.data + C_at, inputs + i, decays + i,
-                           outs + i);
+    if (are_whole_vectors(a)) {
+        for (; i + STREAMS <= count; i += STREAMS) {
+            float *const state = (float *)a->state.data + head_at + (first + i) * a->state.stride[2];
+            const float *const A = (const float *)a->A.data + head * a->A.stride[0] + (first + i) * a->A.stride[1],
+                              *const B = (const float *)a->B.data + B_at, *const C = (const float *)a->C.data + C_at;
+#define STREAMS_WITH(decay) update_streams(a, state, A, B, C, dts + i, inputs + i, decays + i, outs + i, decay)
+            if (tied) {
+                STREAMS_WITH(ONE_A_CHANNEL);
+            } else if (a->A_is_log) {
+                STREAMS_WITH(OF_LOG);
+            } else {
+                STREAMS_WITH(OF_A);
+            }
+#undef STREAMS_WITH
+        }
+    }
     for (; i < count; i++) {
         const int64_t state_at = head_at + (first + i) * a->state.stride[2];
         const int64_t A_at = head * a->A.stride[0] + (first + i) * a->A.stride[1];

@@ -5,7 +5,6 @@ are compared with those of the model, so a hook, a replaced layer, weight or met
 A plan without a decoder is kept for a model that has to be called, so that the model is examined once for a sequence.
 """
 
-import ctypes
 import operator
 from collections import namedtuple
 
@@ -39,25 +38,24 @@ _KINDS = (
 _REPLACEABLE = ("forward", "step")  # methods that an instance may have of its own
 _METHODS = [(kind, name, getattr(kind, name)) for kind in _KINDS for name in _REPLACEABLE if hasattr(kind, name)]
 _PLAN = "_mambaport_plan"
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # those that run where no gradient is wanted
 _SETTINGS = (  # attributes that a plan copies
     "eps", "activation", "layer_idx", "bimamba_type", "init_layer_scale", "d_ssm", "d_state", "headdim", "nheads",
     "ngroups", "rmsnorm", "norm_before_gate", "group_size", "D_has_hdim", "dt_limit", "d_inner", "num_bc_heads",
-    "num_rope_angles", "mimo_rank", "is_mimo", "is_outproj_norm", "A_floor",
+    "num_rope_angles", "mimo_rank", "is_mimo", "is_outproj_norm", "A_floor", "max_norm", "rows", "columns", "dtype",
 )  # fmt: skip
 _LAYOUT = (torch.Tensor.data_ptr, operator.attrgetter("dtype"), torch.Tensor.size, torch.Tensor.stride)
 CausalLMOutput = namedtuple("CausalLMOutput", ["logits"])
 
 
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-
-
 class _Plan:
-    """A decoder or None, and the model and states it is for: hundreds of objects, compared by functions in C."""
+    """A decoder or None, and the model and states it is for: thousands of objects, compared by functions in C.
 
-    def __init__(self, model, states, decoder=None, logs=()):
-        self.model, self.decoder, self.embedding = model, decoder, model.backbone.embedding
+    No list of sizes or strides is made for a comparison: so many new tuples would start Python's garbage collector.
+    """
+
+    def __init__(self, model, states, decoder=None):
+        self.model, self.decoder = model, decoder
         self.kind, self.method = type(model.backbone), type(model.backbone).forward
         self.modules = list(model.modules())
         self.kinds = list(map(type, self.modules))
@@ -73,12 +71,7 @@ class _Plan:
         self.tensors = [value for value in self.values if isinstance(value, torch.Tensor)]
         self.keys, self.states = list(states), _flat(states)
         self.tensors += [state for state in self.states if isinstance(state, torch.Tensor)]
-        self.layout = _layout(self.tensors)
-        # The decoder has -exp(A_log), which costs a fifth of a token's time, so the numbers of A_log are compared. A
-        # change of other numbers needs no new decoder.
-        self.copies = [log.detach().clone() for log in logs]
-        self.logs = [log.data_ptr() for log in logs], [copy.data_ptr() for copy in self.copies]
-        self.bytes = [copy.nbytes for copy in self.copies]
+        self.layout = [list(map(function, self.tensors)) for function in _LAYOUT]
 
     def is_for(self, model, states):
         """Whether the model and the states are those of the plan, without a change."""
@@ -86,11 +79,10 @@ class _Plan:
             self.model is model
             and list(states) == self.keys
             and _are(_flat(states), self.states)
-            and list(map(len, self.sized)) == self.sizes
-            and _are(map(type, self.modules), self.kinds)
-            and _are(map(dict.get, self.owners, self.names), self.values)
-            and _layout(self.tensors) == self.layout
-            and not any(map(_memcmp, *self.logs, self.bytes))
+            and all(map(operator.eq, map(len, self.sized), self.sizes))
+            and all(map(operator.is_, map(type, self.modules), self.kinds))
+            and all(map(operator.is_, map(dict.get, self.owners, self.names), self.values))
+            and all(all(map(operator.eq, map(f, self.tensors), found)) for f, found in zip(_LAYOUT, self.layout))
             and self.kind.forward is self.method
             and (self.decoder is None or self.decoder.is_current)
         )
@@ -106,6 +98,7 @@ def step(model, tokens, inference_params):
         inference_params is None
         or tokens.numel() != 1
         or tokens.dim() != 2
+        or tokens.dtype not in (torch.int64, torch.int32)
         or inference_params.seqlen_offset == 0
         or torch.is_grad_enabled()
         or not submodules.kernel_may_take(tokens)
@@ -121,11 +114,10 @@ def step(model, tokens, inference_params):
         plan = inference_params.__dict__[_PLAN] = _make(model, states)
     if plan is None or plan.decoder is None:
         return None
-    return plan.decoder(plan.embedding(tokens)).view(1, 1, -1)
+    return plan.decoder(int(tokens)).view(1, 1, -1)
 
 
 def _are(objects, others):
-    objects, others = list(objects), list(others)
     return len(objects) == len(others) and all(map(operator.is_, objects, others))
 
 
@@ -134,53 +126,43 @@ def _flat(states):
     return [state for entry in states.values() for state in (entry if isinstance(entry, (tuple, list)) else (entry,))]
 
 
-def _layout(tensors):
-    return [list(map(function, tensors)) for function in _LAYOUT]
-
-
 def _make(model, states):
     """A plan, without a decoder where the model has to be called; None where the model's tensors have no address."""
-    decoder, logs = _decoder(model, states) or (None, [])
     try:
-        return _Plan(model, states, decoder, logs)
+        return _Plan(model, states, _decoder(model, states))
     except (AttributeError, TypeError, RuntimeError, NotImplementedError):  # a scripted module, a tensor of a subclass
         return None
 
 
 def _decoder(model, states):
-    """A decoder and the A_logs that it copies; None where a part of the model is more than its weights, or is of
-    another kind or dtype."""
+    """A decoder; None where a part of the model is more than its weights, or is of another kind or dtype."""
     kernels, backbone = dispatch.selective_scan_cpu, model.backbone
     if type(backbone).forward.__qualname__ != "MixerModel.forward":
         return None
     try:
-        if _changed(backbone, backbone.layers, backbone.embedding) or type(backbone.embedding) not in _KINDS:
+        if _changed(backbone, backbone.layers):
             return None
-        blocks, logs = [], []
+        blocks = []
         for index, block in enumerate(backbone.layers):
             mixer = block.mixer
             if type(block) is not Block or mixer.layer_idx != index or _changed(block, mixer):
                 return None
             layer = _MIXERS[type(mixer)](kernels, mixer, tuple(map(_tensor, states[index])))
             blocks.append(kernels.Block(_norm(kernels, block.norm), layer))
-            if type(mixer) is Mamba:
-                logs.append(mixer.A_log)
             if block.mlp is not None:
                 blocks.append(kernels.Block(_norm(kernels, block.norm2), _mlp(kernels, block.mlp)))
-        decoder = kernels.MambaDecoder(blocks, _norm(kernels, backbone.norm_f), _weights(kernels, model.lm_head))
+        embedding, head = _embedding(kernels, backbone.embedding), _weights(kernels, model.lm_head)
+        return kernels.MambaDecoder(embedding, blocks, _norm(kernels, backbone.norm_f), head)
     except (AttributeError, LookupError, TypeError, ValueError):  # another model, or tensors that no kernel takes
         return None
-    return decoder, logs
 
 
 def _mamba(kernels, mixer, states):
     if getattr(mixer, "bimamba_type", "none") != "none" or getattr(mixer, "init_layer_scale", None) is not None:
         raise TypeError("a mixer of the vision patches")
-    if not _tensor(mixer.A_log).is_contiguous():
-        raise ValueError("A_log is not contiguous")
     return kernels.MambaMixer(
         _weights(kernels, mixer.in_proj), *_convolution(mixer), _weights(kernels, mixer.x_proj),
-        _weights(kernels, mixer.dt_proj), -torch.exp(mixer.A_log), _tensor(mixer.D),
+        _weights(kernels, mixer.dt_proj), _tensor(mixer.A_log), _tensor(mixer.D),
         _weights(kernels, mixer.out_proj), *states,
     )  # fmt: skip
 
@@ -264,6 +246,14 @@ def _tensor(tensor):
     if tensor is not None and (type(tensor) not in _PLAIN or tensor.dtype is not torch.float32):
         raise TypeError("a tensor of a subclass, or of another dtype than float32")
     return tensor
+
+
+def _embedding(kernels, table):
+    if type(table) is QuantizedEmbedding and not _changed(table) and table.dtype is torch.float32:
+        return kernels.Weights(table.rows, table.columns, table.scales, table.packed)
+    if type(table) is not nn.Embedding or not submodules.are_plain(table) or table.max_norm is not None:
+        raise TypeError("an embedding that is more than its table, or of another dtype than float32")
+    return kernels.Weights(*table.weight.shape, table.weight)
 
 
 def _norm(kernels, norm):

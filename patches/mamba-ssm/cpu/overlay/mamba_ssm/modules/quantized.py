@@ -108,6 +108,11 @@ class QuantizedEmbedding(_Quantized):
 
     def forward(self, tokens):
         """tokens: integers of any shape. Returns (*tokens.shape, embedding_dim)."""
-        if tokens.numel() and not (0 <= tokens.min() and tokens.max() < self.rows):
+        if tokens.numel() == 1:  # a step of decoding: a row by its number is a view
+            return self._unpacked(int(tokens), 0 <= int(tokens) < self.rows).view(*tokens.shape, -1)
+        return self._unpacked(tokens, tokens.numel() == 0 or (0 <= tokens.min() and tokens.max() < self.rows))
+
+    def _unpacked(self, rows, inside):
+        if not inside:
             raise IndexError(f"a token is outside of the table, which has {self.rows} rows")
-        return quantized.unpack_rows(self.packed, self.scales, tokens)[..., : self.columns].to(self.dtype)
+        return quantized.unpack_rows(self.packed, self.scales, rows)[..., : self.columns].to(self.dtype)

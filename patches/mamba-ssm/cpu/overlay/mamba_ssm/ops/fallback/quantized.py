@@ -74,7 +74,7 @@ def unpack(packed, scales):
 
 
 def unpack_rows(packed, scales, rows):
-    """Rows of the weights by number, in float32 with their padding: (*rows.shape, blocks * 32)."""
+    """Rows of the weights by number, in float32 with their padding: (*rows.shape, blocks * 32); (blocks * 32,) for an int."""
     tiles, places = rows // TILE, rows % TILE
     chosen = packed[tiles, :, places]  # (..., columns / 4 or 8, 4)
     if packed.dtype == torch.int8:
