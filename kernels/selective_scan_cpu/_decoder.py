@@ -51,7 +51,8 @@ class MambaDecoder:
         with torch.inference_mode(False):  # tensors made in inference mode could only be written to there
             self._hidden, self._residual, self._normed = (torch.empty(features, dtype=torch.float32) for _ in range(3))
         self._states = [state for block in blocks for state in block.mixer.states()]
-        self.tensors = [*embedding.tensors(), *(t for block in blocks for t in block.tensors()), *norm.tensors(), *head.tensors()]
+        layers: list[Block | Norm | Weights] = [embedding, *blocks, norm, head]
+        self.tensors = [tensor for layer in layers for tensor in layer.tensors()]
         mixers = [block.mixer for block in blocks]
         strided = {id(mixer.conv_state) for mixer in mixers if isinstance(mixer, MambaMixer | Mamba2Mixer)}
         for tensor in self.tensors:

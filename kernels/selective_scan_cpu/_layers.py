@@ -127,8 +127,8 @@ class MambaMixer(_Layer):
             **place._asdict(), inner=inner, dstate=dstate, rank=rank, width=width, **_packed("in", self.in_proj),
             conv_weight=view(self.conv_weight, 0, 2), conv_bias=view(self.conv_bias),
             conv_state=view(self.conv_state, 1, 2), x_weight=view(self.x_proj.values), x_packed=self.x_proj.address,
-            dt_weight=view(self.dt_proj.values), dt_bias=view(self.dt_proj.bias), A_log=view(self.A_log), D=view(self.D),
-            state=view(self.state, 1, 2), **_packed("out", self.out_proj),
+            dt_weight=view(self.dt_proj.values), dt_bias=view(self.dt_proj.bias), A_log=view(self.A_log),
+            D=view(self.D), state=view(self.state, 1, 2), **_packed("out", self.out_proj),
         )  # fmt: skip
 
 

@@ -444,7 +444,8 @@ class TestConfiguration:
         project.config["cuda"]["cxx"] = "no-such-compiler"
         done = project.run("build_ext")
         assert done.returncode != 0
-        assert "the C++ compiler 'no-such-compiler' was not found: install one, or name one in CXX" in done.stderr
+        assert "the C++ compiler 'no-such-compiler' was not found" in done.stderr
+        assert "name one in CXX" in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_cubins_and_ptx_become_nvcc_s_options(self, project: Project) -> None:

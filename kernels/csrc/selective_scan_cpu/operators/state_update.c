@@ -5,9 +5,7 @@
 #include "simd_math.h"
 
 /* exp(dt A), for A or log(-A). */
-INLINE vec decay_of(vec dt, vec A, const int is_log) {
-    return vec_exp(dt * (is_log ? -vec_exp(A) : A));
-}
+INLINE vec decay_of(vec dt, vec A, const int is_log) { return vec_exp(dt * (is_log ? -vec_exp(A) : A)); }
 
 /* Advances the states of one channel and returns C . h. */
 INLINE float update_channel(const struct state_update_args *a, int64_t state_at, int64_t A_at, int64_t B_at,
@@ -116,7 +114,7 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
         for (; i + STREAMS <= count; i += STREAMS) {
             float *const state = (float *)a->state.data + head_at + (first + i) * a->state.stride[2];
             const float *const A = (const float *)a->A.data + head * a->A.stride[0] + (first + i) * a->A.stride[1],
-                              *const B = (const float *)a->B.data + B_at, *const C = (const float *)a->C.data + C_at;
+                               *const B = (const float *)a->B.data + B_at, *const C = (const float *)a->C.data + C_at;
 #define STREAMS_WITH(decay) update_streams(a, state, A, B, C, dts + i, inputs + i, decays + i, outs + i, decay)
             if (tied) {
                 STREAMS_WITH(ONE_A_CHANNEL);
