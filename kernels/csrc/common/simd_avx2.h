@@ -11,6 +11,11 @@ typedef __m256 mask;
 
 INLINE vec vec_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void vec_store(float *p, vec v) { _mm256_storeu_ps(p, v); }
+INLINE __m256i first_lanes(int64_t count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vec vec_load_first(const float *p, int64_t count) { return _mm256_maskload_ps(p, first_lanes(count)); }
+INLINE void vec_store_first(float *p, int64_t count, vec v) { _mm256_maskstore_ps(p, first_lanes(count), v); }
 INLINE vec vec_set(float x) { return _mm256_set1_ps(x); }
 INLINE vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }

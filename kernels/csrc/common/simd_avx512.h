@@ -11,6 +11,12 @@ typedef __mmask16 mask;
 
 INLINE vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void vec_store(float *p, vec v) { _mm512_storeu_ps(p, v); }
+INLINE vec vec_load_first(const float *p, int64_t count) {
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+}
+INLINE void vec_store_first(float *p, int64_t count, vec v) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), v);
+}
 INLINE vec vec_set(float x) { return _mm512_set1_ps(x); }
 INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }

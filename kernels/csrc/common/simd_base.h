@@ -32,6 +32,16 @@ INLINE vec vec_load(const float *p) {
     return v;
 }
 INLINE void vec_store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+/* The first `count` < LANES lanes; the others are zero. Memory after them is not read. */
+INLINE vec vec_load_first(const float *p, int64_t count) {
+    vec v = {0};
+    for (int64_t i = 0; i < count; i++) v[i] = p[i];
+    return v;
+}
+/* Stores the first `count` < LANES lanes. */
+INLINE void vec_store_first(float *p, int64_t count, vec v) {
+    for (int64_t i = 0; i < count; i++) p[i] = v[i];
+}
 INLINE vec vec_set(float x) { return (vec){x, x, x, x}; }
 
 /* a b + c */

@@ -47,6 +47,7 @@ INLINE void vec_store_as(char *p, int64_t dtype, vec v) {
 /* `count` elements at distances of `stride`, as the first lanes of a vector; the other lanes are zero. */
 INLINE vec load_part(const struct tensor *t, int64_t offset, int64_t stride, int64_t count) {
     if (count == LANES && stride == 1) return vec_load_as(element(t, offset), t->dtype);
+    if (stride == 1 && t->dtype == FLOAT32) return vec_load_first((const float *)element(t, offset), count);
     float values[LANES] = {0};
     load_floats(values, t, offset, stride, count);
     return vec_load(values);
@@ -55,6 +56,10 @@ INLINE vec load_part(const struct tensor *t, int64_t offset, int64_t stride, int
 INLINE void store_part(const struct tensor *t, int64_t offset, int64_t stride, int64_t count, vec v) {
     if (count == LANES && stride == 1) {
         vec_store_as(element(t, offset), t->dtype, v);
+        return;
+    }
+    if (stride == 1 && t->dtype == FLOAT32) {
+        vec_store_first((float *)element(t, offset), count, v);
         return;
     }
     float values[LANES];

@@ -4,7 +4,7 @@
 #include "parallel.h"
 #include "simd_math.h"
 
-enum { STEPS = 256, LEAST_STEPS = 32, HISTORY = MAX_WIDTH - 1 };
+enum { STEPS = 256, LEAST_STEPS = 32, LEAST_LINE = 8, HISTORY = MAX_WIDTH - 1 };
 
 /* The scratch memory of a tile in the forward pass: `rows` begins width - 1 steps before `out`. */
 struct forward_scratch {
@@ -160,8 +160,9 @@ static void convolve_copied(const struct conv_args *a, struct channels c, int64_
 /* Steps t to t + LANES - 1 of a line, of which `count` exist; the others are zero. */
 INLINE vec load_line(const float *line, int64_t t, int64_t count, const int backwards) {
     if (count == LANES) return backwards ? vec_reversed(vec_load(line - t - (LANES - 1))) : vec_load(line + t);
+    if (!backwards) return vec_load_first(line + t, count);
     float values[LANES] = {0};
-    for (int64_t i = 0; i < count; i++) values[i] = backwards ? line[-t - i] : line[t + i];
+    for (int64_t i = 0; i < count; i++) values[i] = line[-t - i];
     return vec_load(values);
 }
 
@@ -171,9 +172,13 @@ INLINE void store_line(float *line, int64_t t, int64_t count, const int backward
         else vec_store(line + t, v);
         return;
     }
+    if (!backwards) {
+        vec_store_first(line + t, count, v);
+        return;
+    }
     float values[LANES];
     vec_store(values, v);
-    for (int64_t i = 0; i < count; i++) line[backwards ? -t - i : t + i] = values[i];
+    for (int64_t i = 0; i < count; i++) line[-t - i] = values[i];
 }
 
 /* One channel, one vector of steps at a time. The inputs of each tap are lanes of this vector and of the one before. */
@@ -288,7 +293,8 @@ int FOR_ISA(conv_forward)(const struct conv_args *a) {
               along = a->x.stride[2] == a->out.stride[2];
     /* Below about 10 us a second thread costs more than it saves. */
     const int64_t threads = a->batch * a->dim * (a->seqlen + 44) < 1 << 14 ? 1 : a->threads;
-    if (floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1))
+    /* With fewer steps, a vector of steps is mostly empty, and a copy, whose vectors are channels, is faster. */
+    if (a->seqlen >= LEAST_LINE && floats && along && (a->x.stride[2] == 1 || a->x.stride[2] == -1))
         return parallel_run(lines_task, a, tiles, 0, threads);
     if (floats && a->seqlen && a->x.stride[1] == 1 && a->out.stride[1] == 1) {
         const int64_t most = rows_per_task(a);
