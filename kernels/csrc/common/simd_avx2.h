@@ -32,6 +32,11 @@ INLINE float vec_sum(vec a) {
     const __m128 four = _mm256_castps256_ps128(a) + _mm256_extractf128_ps(a, 1), two = four + _mm_movehl_ps(four, four);
     return _mm_cvtss_f32(two) + _mm_cvtss_f32(_mm_movehdup_ps(two));
 }
+INLINE float vec_largest(vec a) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)),
+                 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 
 INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
     /* The high half of `earlier` and the low half of `later`: alignr shifts within each 128 bits only. */

@@ -30,6 +30,7 @@ INLINE vec vec_of_mask(mask where) { return (vec)_mm512_movm_epi32(where); }
 INLINE vec vec_and(vec a, vec b) { return _mm512_and_ps(a, b); }
 INLINE vec vec_choose(mask where, vec a, vec b) { return _mm512_mask_mov_ps(b, where, a); }
 INLINE float vec_sum(vec a) { return _mm512_reduce_add_ps(a); }
+INLINE float vec_largest(vec a) { return _mm512_reduce_max_ps(a); }
 
 INLINE vec vec_shift_in(vec earlier, vec later, const int n) {
     const __m512i low = _mm512_castps_si512(earlier), high = _mm512_castps_si512(later);

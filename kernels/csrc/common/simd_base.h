@@ -71,6 +71,11 @@ INLINE vec vec_multiply_where(vec a, mask where, vec b) { return vec_choose(wher
 INLINE vec vec_of_mask(mask where) { return (vec)where; }
 INLINE vec vec_and(vec a, vec b) { return (vec)((mask)a & (mask)b); }
 INLINE float vec_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+/* The largest lane, of lanes that are not NaN. */
+INLINE float vec_largest(vec a) {
+    const float even = a[0] > a[2] ? a[0] : a[2], odd = a[1] > a[3] ? a[1] : a[3];
+    return even > odd ? even : odd;
+}
 
 /* The last n <= 3 lanes of `earlier`, then the first LANES - n lanes of `later`. */
 INLINE vec vec_shift_in(vec earlier, vec later, const int n) {

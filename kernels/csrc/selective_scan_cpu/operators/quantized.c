@@ -34,6 +34,10 @@ struct quantized_work {
 /* Inputs of a block whose largest is smaller count as zero: the factor 127 / largest would overflow. */
 #define LEAST 1e-30f
 
+/* A vector's lanes as integers of 32 and of 8 bits. */
+typedef int32_t words_of_lanes __attribute__((vector_size(LANES * 4)));
+typedef int8_t bytes_of_lanes __attribute__((vector_size(LANES)));
+
 /* Rounds 32 floats to integers of -127 to 127 times the scale. NaN and infinities make the scale NaN. */
 static void round_block(const float *x, int8_t *values, float *scale, int32_t *total) {
     vec largest = vec_set(0.0f), zero = vec_set(0.0f);
@@ -42,22 +46,25 @@ static void round_block(const float *x, int8_t *values, float *scale, int32_t *t
         largest = vec_max(vec_abs(v), largest);
         zero = vec_fma(v, vec_set(0.0f), zero);
     }
-    float lanes[LANES], most = 0.0f;
-    vec_store(lanes, largest);
-    for (int i = 0; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
-    const float finite = vec_sum(zero), factor = finite == 0.0f && most >= LEAST ? 127.0f / most : 0.0f;
+    const float most = vec_largest(largest), finite = vec_sum(zero),
+                factor = finite == 0.0f && most >= LEAST ? 127.0f / most : 0.0f;
     *scale = finite == 0.0f ? (factor > 0.0f ? most / 127.0f : 0.0f) : NAN;
-    int32_t sum = 0;
-    if (factor > 0.0f) {
-        for (int i = 0; i < BLOCK_COLUMNS; i++) {
-            /* The unit in the last place of 1.5 * 2^23 is 1: the sum is rounded to an integer, half to even. */
-            const float shifted = x[i] * factor + 0x1.8p23f;
-            const int32_t value = (int32_t)(bits_of_float(shifted) - bits_of_float(0x1.8p23f));
-            values[i] = (int8_t)value;
-            sum += value;
-        }
-    } else memset(values, 0, BLOCK_COLUMNS);
-    *total = sum;
+    *total = 0;
+    if (factor == 0.0f) {
+        memset(values, 0, BLOCK_COLUMNS);
+        return;
+    }
+    vec sums = vec_set(0.0f);
+    UNROLL
+    for (int i = 0; i < BLOCK_COLUMNS; i += LANES) {
+        /* The unit in the last place of 1.5 * 2^23 is 1: the sum is rounded to an integer, half to even. */
+        const vec shifted = vec_load(x + i) * vec_set(factor) + vec_set(0x1.8p23f);
+        const words_of_lanes rounded = (words_of_lanes)shifted - (int32_t)bits_of_float(0x1.8p23f);
+        const bytes_of_lanes narrow = __builtin_convertvector(rounded, bytes_of_lanes);
+        memcpy(values + i, &narrow, sizeof narrow);
+        sums = sums + (shifted - vec_set(0x1.8p23f));
+    }
+    *total = (int32_t)vec_sum(sums); /* integers of at most 32 * 127: the sum is exact */
 }
 
 /* Rounds the tokens of a group; `row` has room for the columns of one token, padded to whole blocks. */
@@ -84,15 +91,27 @@ INLINE void load_block(bytes *block, const int8_t *at, const int bits) {
     else block_of_4(block, at);
 }
 
-/* Scales, adds the bias, and stores the results of one token and a vector of rows. */
-static __attribute__((noinline)) void store_rows(const struct quantized_work *w, int64_t token, int64_t vector,
-                                                 vec sums) {
+/* store_rows for rows that are no whole vector of floats, or have a bias. */
+static __attribute__((noinline)) void store_any_rows(const struct quantized_work *w, int64_t token, int64_t vector,
+                                                     vec sums) {
     const struct quantized_args *a = w->a;
     const int64_t first = vector * LANES, count = lanes_left(a->rows, first);
     if (count <= 0) return;
     if (a->bits == 8) sums = sums * vec_load((const float *)a->scales.data + first);
     if (a->bias.data) sums = sums + load_part(&a->bias, first, 1, count);
     store_part(&a->out, token * a->out.stride[0] + first, 1, count, sums);
+}
+
+/* Scales, adds the bias, and stores the results of one token and a vector of rows. */
+INLINE void store_rows(const struct quantized_work *w, int64_t token, int64_t vector, vec sums, const int bits) {
+    const struct quantized_args *a = w->a;
+    const int64_t first = vector * LANES;
+    if (a->bias.data || a->out.dtype != FLOAT32 || lanes_left(a->rows, first) < LANES) {
+        store_any_rows(w, token, vector, sums);
+        return;
+    }
+    if (bits == 8) sums = sums * vec_load((const float *)a->scales.data + first);
+    vec_store((float *)a->out.data + token * a->out.stride[0] + first, sums);
 }
 
 /* Adds the product of a block of weights and a token's inputs. */
@@ -126,7 +145,8 @@ INLINE void one_token(const struct quantized_work *w, int64_t tile, int64_t apar
             }
         }
     }
-    for (int i = 0; i < count * PARTS; i++) store_rows(w, 0, (tile + i / PARTS * apart) * PARTS + i % PARTS, sums[i]);
+    for (int i = 0; i < count * PARTS; i++)
+        store_rows(w, 0, (tile + i / PARTS * apart) * PARTS + i % PARTS, sums[i], bits);
 }
 
 /* The tokens of a group and `count` vectors of rows, VECTORS at most. Each block of weights and inputs is read once. */
@@ -158,7 +178,7 @@ INLINE void many_tokens(const struct quantized_work *w, int64_t vector, const in
     }
     for (int64_t t = 0; t < tokens; t++) {
         UNROLL
-        for (int v = 0; v < count; v++) store_rows(w, first + t, vector + v, sums[t][v]);
+        for (int v = 0; v < count; v++) store_rows(w, first + t, vector + v, sums[t][v], bits);
     }
 }
 
