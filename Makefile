@@ -19,7 +19,7 @@ PYTEST  := $(TOOL)/bin/pytest
 export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet test-pythons production signer coverage lint format docs picture bench clean
+.PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet test-pythons production packages coverage lint format docs picture bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -145,9 +145,11 @@ test-fleet: $(TOOL)/.fleet $(NUMERIC)/.numeric ## test the Ansible collection on
 production: $(TOOL)/.test $(NUMERIC)/.numeric ## matrix, wheels of rpi and cpu, emulated proof, index, server, installations, pictures
 	$(TOOL)/bin/python tests/production.py $(LINE)
 
-# For every Python from 3.10 on and every platform: the release workflow's runner may change, and the tests use this machine's.
-signer: $(TOOL)/.test ## renew .github/signer.txt, the packages that sign in the workflows: versions and digests
-	@echo pypi-attestations | $(TOOL)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --only-binary :all: --generate-hashes --no-annotate --custom-compile-command "make signer" --output-file .github/signer.txt -
+# For every Python from 3.10 on and every platform: a workflow's runner may change, and the tests use this machine's.
+PINNED := $(TOOL)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --only-binary :all: --generate-hashes --no-annotate --custom-compile-command "make packages"
+packages: $(TOOL)/.test ## renew what the workflows install, versions and digests: .github/packages.txt, and signer.txt for the jobs that sign
+	@printf '%s\n' build setuptools | $(PINNED) --extra attest --output-file .github/packages.txt pyproject.toml -
+	@echo pypi-attestations | $(PINNED) --output-file .github/signer.txt -
 
 # Interpreters to test, such as "/opt/python3.14t/bin/python3.14t"; empty for all that are found.
 PYTHONS ?=

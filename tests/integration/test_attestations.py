@@ -1,14 +1,15 @@
 """Attestations (PEP 740): compared with Sigstore's keys, published by an index, required by an installation.
 
 A real attestation, which a workflow on GitHub has signed with Sigstore, is in the source distribution of
-pypi-attestations. Comparing needs no network: the keys are in the library sigstore. Signing needs Sigstore's
-servers and a workflow's identity; no test signs.
+pypi-attestations. Comparing needs no network: the keys are in the library sigstore. Signing with Sigstore
+needs its servers and a workflow's identity; wheels are signed by a Sigstore of the tests (own_sigstore.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from own_sigstore import Sigstore
 from pypi_attestations import Provenance
 from test_indexing import refused, run, wheel
 from test_wheel_index import NAME, opened, rewrite
@@ -207,6 +209,72 @@ def test_an_installation_refuses_what_is_not_attested(site: Path, tmp_path: Path
     run(tmp_path / "house", "-o", tmp_path / "plain")
     with pytest.raises(AuditError, match=r"demo.* has no attestation"):
         bring(tmp_path / "plain", tmp_path / "four")
+
+
+@pytest.fixture(scope="module")
+def sigstore(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sigstore, Path]:
+    """A Sigstore, and the folder of caches in which a process has its keys."""
+    made, caches = Sigstore(), tmp_path_factory.mktemp("caches")
+    made.trust(caches)
+    return made, caches
+
+
+@pytest.fixture
+def signed(
+    sigstore: tuple[Sigstore, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, tuple[str | Path, ...]]:
+    """A wheel that SIGNER has signed, and the words of `mambaport index` for it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(sigstore[1]))
+    path = wheel(tmp_path / "house")
+    path.with_name(path.name + ATTESTATION).write_bytes(sigstore[0].attest(path, SIGNER))
+    return path, (path, "-o", tmp_path / "site", "--offline", "--attested-by", SIGNER)
+
+
+def test_a_signed_wheel_is_indexed_and_installed_and_a_changed_one_is_not(
+    signed: tuple[Path, tuple[str | Path, ...]], tmp_path: Path
+) -> None:
+    path, words = signed
+    site = tmp_path / "site"
+    assert f"signed by a workflow of {SIGNER}" in run(*words, "--url", "https://wheels.example")
+    data = json.loads((site / f"my-board/files/{NAME}{PROVENANCE}").read_text())
+    assert data["attestation_bundles"][0]["publisher"]["workflow"] == "wheels.yml"
+    bring(site, tmp_path / "one")
+    assert (tmp_path / "one" / NAME).read_bytes() == path.read_bytes()
+
+    # Who controls the server can exchange every file, but cannot sign.
+    run(wheel(tmp_path / "other", content=b"x = 2\n"), "-o", tmp_path / "exchanged")
+    name = f"my-board/files/{NAME}{PROVENANCE}"
+    rewrite(tmp_path / "exchanged", name, (site / name).read_bytes())
+    with pytest.raises(AuditError, match=rf"{re.escape(NAME + PROVENANCE)} does not attest") as caught:
+        bring(tmp_path / "exchanged", tmp_path / "two")
+    assert "does not match distribution digest" in str(caught.value.found)
+
+
+@pytest.mark.parametrize("change", ["wheel", "repository", "authority"])
+def test_an_index_refuses_a_wheel_whose_signature_is_for_another(
+    signed: tuple[Path, tuple[str | Path, ...]],
+    sigstore: tuple[Sigstore, Path],
+    change: str,
+    tmp_path: Path,
+) -> None:
+    path, words = signed
+    beside = path.with_name(path.name + ATTESTATION)
+    if change == "wheel":
+        wheel(tmp_path / "house", content=b"x = 2\n")
+    elif change == "repository":
+        beside.write_bytes(sigstore[0].attest(path, "someone/else"))
+    else:
+        beside.write_bytes(Sigstore().attest(path, SIGNER))  # of another authority's keys
+    fault = refused(*words)
+    assert f"{NAME}{ATTESTATION} does not attest {NAME}" in fault.what
+    reason = {
+        "wheel": "distribution digest",
+        "repository": "OIDCSourceRepositoryURI",
+        "authority": "certificate chain",
+    }
+    assert reason[change] in str(fault.found)
+    assert fault.exit_code == 14
+    assert not (tmp_path / "site").exists()
 
 
 @pytest.mark.parametrize(

