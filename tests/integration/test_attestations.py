@@ -182,6 +182,9 @@ def test_the_pages_link_the_provenance_as_the_pep_says(site: Path, provenance: b
     assert f'href="../files/{NAME.replace("+", "%2B")}{PROVENANCE}"' in next(
         (site / "my-board/wheels").glob("*.html")
     ).read_text().replace("&#43;", "+")
+    line = f"mambaport install -p my-board --index https://wheels.example/ --attested-by {SIGNER}"
+    for place in ("index.html", "my-board/index.html", "my-board/wheels/*.html"):
+        assert [path for path in site.glob(place) if line in path.read_text()], place
     run("-o", site)  # without an https address, PEP 740 has no link; the file stays
     assert "provenance" not in json.loads((site / "my-board/simple/demo/index.json").read_text())["files"][0]
     assert (site / name).read_bytes() == provenance

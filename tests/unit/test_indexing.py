@@ -319,6 +319,8 @@ def test_a_proof_is_shown_on_the_pages_of_its_wheels_alone(tmp_path: Path, site:
     page = (site / f"my-board/wheels/{path.name}.html").read_text()
     assert page.count("Mamba &lt;1&gt;") == 1
     assert "1.0e-07" in page
+    assert "passed, 1 component<" in (site / "index.html").read_text()
+    assert "mambaport install -p my-board --index" in page
     failed = {**PROOF, "components": [{"name": "Mamba", "path": "default", "ok": False}]}
     report.write_text(json.dumps({**failed, "wheels": {path.name: digest}}))
     assert "the report of a failed proof" in refused("-o", site, "--proof", report).what

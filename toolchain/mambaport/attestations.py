@@ -49,8 +49,8 @@ class Checker:
 
     Args:
         repository: ``OWNER/NAME`` on GitHub.
-        offline: whether no newer keys are fetched: the keys are those that sigstore fetched before, or those in
-            the library.
+        offline: whether no newer keys are fetched: the keys are those that sigstore fetched before, or those
+            in the library.
 
     Raises:
         HostError: the library pypi-attestations is not installed.

@@ -63,7 +63,7 @@ from mambaport.wheels import Wheel, read_wheel, wheels_in
 @click.option(
     "--offline",
     is_flag=True,
-    help="Compare attestations with the keys that sigstore fetched before, or those in the installed library.",
+    help="Compare attestations with the keys that sigstore fetched before, or those in the library.",
 )
 @output_options
 def index(

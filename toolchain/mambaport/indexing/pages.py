@@ -36,7 +36,7 @@ def site_pages(
     found = shelves(records)
     address = url or PLACEHOLDER
     pages = {name: asset(name) for name in ASSETS}
-    views = [_shelf_view(shelf, address) for shelf in found]
+    views = [_shelf_view(shelf, address, _signer(shelf, attested, signed)) for shelf in found]
     pages["index.html"] = render("index.html", shelves=views, places=[_place(item) for item in found], top="")
     for shelf, view in zip(found, views, strict=True):
         page = render("shelf.html", shelf=view, top="../")
@@ -65,13 +65,20 @@ def _place(shelf: Shelf) -> dict[str, Any]:
     }
 
 
-def _shelf_view(shelf: Shelf, address: str) -> dict[str, Any]:
+def _signer(shelf: Shelf, attested: str | None, signed: Collection[str]) -> str | None:
+    """The repository that has signed every wheel which `mambaport install` takes from a folder."""
+    chosen = [item for wheels in shelf.lines.values() for items in wheels.values() for item in items]
+    whole = all(wheel_file(item.folder, item.filename) in signed for item in chosen)
+    return attested if whole else None
+
+
+def _shelf_view(shelf: Shelf, address: str, signer: str | None) -> dict[str, Any]:
     lines = [
         {
             "name": name,
             "default": name == shelf.default_line,
             "lock": lock_name(shelf, name),
-            "commands": _commands(shelf, [items[0] for items in wheels.values()], address, name),
+            "commands": _commands(shelf, [items[0] for items in wheels.values()], address, name, signer),
         }
         for name, wheels in shelf.lines.items()
     ]
@@ -85,27 +92,37 @@ def _shelf_view(shelf: Shelf, address: str) -> dict[str, Any]:
         "torch": shelf.torch,
         "torch_reason": shelf.torch_reason,
         "wheels": [
-            {"record": item, "page": item.page} for items in shelf.projects.values() for item in items
+            {
+                "record": item,
+                "page": item.page,
+                "proven": len({part.name for proof in item.proofs for part in proof.components}),
+            }
+            for items in shelf.projects.values()
+            for item in items
         ],
         "lines": sorted(lines, key=lambda line: not line["default"]),
     }
 
 
 def _commands(
-    shelf: Shelf, wheels: list[WheelRecord], address: str, line: str | None
+    shelf: Shelf, wheels: list[WheelRecord], address: str, line: str | None, signer: str | None
 ) -> list[dict[str, str]]:
-    """Lines to copy: for mambaport, pip and uv."""
+    """Lines to copy: for mambaport, pip and uv.
+
+    Args:
+        line: the release line of the wheels; None for wheels that `mambaport install` does not take.
+    """
     pins = " ".join(f"'{item.name}=={item.version}'" for item in wheels)
     simple = f"{address}/{shelf.folder}/simple/"
     requires = " ".join(f"'{word}'" for word in shelf.requires)
-    chosen = f" --line {line}" if line and line != shelf.default_line else ""
-    found = [
-        {
-            "tool": "mambaport",
-            "note": "checks digests, audits, installs, proves; a failed proof restores what was before",
-            "text": f"mambaport install {shelf.option}{chosen} --index {address}/",
-        }
-    ]
+    found = []
+    if line is not None:
+        words = f"{shelf.option} --line {line}" if line and line != shelf.default_line else shelf.option
+        by = f" --attested-by {signer}" if signer else ""
+        compared = "signatures" if signer else "digests"
+        note = f"checks {compared}, audits, installs, proves; a failed proof restores what was before"
+        text = f"mambaport install {words} --index {address}/{by}"
+        found.append({"tool": "mambaport", "note": note, "text": text})
     for tool, command in (("pip", "pip install"), ("uv", "uv pip install")):
         before = f"{command} {requires} && " if requires else ""
         text = f"{before}{command} --no-deps --index-url {simple} {pins}"
@@ -128,6 +145,8 @@ def _wheel_view(
         kinds["attestations"] = PROVENANCE
     needs = [item.found for item in record.audit if item.rule in ("glibc", "isa")]
     release = (record.name, record.release)
+    lines = [name for name, wheels in shelf.lines.items() if record in wheels.get(record.name, ())]
+    line = min(lines, key=lambda name: name != shelf.default_line, default=None)
     return {
         "record": record,
         "origins": read_source(*release).origins if release in known_versions() else {},
@@ -140,7 +159,7 @@ def _wheel_view(
         "patches": sum(len(item.patches) for item in provenance.patch_sets),
         "cuda": provenance.cuda.model_dump(exclude_none=True) if provenance.cuda else {},
         "proofs": [_proof_view(item) for item in record.proofs],
-        "commands": _commands(shelf, [record], address, None)[1:],
+        "commands": _commands(shelf, [record], address, line, _signer(shelf, attested, signed)),
     }
 
 
