@@ -117,6 +117,16 @@ def installed(site: Path, url: str) -> None:
     print(f"proof    {len(rows)} components, {answer['verification']['ran']}", flush=True)
 
 
+DOCTOR = """\
+machine           Raspberry Pi 4 Model B Rev 1.4
+system            Debian GNU/Linux 12 (bookworm), glibc 2.36
+architecture      aarch64
+cores and memory  4 cores, 3.7 GiB (3.3 GiB available)
+Python            3.11.2 (/usr/bin/python3)
+"""
+"""What `mambaport doctor` prints on a Raspberry Pi, for the picture of the front page."""
+
+
 def pictures(site: Path, url: str) -> None:
     """Two pages as a browser shows them, where there is a browser."""
     browser = shutil.which("chromium")
@@ -124,7 +134,7 @@ def pictures(site: Path, url: str) -> None:
         print("picture  none: no chromium here")
         return
     (page,) = (site / "rpi/wheels").glob("mamba_ssm-2.2.4*.html")
-    for name, path in (("front", ""), ("wheel", f"rpi/wheels/{quote(page.name)}")):
+    for name, path in (("front", f"#doctor={quote(DOCTOR)}"), ("wheel", f"rpi/wheels/{quote(page.name)}")):
         words = ["--headless", "--disable-gpu", "--hide-scrollbars", "--log-level=3"]
         words += ["--no-sandbox"] if os.getuid() == 0 else []
         run(browser, *words, "--window-size=1000,1180", f"--screenshot={WORK / name}.png", f"{url}/{path}")
