@@ -62,10 +62,12 @@ def test_a_long_step_says_how_far_it_is_without_a_terminal(
         latest("[3/29] nvcc selective_scan_fwd_fp16.cu\n")
         time.sleep(0.12)
         latest("ptxas info\n")
+        latest('{"an answer": "for mambaport"}\n')
         time.sleep(0.12)
     said = capsys.readouterr().err
     assert "build    mamba-ssm 2.2.4: 0 s  3 of 29 files  nvcc selective_scan_fwd_fp16.cu" in said
     assert "3 of 29 files  ptxas info" in said
+    assert "answer" not in said
     before = said.count("\n")
     time.sleep(0.12)
     assert capsys.readouterr().err == "", f"{before} lines, and none after the step"

@@ -225,6 +225,8 @@ class _Running:
 
     def take(self, line: str) -> None:
         text = line.strip()
+        if text.startswith("{"):  # a program's answer in JSON, for mambaport
+            return
         if found := _COUNTER.match(text):
             self.count = f"{found[1]} of {found[2]} files"
             text = text[found.end() :].strip()
