@@ -16,7 +16,8 @@ NUMERIC := .venv-numeric
 # pip shows errors but no warnings (an index that does not answer, running as root).
 QUIETLY := -qq --disable-pip-version-check
 PYTEST  := $(TOOL)/bin/pytest
-export MAMBAPORT_TEST_TORCH := $(CURDIR)/$(NUMERIC)/bin/python
+# NUMERIC may be an absolute path too.
+export MAMBAPORT_TEST_TORCH := $(abspath $(NUMERIC))/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup wheels kernels test-kernels test-compilers test-sanitizers test test-in-turn test-unit test-integration test-target test-levels test-numeric test-line test-transformers test-onnx test-gpu test-jetson test-hostile test-fleet test-pythons production packages coverage lint format docs picture bench clean
@@ -60,7 +61,7 @@ kernels: $(TOOL)/.test ## compile the CPU kernels of this checkout in place, for
 # Which tests, in pytest's words, such as "-k norm"; empty for all.
 TESTS ?=
 test-kernels: kernels $(NUMERIC)/.numeric ## compile the kernels in place and test them alone, after each change of C; TESTS="-k norm"
-	cd kernels/tests && PYTHONPATH=.. ../../$(NUMERIC)/bin/python -m pytest --quiet . $(TESTS)
+	cd kernels/tests && PYTHONPATH=.. "$$MAMBAPORT_TEST_TORCH" -m pytest --quiet . $(TESTS)
 
 # Compilers to test, such as "gcc-11 clang-19"; empty for all compilers of this machine.
 COMPILERS ?=
@@ -100,11 +101,11 @@ test-numeric test-line: export GOMP_SPINCOUNT ?= 1000
 
 test-numeric: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every function of the wheels of LINE against float64 references
 	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
-	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest .
-	cd kernels/tests && ../../$(NUMERIC)/bin/python -m pytest --hypothesis-profile=thorough . # the kernels in the installed wheels
-	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu ../../$(NUMERIC)/bin/python -m pytest . # test the GPU tests on the CPU
+	cd tests/numeric && "$$MAMBAPORT_TEST_TORCH" -m pytest .
+	cd kernels/tests && "$$MAMBAPORT_TEST_TORCH" -m pytest --hypothesis-profile=thorough . # the kernels in the installed wheels
+	cd tests/gpu && MAMBAPORT_TEST_DEVICE=cpu "$$MAMBAPORT_TEST_TORCH" -m pytest . # test the GPU tests on the CPU
 
-TRANSFORMERS := cd tests/transformers && OMP_NUM_THREADS=1 ../../$(NUMERIC)/bin/python -m pytest
+TRANSFORMERS := cd tests/transformers && OMP_NUM_THREADS=1 "$$MAMBAPORT_TEST_TORCH" -m pytest
 test-transformers: $(TOOL)/.tool $(NUMERIC)/.numeric ## test every model of transformers 5 that calls the packages, on both lines
 	for line in default 2.3; do \
 	  $(TOOL)/bin/mambaport install --profile cpu $$(test $$line = default || echo --line $$line) --python $(NUMERIC)/bin/python && \
@@ -114,16 +115,16 @@ LINE_TESTS := test_imports.py test_every_function.py test_generation.py test_lin
 # What the lines share, kernels included, `make test-numeric` tests; `make test-numeric LINE=2.3` tests all on that line.
 test-line: $(TOOL)/.tool $(NUMERIC)/.numeric ## test line 2.3 in short: imports, each function, what differs from the default line, transformers in short
 	$(TOOL)/bin/mambaport install --profile cpu --line 2.3 --python $(NUMERIC)/bin/python
-	cd tests/numeric && ../../$(NUMERIC)/bin/python -m pytest $(LINE_TESTS)
+	cd tests/numeric && "$$MAMBAPORT_TEST_TORCH" -m pytest $(LINE_TESTS)
 	$(TRANSFORMERS) --short .
 
 test-onnx: $(TOOL)/.tool $(NUMERIC)/.numeric ## test the export to ONNX, the long tests too
 	$(TOOL)/bin/mambaport install --profile cpu $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
-	cd tests/numeric && MAMBAPORT_TEST_ONNX=1 ../../$(NUMERIC)/bin/python -m pytest test_onnx.py test_onnx_files.py
+	cd tests/numeric && MAMBAPORT_TEST_ONNX=1 "$$MAMBAPORT_TEST_TORCH" -m pytest test_onnx.py test_onnx_files.py
 
 test-gpu: $(TOOL)/.tool $(NUMERIC)/.numeric ## build wheels for this machine's NVIDIA GPU, prove and test them
 	$(TOOL)/bin/mambaport install --profile cuda $(if $(LINE),--line $(LINE)) --python $(NUMERIC)/bin/python
-	cd tests/gpu && ../../$(NUMERIC)/bin/python -m pytest .
+	cd tests/gpu && "$$MAMBAPORT_TEST_TORCH" -m pytest .
 
 test-jetson: $(TOOL)/.test ## build the wheels for JetPack 6 and 7, and run those for JetPack 7 under emulation
 	$(TOOL)/bin/mambaport build --profile jetson --variant jetpack6 $(if $(LINE),--line $(LINE))

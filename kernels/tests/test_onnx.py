@@ -283,41 +283,107 @@ def test_linear_of_many_rows(rest, rows, columns, optional, seed):
     np.testing.assert_allclose(found, want.numpy(), rtol=1e-5, atol=1e-5 * max(columns, 1) ** 0.5)
 
 
-ONE_STEP = [
-    ("CausalConv", {"silu": 1, "channels_last": 1, "x_offset": 5}, "final_states", "initial_states"),
-    ("ProjectedScan", {"delta_softplus": 1, "channels_last": 1, "z_offset": 24}, "last_state", "first_state"),
-    ("ChunkScan", {"dt_softplus": 1}, "final_states", "initial_states"),
-]
+STEPS = 5
+CHANNELS = st.sampled_from([1, 3, 8, 17, 24, 40])
+STATES = st.sampled_from([1, 5, 16, 19])
 
 
-@pytest.mark.parametrize(("name", "attributes", "after", "before"), ONE_STEP, ids=[case[0] for case in ONE_STEP])
-@pytest.mark.parametrize("batch", [0, 1, 3])
-def test_steps_one_by_one_are_the_whole_sequence(name, attributes, after, before, batch):
-    """A single step with a state before and a state after is computed by the kernel of a single step."""
-    steps, shapes = 6, {
-        "CausalConv": {"x": (32,), "weight": (24, 4), "bias": (24,), before: (batch, 24, 3)},
-        "ProjectedScan": {
-            "u": (24,), "projected": (5 + 2 * 16,), "delta_weight": (24, 5), "A": (24, 16), "D": (24,), "z": (48,),
-            "delta_bias": (24,), before: (batch, 24, 16),
-        },
-        "ChunkScan": {
-            "x": (4, 20), "dt": (4,), "A": (4,), "B": (2, 16), "C": (2, 16), "D": (4,), "z": (4, 20), "dt_bias": (4,),
-            before: (batch, 4, 20, 16),
-        },
-    }[name]  # fmt: skip
-    over_time = {"x", "u", "projected", "z", "dt", "B", "C"}
-    shapes = {key: (batch, steps, *shape) if key in over_time else shape for key, shape in shapes.items()}
-    values = dict(zip(shapes, randn(batch, *shapes.values()), strict=True))
-    if "A" in values:
-        values["A"] = -values["A"].abs()
-    whole, last_state = run(name, **values, **attributes)
-    outs, state = [], values[before]
-    for i in range(steps):
-        one = {key: value[:, i : i + 1] if key in over_time else value for key, value in values.items()}
-        out, state = run(name, **{**one, before: state}, **attributes)
-        outs.append(out)
-    np.testing.assert_allclose(np.concatenate(outs, 1), whole, rtol=1e-5, atol=1e-5)
+def one_by_one(name, states, over_time, fixed, axis=1, **attributes):
+    """Compares STEPS steps in one run with as many runs of one step, each of which goes on from the state before.
+
+    Args:
+        states: the names of the input and of the output that hold the state
+        over_time: inputs with an axis of steps, the axis number `axis`
+    """
+    before, after = states
+    whole, last_state = run(name, ["out", after], **over_time, **fixed, **attributes)
+    outs, state = [None] * STEPS, fixed[before]
+    order = range(STEPS)
+    for i in reversed(order) if attributes.get("reverse") else order:
+        one = {key: None if t is None else t.narrow(axis, i, 1) for key, t in over_time.items()}
+        outs[i], state = run(name, ["out", after], **one, **{**fixed, before: state}, **attributes)
+    np.testing.assert_allclose(np.concatenate(outs, axis), whole, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(state, last_state, rtol=1e-5, atol=1e-5)
+
+
+def chosen(values, names, absent):
+    """The values by name; None for those of `absent`."""
+    return {name: None if name in absent else value for name, value in zip(names, values, strict=True)}
+
+
+def some_of(*names):
+    return st.sets(st.sampled_from(names))
+
+
+@given(
+    batch=st.integers(0, 3), dim=CHANNELS, width=st.integers(2, 4), wide=st.integers(0, 9), silu=st.integers(0, 1),
+    channels_last=st.integers(0, 1), absent=some_of("bias"), seed=SEEDS,
+)  # fmt: skip
+def test_one_step_of_a_convolution(batch, dim, width, wide, silu, channels_last, absent, seed):
+    x, *rest = randn(seed, (batch, dim + wide, STEPS), (dim, width), (dim,), (batch, dim, width - 1))
+    one_by_one(
+        "CausalConv", ("initial_states", "final_states"), {"x": last(x) if channels_last else x},
+        chosen(rest, ["weight", "bias", "initial_states"], absent), axis=1 if channels_last else 2,
+        silu=silu, channels_last=channels_last, x_offset=wide,
+    )  # fmt: skip
+
+
+SCAN_OPTIONS = {
+    "batch": st.integers(0, 3), "dim": CHANNELS, "dstate": STATES, "delta_softplus": st.integers(0, 1),
+    "channels_last": st.integers(0, 1), "reverse": st.integers(0, 1), "offset": st.integers(0, 3),
+    "scale": st.sampled_from([1.0, 0.5]), "absent": some_of("D", "z", "delta_bias", "onto"), "seed": SEEDS,
+}  # fmt: skip
+
+
+def one_step_of_a_scan(
+    name, over_time, fixed, batch, dim, dstate, delta_softplus, channels_last, reverse, offset, scale, absent, seed
+):
+    """`over_time` and `fixed`: shapes beyond those that both scans have; an axis of steps is the last."""
+    over_time = {"u": (batch, dim, STEPS), "z": (batch, dim + offset, STEPS), "onto": (batch, dim, STEPS), **over_time}
+    fixed = {"A": (dim, dstate), "D": (dim,), "delta_bias": (dim,), "first_state": (batch, dim, dstate), **fixed}
+    values = chosen(randn(seed, *over_time.values(), *fixed.values()), [*over_time, *fixed], absent)
+    values["A"] = -values["A"].abs()
+    if "delta" in values and not delta_softplus:
+        values["delta"] = values["delta"].abs()
+    steps = {key: last(values.pop(key)) if channels_last else values.pop(key) for key in over_time}
+    one_by_one(
+        name, ("first_state", "last_state"), steps, values, axis=1 if channels_last else -1, scale=scale,
+        delta_softplus=delta_softplus, channels_last=channels_last, reverse=reverse, z_offset=offset,
+    )  # fmt: skip
+
+
+@given(rank=st.sampled_from([1, 5, 16]), **SCAN_OPTIONS)
+def test_one_step_of_a_projected_scan(rank, **options):
+    batch, dim, dstate = (options[key] for key in ("batch", "dim", "dstate"))
+    projected = {"projected": (batch, rank + 2 * dstate, STEPS)}
+    one_step_of_a_scan("ProjectedScan", projected, {"delta_weight": (dim, rank)}, **options)
+
+
+@given(groups=st.sampled_from([0, 1]), **SCAN_OPTIONS)
+def test_one_step_of_a_selective_scan(groups, **options):
+    batch, dim, dstate = (options[key] for key in ("batch", "dim", "dstate"))
+    shape = (batch, *[1] * groups, dstate, STEPS)
+    one_step_of_a_scan("SelectiveScan", {"delta": (batch, dim, STEPS), "B": shape, "C": shape}, {}, **options)
+
+
+@given(
+    batch=st.integers(0, 3), groups=st.integers(1, 2), heads=st.integers(1, 2),
+    head_dim=st.sampled_from([1, 3, 16, 20]), dstate=STATES, dt_softplus=st.integers(0, 1), wide_D=st.booleans(),
+    bounds=st.sampled_from([(0.0, float("inf")), (0.1, float("inf")), (0.0, 0.4), (0.1, 0.4)]),
+    absent=some_of("D", "z", "dt_bias"), seed=SEEDS,
+)  # fmt: skip
+def test_one_step_of_a_chunk_scan(batch, groups, heads, head_dim, dstate, dt_softplus, wide_D, bounds, absent, seed):
+    heads *= groups
+    over_time = {"x": (heads, head_dim), "z": (heads, head_dim), "dt": (heads,), "B": (groups, dstate)}
+    over_time = {key: (batch, STEPS, *shape) for key, shape in {**over_time, "C": (groups, dstate)}.items()}
+    fixed = {"A": (heads,), "D": (heads, head_dim) if wide_D else (heads,), "dt_bias": (heads,)}
+    fixed["initial_states"] = (batch, heads, head_dim, dstate)
+    values = chosen(randn(seed, *over_time.values(), *fixed.values()), [*over_time, *fixed], absent)
+    values["A"] = -values["A"].abs()
+    one_by_one(
+        "ChunkScan", ("initial_states", "final_states"), {key: values.pop(key) for key in over_time}, values,
+        dt_softplus=dt_softplus, dt_min=bounds[0], dt_max=bounds[1],
+    )  # fmt: skip
 
 
 def test_one_session_takes_every_length_with_any_number_of_threads():
