@@ -2,7 +2,7 @@
 
 The library for ONNX Runtime describes its operators in the same words (`describe`), and a test compares both.
 
-All tensors are float32 except those of dtype ``int32``. A shape is a text of axes. An axis is:
+All tensors are float32 except those of dtype ``int32`` or ``int8``. A shape is a text of axes. An axis is:
 
 - a name such as ``dim``: the same length wherever the name stands in an operator, unless an axis has another form;
 - a sum of names with factors such as ``rank+2*dstate`` or ``width-1``;
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 
 DOMAIN = "ai.mambaport"
 VERSION = 1
-"""The version of the domain that a model imports. Within a version, operators gain attributes and optional inputs at
-the end, whose absence keeps the meaning; nothing else changes."""
+"""The version of the domain that a model imports. Within a version, operators are added, and operators gain
+attributes and optional inputs at the end, whose absence keeps the meaning; nothing else changes."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,21 @@ OPERATORS: tuple[Operator, ...] = (
         (),
         (Value("out", "... rows"),),
         ("linear_step", "linear_rows"),
+    ),
+    Operator(
+        "QuantizedLinear",
+        "(scales weight) x + bias, where x is rounded to 8 bits with a scale for each 32 columns. weight holds rows of "
+        "columns, -127 to 127, both padded with zeros to multiples: rows of 16, a tile, and columns of 32. A tile is "
+        "parts of 4 adjacent columns, for each of 16 rows.",
+        (
+            Value("x", "... columns"),
+            Value("weight", "tiles parts 16 4", dtype="int8"),
+            Value("scales", "rows"),
+            _optional("bias", "rows"),
+        ),
+        (),
+        (Value("out", "... rows"),),
+        ("quantized_linear",),
     ),
 )
 

@@ -11,7 +11,11 @@ from onnx import TypeProto, defs
 from .operators import DOMAIN, OPERATORS, VERSION, Operator, Value
 from .shapes import Length, infer
 
-_TYPES = {"float32": ("tensor(float)", onnx.TensorProto.FLOAT), "int32": ("tensor(int32)", onnx.TensorProto.INT32)}
+_TYPES = {
+    "float32": ("tensor(float)", onnx.TensorProto.FLOAT),
+    "int32": ("tensor(int32)", onnx.TensorProto.INT32),
+    "int8": ("tensor(int8)", onnx.TensorProto.INT8),
+}
 
 
 def schema(op: Operator) -> Any:

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "int8": TensorProto.INT8}
 
 
 def model(name, inputs, outputs=None, **attributes):

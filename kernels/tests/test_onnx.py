@@ -17,6 +17,7 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from mambaport_onnx.operators import describe  # noqa: E402
 from onnx_graphs import model, run, session  # noqa: E402
+from selective_scan_cpu._quantized import packed_shapes  # noqa: E402
 
 SEEDS = st.integers(0, 2**16)
 LENGTHS = st.sampled_from([0, 1, 2, 3, 17, 64, 300])
@@ -283,6 +284,29 @@ def test_linear_of_many_rows(rest, rows, columns, optional, seed):
     np.testing.assert_allclose(found, want.numpy(), rtol=1e-5, atol=1e-5 * max(columns, 1) ** 0.5)
 
 
+@given(
+    rest=st.sampled_from([(), (0,), (1,), (2, 3), (70,)]), rows=st.integers(1, 200),
+    columns=st.sampled_from([1, 31, 32, 50, 400]), optional=st.booleans(), seed=SEEDS,
+)  # fmt: skip
+def test_quantized_linear(rest, rows, columns, optional, seed):
+    x, scales, bias = randn(seed, (*rest, columns), (rows,), (rows,))
+    bias = bias if optional else None
+    (tiles, parts, *tile), (padded,) = packed_shapes(rows, columns, 8)
+    weight = torch.randint(-127, 128, (tiles, parts, *tile), generator=torch.Generator().manual_seed(seed)).to(
+        torch.int8
+    )
+    of_tiles = torch.nn.functional.pad(scales, (0, padded - rows))
+    want = selective_scan_cpu.quantized_linear(x, weight, of_tiles, bias, rows)
+    equal(run("QuantizedLinear", x=x, weight=weight, scales=scales, bias=bias), want)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16, 4), (3, 8, 16, 4)])
+def test_quantized_weights_that_do_not_fit_are_refused(shape):
+    x, scales = randn(0, (1, 33), (48,))
+    with pytest.raises(Exception, match=r"QuantizedLinear: weight has shape .* expected \(3, 16, 16, 4\) for 48 rows"):
+        run("QuantizedLinear", x=x, weight=torch.zeros(shape, dtype=torch.int8), scales=scales)
+
+
 STEPS = 5
 CHANNELS = st.sampled_from([1, 3, 8, 17, 24, 40])
 STATES = st.sampled_from([1, 5, 16, 19])
@@ -302,8 +326,8 @@ def one_by_one(name, states, over_time, fixed, axis=1, **attributes):
     for i in reversed(order) if attributes.get("reverse") else order:
         one = {key: None if t is None else t.narrow(axis, i, 1) for key, t in over_time.items()}
         outs[i], state = run(name, ["out", after], **one, **{**fixed, before: state}, **attributes)
-    np.testing.assert_allclose(np.concatenate(outs, axis), whole, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(state, last_state, rtol=1e-5, atol=1e-5)
+    for found, wanted in ((np.concatenate(outs, axis), whole), (state, last_state)):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(initial=1.0))
 
 
 def chosen(values, names, absent):
@@ -343,8 +367,9 @@ def one_step_of_a_scan(
     fixed = {"A": (dim, dstate), "D": (dim,), "delta_bias": (dim,), "first_state": (batch, dim, dstate), **fixed}
     values = chosen(randn(seed, *over_time.values(), *fixed.values()), [*over_time, *fixed], absent)
     values["A"] = -values["A"].abs()
-    if "delta" in values and not delta_softplus:
-        values["delta"] = values["delta"].abs()
+    if not delta_softplus:  # a delta below 0 would make the states grow
+        of_delta = {"delta", "delta_bias", "delta_weight", "projected"}
+        values = {key: t.abs() if key in of_delta and t is not None else t for key, t in values.items()}
     steps = {key: last(values.pop(key)) if channels_last else values.pop(key) for key in over_time}
     one_by_one(
         name, ("first_state", "last_state"), steps, values, axis=1 if channels_last else -1, scale=scale,

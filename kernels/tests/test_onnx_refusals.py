@@ -23,7 +23,7 @@ from onnx_graphs import model, run, session  # noqa: E402
 
 LENGTHS = {
     "batch": 2, "dim": 4, "seqlen": 5, "width": 3, "dstate": 6, "groups": 2, "rank": 3, "heads": 4, "head_dim": 7,
-    "features": 8, "state_len": 4, "columns": 9, "rows": 10,
+    "features": 8, "state_len": 4, "columns": 9, "rows": 10, "tiles": 1, "parts": 8,
 }  # fmt: skip
 EACH = pytest.mark.parametrize("op", OPERATORS, ids=lambda op: op.name)
 
@@ -40,7 +40,7 @@ def shape_of(text: str, lengths=LENGTHS) -> tuple[int, ...]:
 
 def values_of(op: Operator) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    made = {value.name: rng.standard_normal(shape_of(value.shape)).astype(np.float32) for value in op.inputs}
+    made = {value.name: rng.standard_normal(shape_of(value.shape)).astype(value.dtype) for value in op.inputs}
     return {key: np.zeros(a.shape, np.int32) if key == "seq_idx" else a for key, a in made.items()}
 
 
@@ -116,12 +116,9 @@ def test_inputs_without_elements_and_odd_lengths(op):
     done, messages = 0, []
     for _ in range(150):
         lengths = {name: rng.choice([0, 1, 2, 2, 3]) for name in LENGTHS}
+        lengths["parts"] = rng.choice([0, 8])
         try:
-            shapes = {value.name: shape_of(value.shape, lengths) for value in op.inputs}
-            feed = {
-                value.name: np.ones(shapes[value.name], value.dtype if value.dtype == "int32" else np.float32)
-                for value in op.inputs
-            }
+            feed = {value.name: np.ones(shape_of(value.shape, lengths), value.dtype) for value in op.inputs}
         except ValueError:  # width - 1 of width 0
             continue
         try:
@@ -182,7 +179,8 @@ def test_onnx_checks_and_infers_the_operators(op):
     onnx.checker.check_model(inferred, full_check=True)
     found = [[dim.dim_value for dim in out.type.tensor_type.shape.dim] for out in inferred.graph.output]
     assert found == infer(op, [list(values[value.name].shape) for value in op.inputs], {})
-    made.graph.input[1].type.tensor_type.shape.dim[0].dim_value += 77
+    wrong = 2 if op.name == "QuantizedLinear" else 1  # no other input has the lengths of packed weights
+    made.graph.input[wrong].type.tensor_type.shape.dim[0].dim_value += 77
     with pytest.raises(Exception, match=rf"{op.name}: \w+ has shape \(.*\), expected \("):
         onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True)
 

@@ -99,6 +99,37 @@ def test_one_file_reads_a_prompt_and_decodes(model, form, tmp_path, monkeypatch)
         onnx_session.open_session(path)
 
 
+INT8 = [
+    ("mamba-130m", "fused", {"QuantizedLinear"}),
+    pytest.param("mamba2-130m", "fused", {"QuantizedLinear"}, marks=LONG),
+    pytest.param("mamba-130m", "standard", {"DynamicQuantizeLinear", "MatMulInteger"}, marks=LONG),
+]
+
+
+@pytest.mark.parametrize(("model", "form", "products"), INT8)
+def test_a_language_model_with_int8_projections(model, form, products, tmp_path, monkeypatch):
+    """Rounding to 8 bits changes a logit by up to 2e-2 of the largest here, and by more than float32."""
+    if form == "fused" and NO_LIBRARY:
+        pytest.skip("wheels without the operators")
+    monkeypatch.setitem(LANGUAGE, model, replace(LANGUAGE[model], vocabulary=500))
+    monkeypatch.setattr(exporting, "EXTERNAL_BYTES", 1000)
+    path = tmp_path / "model.onnx"
+    result = exporting.export(request_for(model, path, form=form, int8=True))
+    assert 1e-4 < result["largest_difference"] < 0.02
+    assert [item["measure"] for item in result["times"]] == ["prefill", "decode"]
+    file = onnx.load(path, load_external_data=False)
+    names = [node.op_type for node in file.graph.node]
+    assert products <= set(names)
+    assert "Linear" not in names
+    if form == "fused":
+        projections = 4 if model == "mamba-130m" else 3
+        assert names.count("QuantizedLinear") == projections
+        assert "MatMul" not in names
+        # The embedding and the output layer are one table of 8 bits.
+        floats = {tuple(item.dims) for item in file.graph.initializer if item.data_type == TensorProto.FLOAT}
+        assert not any(len(dims) == 2 and min(dims) > 100 for dims in floats), floats
+
+
 def check_bench(path, exported):
     """`bench` of the file; and the states of a decoder stay where the decoder has put them."""
     asked = {"checkpoint": str(path), "threads": 1, "seconds": 0.01, "prompt": 7}
@@ -195,7 +226,7 @@ def test_what_the_exporter_does_not_take_is_named(tmp_path, monkeypatch):
 OLDER = """
 import runpy, sys
 from mamba_ssm.ops import exporting
-del exporting.linear
+del exporting.quantized_linear
 sys.argv.pop(0)  # -c
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -214,7 +245,7 @@ def test_wheels_older_than_the_runner_are_named(model, tmp_path):
     error = json.loads(ran.stdout.rpartition(MARK)[2])["error"]
     assert error["kind"] == "host"
     assert "older than this mambaport" in error["what"]
-    assert "linear" in error["found"]
+    assert "quantized_linear" in error["found"]
     assert "mambaport install" in error["hint"]
 
 

@@ -67,6 +67,7 @@ int update_state(struct call *call);
 int mamba_step_rows(struct call *call);
 int norm_rows(struct call *call);
 int linear_rows(struct call *call);
+int quantized_rows(struct call *call);
 
 /* The threads that a kernel divides its work for. */
 int64_t worker_count(void);

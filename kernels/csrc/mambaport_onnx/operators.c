@@ -14,7 +14,7 @@
 
 #define VALUE(label, ...) {.name = label, .shape = __VA_ARGS__}
 #define OPTIONAL(label, ...) {.name = label, .optional = 1, .shape = __VA_ARGS__}
-#define INTEGERS(label, ...) {.name = label, .optional = 1, .integer = 1, .shape = __VA_ARGS__}
+#define INTEGERS(label, ...) {.name = label, .optional = 1, .type = VALUE_INT32, .shape = __VA_ARGS__}
 
 #define SCAN_ATTRIBUTES                                                                                           \
     {"delta_softplus", 0, 0}, {"reverse", 0, 0}, {"channels_last", 0, 0}, {"scale", 1, 1.0}, {"u_offset", 0, -1}, \
@@ -91,5 +91,11 @@ const struct operation operations[OPERATION_COUNT] = {
      {{0}},
      {VALUE("out", "... rows")},
      linear_rows},
+    {"QuantizedLinear", 4, 0, 1,
+     {VALUE("x", "... columns"), VALUE("weight", "tiles parts 16 4", .type = VALUE_INT8), VALUE("scales", "rows"),
+      OPTIONAL("bias", "rows")},
+     {{0}},
+     {VALUE("out", "... rows")},
+     quantized_rows},
 };
 // clang-format on

@@ -5,13 +5,14 @@
 #include <stdint.h>
 
 #define DOMAIN "ai.mambaport"
-enum { DOMAIN_VERSION = 1, MOST_INPUTS = 14, MOST_OUTPUTS = 3, MOST_ATTRIBUTES = 6, OPERATION_COUNT = 9 };
+enum { DOMAIN_VERSION = 1, MOST_INPUTS = 14, MOST_OUTPUTS = 3, MOST_ATTRIBUTES = 6, OPERATION_COUNT = 10 };
+enum { VALUE_FLOAT32, VALUE_INT32, VALUE_INT8 };
 
 struct value {
     const char *name, *shape;
     const char *channels_last; /* NULL: as `shape` */
-    int8_t optional, integer;  /* integer: int32, otherwise float32 */
-    const char *updates;       /* of an output: the input whose memory the output may take, or NULL */
+    int8_t optional, type;
+    const char *updates; /* of an output: the input whose memory the output may take, or NULL */
 };
 
 struct attribute {

@@ -25,7 +25,12 @@ static const char *get_provider(const OrtCustomOp *op) { return (void)op, NULL; 
 static size_t input_count(const OrtCustomOp *op) { return (size_t)operation_of(op)->inputs; }
 static size_t output_count(const OrtCustomOp *op) { return (size_t)operation_of(op)->outputs; }
 static ONNXTensorElementDataType type_of(const struct value *value) {
-    return value->integer ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    static const ONNXTensorElementDataType types[] = {
+        [VALUE_FLOAT32] = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        [VALUE_INT32] = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        [VALUE_INT8] = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+    };
+    return types[value->type];
 }
 static ONNXTensorElementDataType input_type(const OrtCustomOp *op, size_t i) {
     return type_of(&operation_of(op)->input[i]);
@@ -66,7 +71,7 @@ static void release_inplace(int *inputs, int *outputs) {
 }
 
 /* ONNX Runtime does not say of which operator it asks the pairs, so each operator has a function of its own. */
-#define EACH_OPERATION(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
+#define EACH_OPERATION(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9)
 #define MAY_INPLACE(i) \
     static size_t may_inplace_##i(int **inputs, int **outputs) { return may_inplace(i, inputs, outputs); }
 EACH_OPERATION(MAY_INPLACE)
@@ -247,10 +252,10 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
 }
 
 static int describe_value(char *text, size_t size, const char *kind, const struct value *value) {
-    return snprintf(text, size, "%s %s %s [%s] [%s]%s%s%s\n", kind, value->name, value->integer ? "int32" : "float32",
-                    value->shape, value->channels_last ? value->channels_last : value->shape,
-                    value->optional ? " optional" : "", value->updates ? " updates " : "",
-                    value->updates ? value->updates : "");
+    static const char *const types[] = {[VALUE_FLOAT32] = "float32", [VALUE_INT32] = "int32", [VALUE_INT8] = "int8"};
+    return snprintf(text, size, "%s %s %s [%s] [%s]%s%s%s\n", kind, value->name, types[value->type], value->shape,
+                    value->channels_last ? value->channels_last : value->shape, value->optional ? " optional" : "",
+                    value->updates ? " updates " : "", value->updates ? value->updates : "");
 }
 
 /* Writes the operators as text, as `describe` of mambaport_onnx/operators.py does. Returns the length of the text, of

@@ -1,4 +1,4 @@
-/* StateUpdate, MambaStep, Linear and Norm. */
+/* StateUpdate, MambaStep, Linear, QuantizedLinear and Norm. */
 #include "kernels.h"
 #include "views.h"
 
@@ -155,6 +155,32 @@ int linear_rows(struct call *call) {
         failed = CHOSEN_ISA(linear, &args);
     }
     return failed;
+}
+
+int quantized_rows(struct call *call) {
+    enum { X, WEIGHT, SCALES, BIAS };
+    const struct input *const in = call->input;
+    const int64_t columns = call_length(call, "columns"), rows = call_length(call, "rows"),
+                  tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, parts = blocks_of(columns) * (BLOCK_COLUMNS / 4);
+    if (tiles != call_length(call, "tiles") || parts != call_length(call, "parts"))
+        return call_fail(
+            call, "weight has shape (%lld, %lld, 16, 4), expected (%lld, %lld, 16, 4) for %lld rows and %lld columns",
+            (long long)call_length(call, "tiles"), (long long)call_length(call, "parts"), (long long)tiles,
+            (long long)parts, (long long)rows, (long long)columns);
+    if (call_outputs(call)) return FAILED;
+    const struct quantized_args args = {
+        .rows = rows,
+        .columns = columns,
+        .tokens = rest_rows(call),
+        .bits = 8,
+        .threads = worker_count(),
+        .weight = in[WEIGHT].data,
+        .scales = VIEW(in[SCALES].data, 1),
+        .x = VIEW(in[X].data, columns, 1),
+        .bias = VIEW(in[BIAS].data, 1),
+        .out = VIEW(call->output[0], rows, 1),
+    };
+    return CHOSEN_ISA(quantized, &args);
 }
 
 int norm_rows(struct call *call) {

@@ -3,7 +3,7 @@
 
    Rows of W are in tiles of 16, padded with zeros. Columns are in blocks of 32, padded with zeros.
    8 bits: a tile is (columns / 4, 16, 4) signed bytes: four columns of one row are adjacent, then the rows. Values are
-   -127 to 127. Each row has a scale in float32.
+   -127 to 127. Each row has a scale in float32; the scales of the rows that pad the last tile are not read.
    4 bits: a tile is (columns / 8, 16, 4) bytes. The low half of byte c is column c, the high half column 4 + c; a half
    holds the value plus 8. Each row has a scale in bfloat16 for each block: (tiles, blocks, 16). */
 #pragma once

@@ -97,7 +97,7 @@ static __attribute__((noinline)) void store_any_rows(const struct quantized_work
     const struct quantized_args *a = w->a;
     const int64_t first = vector * LANES, count = lanes_left(a->rows, first);
     if (count <= 0) return;
-    if (a->bits == 8) sums = sums * vec_load((const float *)a->scales.data + first);
+    if (a->bits == 8) sums = sums * load_part(&a->scales, first, 1, count);
     if (a->bias.data) sums = sums + load_part(&a->bias, first, 1, count);
     store_part(&a->out, token * a->out.stride[0] + first, 1, count, sums);
 }

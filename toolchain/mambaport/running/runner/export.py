@@ -42,7 +42,7 @@ def export(request):
     """Exports, checks, compares and times a model. The file is alone in its folder."""
     require_versions("torch", "onnx", "onnxscript", "onnxruntime")
     import onnxruntime
-    from mamba_ssm.ops.exporting import linear  # noqa: F401 - the newest name: older wheels end here
+    from mamba_ssm.ops.exporting import quantized_linear  # noqa: F401 - the newest name: older wheels end here
 
     prepare(request["threads"], "cpu")
     threads, path = torch.get_num_threads(), Path(request["output"])
@@ -52,7 +52,7 @@ def export(request):
     work = VisionWork(request) if request["model"] in VISION else LanguageWork(request)
     send(stage="exporting")
     write(work, request, path)
-    if request["int8"]:
+    if request["int8"] and not work.quantized:
         send(stage="quantizing")
         quantize(path)
     send(stage="checking")

@@ -9,6 +9,7 @@ import torch
 from answers import Refusal
 from models import LANGUAGE
 from onnx_language import Decoder, zeros
+from quantizing import quantized
 
 STEPS = 3
 IMAGES = (1, 3)
@@ -21,6 +22,9 @@ SECONDS = 2.0
 
 class VisionWork:
     """A Vision Mamba: image (batch, 3, size, size) to logits (batch, classes)."""
+
+    quantized = False
+    """Whether the exported model has weights of 8 bits already."""
 
     def __init__(self, request):
         import torch_vision
@@ -66,15 +70,14 @@ class LanguageWork:
         if request.get("checkpoint"):
             load_language(self.model, request)
 
-        self.exported = Stateful(language.build(self.shape, "cpu"), request["int8"])
-        for block, source in zip(
-            self.exported.model.backbone.layers, self.model.backbone.layers, strict=True
-        ):
-            block.mixer.mixer = source.mixer
-            block.norm = source.norm
-        self.exported.model.backbone.norm_f = self.model.backbone.norm_f
-        self.exported.model.backbone.embedding = self.model.backbone.embedding
-        self.exported.model.lm_head.layer = self.model.lm_head
+        self.quantized = request["int8"] and request["form"] == "fused"
+        changed = language.build(self.shape, "cpu")
+        if self.quantized:
+            changed.load_state_dict(self.model.state_dict())
+            quantized(changed, "int8")
+        else:
+            share(changed, self.model)
+        self.exported = Stateful(changed, plain=request["int8"])
         states = self.exported.first_states(2)
         self.arguments = (self.tokens(2, EXAMPLE_LENGTH), *states)
         inputs = [f"{kind}_state.{i}" for i in range(self.shape.depth) for kind in ("conv", "scan")]
@@ -117,6 +120,14 @@ class LanguageWork:
         prefill = timed("prefill", language.prefill(self.model, prompt), lambda: session.run(None, feeds))
         _, decoder = self.prefilled(session, prompt)
         return [prefill, timed("decode", language.decode(self.model, prompt), decoder.step)]
+
+
+def share(model, source):
+    """Gives a model the layers of another one of the same shape, so that weights are in memory once."""
+    for block, other in zip(model.backbone.layers, source.backbone.layers, strict=True):
+        block.mixer, block.norm = other.mixer, other.norm
+    model.backbone.norm_f, model.backbone.embedding = source.backbone.norm_f, source.backbone.embedding
+    model.lm_head = source.lm_head
 
 
 def load_language(model, request):

@@ -1,7 +1,6 @@
 """A language model with its states as inputs and outputs: one graph reads a prompt, and decodes."""
 
 import torch
-import torch.nn.functional as F
 from mamba_ssm.ops import exporting
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from torch import nn
@@ -12,19 +11,19 @@ class Stateful(nn.Module):
 
     tokens: (batch, length), int64; states: for each block the last width - 1 inputs of its convolution,
     (batch, channels, width - 1), and the state of its scan; zeros before the first token
-    int8: the projections are matrix products of ONNX, whose weights ONNX Runtime's quantizer makes int8
+    plain: the projections are matrix products of ONNX, whose weights ONNX Runtime's quantizer makes int8
+    A model of `mamba_ssm.utils.quantize` stays as it is, and its layers have an operator in the fused form.
 
     Returns the logits of the last token, (batch, vocabulary), and the states after that token.
     """
 
-    def __init__(self, model, int8=False):
+    def __init__(self, model, plain=False):
         super().__init__()
         self.model = model
-        project = F.linear if int8 else exporting.linear
         for block in model.backbone.layers:
             kind = Mixer2 if hasattr(block.mixer, "headdim") else Mixer1
-            block.mixer = kind(block.mixer, project)
-        model.lm_head = Projection(model.lm_head, project)
+            block.mixer = kind(block.mixer, plain)
+        model.lm_head = Projection(model.lm_head, plain)
 
     def forward(self, tokens, *states):
         blocks = self.model.backbone.layers
@@ -41,28 +40,32 @@ class Stateful(nn.Module):
 
 
 class Projection(nn.Module):
-    """A linear layer, computed by the function `project`."""
+    """A linear layer as the operator `Linear`. A quantized layer, and one that is `plain`, stays as it is."""
 
-    def __init__(self, layer, project):
+    def __init__(self, layer, plain):
         super().__init__()
-        self.layer, self.project = layer, project
+        self.layer, self.plain = layer, plain
 
     def forward(self, x):
-        return self.project(x, self.layer.weight, self.layer.bias)
+        if self.plain or not isinstance(self.layer, nn.Linear):
+            return self.layer(x)
+        return exporting.linear(x, self.layer.weight, self.layer.bias)
 
 
 class Mixer1(nn.Module):
     """Mamba-1 from its states to its next states."""
 
-    def __init__(self, mixer, project):
+    def __init__(self, mixer, plain):
         super().__init__()
-        self.mixer, self.states, self.project = mixer, None, project
+        self.mixer, self.states = mixer, None
+        self.in_proj, self.out_proj = (Projection(each, plain) for each in (mixer.in_proj, mixer.out_proj))
+        self.x_proj = Projection(mixer.x_proj, plain)
         self.shapes = ((mixer.d_inner, mixer.d_conv - 1), (mixer.d_inner, mixer.d_state))
 
     def forward(self, hidden, inference_params=None):
         m = self.mixer
         out, *self.states = exporting.inner(
-            self.project(hidden, m.in_proj.weight, m.in_proj.bias),
+            self.in_proj(hidden),
             m.conv1d.weight.squeeze(1),
             m.conv1d.bias,
             m.x_proj.weight,
@@ -72,23 +75,24 @@ class Mixer1(nn.Module):
             m.dt_proj.bias.float(),
             conv_state=self.states[0],
             ssm_state=self.states[1],
-            project=self.project,
+            project=self.x_proj,
         )
-        return self.project(out, m.out_proj.weight, m.out_proj.bias)
+        return self.out_proj(out)
 
 
 class Mixer2(nn.Module):
     """Mamba-2 from its states to its next states."""
 
-    def __init__(self, mixer, project):
+    def __init__(self, mixer, plain):
         super().__init__()
-        self.mixer, self.states, self.project = mixer, None, project
+        self.mixer, self.states = mixer, None
+        self.in_proj, self.out_proj = (Projection(each, plain) for each in (mixer.in_proj, mixer.out_proj))
         channels = mixer.d_ssm + 2 * mixer.ngroups * mixer.d_state
         self.shapes = ((channels, mixer.d_conv - 1), (mixer.nheads, mixer.headdim, mixer.d_state))
 
     def forward(self, hidden, inference_params=None):
         m, (conv_state, scan_state) = self.mixer, self.states
-        projected = self.project(hidden, m.in_proj.weight, m.in_proj.bias)
+        projected = self.in_proj(hidden)
         z, dt = projected[..., : m.d_ssm], projected[..., -m.nheads :]
         xBC, conv_state = exporting.convolve(
             projected, m.d_ssm, m.conv1d.weight.squeeze(1), m.conv1d.bias, conv_state
@@ -108,7 +112,7 @@ class Mixer2(nn.Module):
             return_final_states=True,
         )
         self.states = (conv_state, scan_state)
-        return self.project(m.norm(y.flatten(2), z), m.out_proj.weight, m.out_proj.bias)
+        return self.out_proj(m.norm(y.flatten(2), z))
 
 
 def decoded(model, first_tokens, next_tokens):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mamba_ssm.ops import dispatch
+from mamba_ssm.ops import dispatch, exporting
 from mamba_ssm.ops.fallback import quantized
 
 
@@ -108,6 +108,8 @@ class QuantizedEmbedding(_Quantized):
 
     def forward(self, tokens):
         """tokens: integers of any shape. Returns (*tokens.shape, embedding_dim)."""
+        if exporting.form():  # a graph cannot look at tokens
+            return self._unpacked(tokens, True)
         if tokens.numel() == 1:  # a step of decoding: a row by its number is a view
             return self._unpacked(int(tokens), 0 <= int(tokens) < self.rows).view(*tokens.shape, -1)
         return self._unpacked(tokens, tokens.numel() == 0 or (0 <= tokens.min() and tokens.max() < self.rows))

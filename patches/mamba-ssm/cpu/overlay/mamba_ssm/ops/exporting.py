@@ -40,6 +40,12 @@ def linear(x, weight, bias=None):
     return node("Linear", (x, weight, bias), [(*x.shape[:-1], weight.shape[0])], {})[0].to(x.dtype)
 
 
+def quantized_linear(x, packed, scales, bias, rows):
+    """`dispatch.quantized_linear` for weights of 8 bits as one operator."""
+    inputs = (x, packed, scales[:rows], bias)
+    return node("QuantizedLinear", inputs, [(*x.shape[:-1], rows)], {})[0].to(x.dtype)
+
+
 def convolve(rows, first, weight, bias, state=None, reverse=False):
     """The causal convolution with silu of adjacent features of rows, the first of which is number `first`.
 
@@ -60,7 +66,7 @@ def convolve(rows, first, weight, bias, state=None, reverse=False):
 
 def inner(
     rows, conv_weight, conv_bias, x_proj_weight, delta_proj_weight, A, D=None, delta_bias=None, delta_softplus=True,
-    reverse=False, onto=None, scale=1.0, conv_state=None, ssm_state=None, project=F.linear,
+    reverse=False, onto=None, scale=1.0, conv_state=None, ssm_state=None, project=None,
 ):  # fmt: skip
     """Mamba-1 between its input and output projections, with the features of a step innermost.
 
@@ -68,7 +74,7 @@ def inner(
     conv_weight: (dim, width); x_proj_weight: (delta_rank + 2 * dstate, dim); delta_proj_weight: (dim, delta_rank)
     A: (dim, dstate), real; onto: (batch, seqlen, dim); the result is scale * (onto + out)
     conv_state: (batch, dim, width - 1), ssm_state: (batch, dim, dstate): both or neither
-    project: computes the projection by x_proj_weight in the fused form: F.linear, or `linear` for a model that decodes
+    project: computes the projection by x_proj_weight in the fused form, from its input; None for F.linear
 
     Returns out: (batch, seqlen, dim), or (out, conv_state, ssm_state) with the states after the last step.
     """
@@ -82,7 +88,8 @@ def inner(
     dtype, stateful = rows.dtype, ssm_state is not None
     (batch, seqlen, _), (dim, dstate) = rows.shape, A.shape
     u, conv_state = convolve(rows, 0, conv_weight, conv_bias, conv_state, reverse)
-    projected = project(u.to(dtype), x_proj_weight)
+    u_cast = u.to(dtype)
+    projected = F.linear(u_cast, x_proj_weight) if project is None else project(u_cast)
     flags = {"delta_softplus": int(delta_softplus), "reverse": int(reverse), "scale": float(scale)}
     flags |= {"channels_last": 1, "z_offset": dim}
     inputs = (u, projected, delta_proj_weight, A, D, rows, delta_bias, onto, ssm_state)
