@@ -12,6 +12,7 @@ from causal_conv1d import causal_conv1d_fn
 from mamba_ssm import Mamba, Mamba2
 from mamba_ssm.ops import standard
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+from mamba_ssm.utils.quantize import quantize
 from tensorrt_operators import refused
 from torch import nn
 
@@ -98,6 +99,32 @@ def test_one_file_computes_every_length_and_batch(name, form, tmp_path, monkeypa
     for batch, length in ((1, 1), (3, 33), (1, 2000)):
         x = torch.randn(batch, length, model.d_model)
         assert difference(run(runs, x)[0], reference(x.double())) < 2e-6, (batch, length)
+
+
+def quantized_model(bits):
+    model = nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 80), nn.Tanh(), nn.Linear(80, 100))
+    return quantize(model, bits)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_of_8_bits(form, tmp_path, monkeypatch):
+    """The products of integers are exact, so the file differs from PyTorch as a float32 file does."""
+    monkeypatch.setenv(FORM, form)
+    model, path = quantized_model(8), tmp_path / "model.onnx"
+    file = export(model, (torch.randint(0, 100, (2, 9)),), ({0: "batch", 1: "length"},), path)
+    names = [node.op_type for node in nodes(file.graph)]
+    assert names.count("QuantizedLinear") == (2 if form == "fused" else 0)
+    runs = session(path, form)
+    for batch, length in ((1, 1), (3, 33)):
+        tokens = torch.randint(0, 100, (batch, length))
+        assert difference(run(runs, tokens)[0], model(tokens)) < 2e-6, (batch, length)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_of_4_bits_are_refused(form, tmp_path, monkeypatch):
+    monkeypatch.setenv(FORM, form)
+    with pytest.raises(Exception, match="weights of 4 bits are not exported"):
+        export(quantized_model(4), (torch.randint(0, 100, (2, 9)),), ({1: "length"},), tmp_path / "m")
 
 
 def test_the_number_of_nodes_does_not_depend_on_the_example(tmp_path):

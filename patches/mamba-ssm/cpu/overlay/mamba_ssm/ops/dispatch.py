@@ -259,6 +259,6 @@ def quantized_linear(x, packed, scales, bias, rows):
     """weight x + bias for weights of 8 or 4 bits, as `fallback.quantized.pack` makes them; x: (..., columns)."""
     if use_cpu_kernel(x) and selective_scan_cpu.supports_quantized_linear(x, packed, scales, bias):
         return selective_scan_cpu.quantized_linear(x, packed, scales, bias, rows)
-    if exporting.form() == "fused" and packed.dtype == torch.int8:
+    if exporting.form():
         return exporting.quantized_linear(x, packed, scales, bias, rows)
     return fallback.quantized.quantized_linear(x, packed, scales, bias, rows)

@@ -41,7 +41,16 @@ def linear(x, weight, bias=None):
 
 
 def quantized_linear(x, packed, scales, bias, rows):
-    """`dispatch.quantized_linear` for weights of 8 bits as one operator."""
+    """`dispatch.quantized_linear` for weights of 8 bits: one operator, or in the standard form a product in float32.
+
+    Raises NotImplementedError for weights of 4 bits.
+    """
+    if packed.dtype != torch.int8:
+        raise NotImplementedError("weights of 4 bits are not exported to ONNX: call quantize(model, bits=8)")
+    if form() == "standard":
+        from .fallback.quantized import quantized_linear as in_float32
+
+        return in_float32(x, packed, scales, bias, rows)
     inputs = (x, packed, scales[:rows], bias)
     return node("QuantizedLinear", inputs, [(*x.shape[:-1], rows)], {})[0].to(x.dtype)
 
