@@ -306,4 +306,3 @@ def test_command_lines(area: Make, capsys: pytest.CaptureFixture[str], tmp_path:
         attack.judge(number, attempt)
         capsys.readouterr()
     attack.finish()
-

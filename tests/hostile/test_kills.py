@@ -232,6 +232,7 @@ def test_fetch(board: Board, tmp_path: Path, pytestconfig: pytest.Config) -> Non
     for path in (board.store / "archives").glob("*/*"):
         (mirror / path.name).symlink_to(path)
     words = ("fetch", "-p", str(board.profile), "--mirror", str(mirror))
+
     def complete() -> list[str]:
         """Every archive is there and has the digest that names its folder."""
         found = {path: file_sha256(path) for path in (store / "archives").glob("*/*")}

@@ -367,6 +367,65 @@ def test_changes_between_two_tokens(layer, change, bits, planned, monkeypatch):
     assert sequence.next(planned) == one_call
 
 
+EMBEDDINGS = {
+    # name: (the change, whether steps stay in one call)
+    "another weight": (lambda table: setattr(table, "weight", nn.Parameter(torch.randn(100, 64))), True),
+    "data of the weight": (lambda table: set_data(table.weight), True),
+    "weight in place": (lambda table: table.weight.mul_(3), True),
+    "largest norm": (lambda table: setattr(table, "max_norm", 0.5), False),
+    "forward": (forward, False),
+}
+PACKED = {
+    "scales in place": (lambda table: table.scales.mul_(3), True),
+    "other scales": (lambda table: setattr(table, "scales", table.scales * 2), True),
+    "other packed weights": (lambda table: setattr(table, "packed", table.packed.flip(0)), True),
+    "forward": (forward, False),
+}
+
+
+@pytest.mark.parametrize(
+    ("bits", "change"),
+    [
+        *((None, name) for name in EMBEDDINGS),
+        *((8, name) for name in PACKED),
+        *((4, name) for name in PACKED),
+    ],
+)
+@torch.no_grad()
+def test_changes_of_the_embedding(bits, change, planned, monkeypatch):
+    sequence = Sequence(language(bits), monkeypatch)
+    function, one_call = (PACKED if bits else EMBEDDINGS)[change]
+    assert sequence.next(planned)
+    function(sequence.model.backbone.embedding)
+    assert sequence.next(planned) == one_call
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+@torch.no_grad()
+def test_tokens_that_are_refused(bits, planned):
+    """The same kinds of errors as those of the embedding, and the states stay as they are."""
+    model, states = language(bits), InferenceParams(max_seqlen=100, max_batch_size=1)
+    model(tokens()[:, :PROMPT], inference_params=states)
+    states.seqlen_offset = PROMPT
+    model(torch.tensor([[3]], dtype=torch.int32), inference_params=states)
+    assert len(planned) == 1
+    before = [state.clone() for state in flat(model, states)]
+    for token in (-1, 5000):
+        with pytest.raises(IndexError):
+            model(torch.tensor([[token]]), inference_params=states)
+    for dtype in (torch.float32, torch.int16, torch.bool):
+        with pytest.raises((TypeError, RuntimeError)):
+            model(torch.ones(1, 1, dtype=dtype), inference_params=states)
+    assert all(map(torch.equal, flat(model, states), before))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_traced_embedding_takes_other_tokens(bits):
+    table = language(bits).backbone.embedding
+    traced = torch.jit.trace(table, torch.tensor([[3]]), check_trace=False)
+    assert torch.equal(traced(torch.tensor([[5]])), table(torch.tensor([[5]])))
+
+
 MLP = "backbone.layers.1.mlp"
 
 

@@ -11,13 +11,14 @@ static void read_row(struct weights table, int64_t row, int64_t features, float 
     const int64_t tile = row / TILE_ROWS, place = row % TILE_ROWS, blocks = blocks_of(features);
     const int bits = table.values.dtype == FLOAT32 ? 8 : 4;
     const int8_t *const at = table.packed + tile * blocks * bits * 64 + place * 4;
+    if (bits == 8) {
+        const float scale = load_float(&table.values, row);
+        for (int64_t c = 0; c < features; c++) out[c] = at[c / 4 * 64 + c % 4] * scale;
+        return;
+    }
     for (int64_t c = 0; c < features; c++) {
-        if (bits == 8) {
-            out[c] = at[c / 4 * 64 + c % 4] * load_float(&table.values, row);
-        } else {
-            const int both = (uint8_t)at[c / 8 * 64 + c % 4], half = c % 8 < 4 ? both & 15 : both >> 4;
-            out[c] = (half - 8) * load_float(&table.values, (tile * blocks + c / BLOCK_COLUMNS) * TILE_ROWS + place);
-        }
+        const int both = (uint8_t)at[c / 8 * 64 + c % 4], half = c % 8 < 4 ? both & 15 : both >> 4;
+        out[c] = (half - 8) * load_float(&table.values, (tile * blocks + c / BLOCK_COLUMNS) * TILE_ROWS + place);
     }
 }
 

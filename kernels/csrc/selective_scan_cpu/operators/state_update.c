@@ -113,7 +113,8 @@ static void state_update_task(const void *context, int64_t index, void *scratch)
     if (are_whole_vectors(a)) {
         for (; i + STREAMS <= count; i += STREAMS) {
             float *const state = (float *)a->state.data + head_at + (first + i) * a->state.stride[2];
-            const float *const A = (const float *)a->A.data + head * a->A.stride[0] + (first + i) * a->A.stride[1],
+            const int64_t A_at = head * a->A.stride[0] + (first + i) * a->A.stride[1];
+            const float *const A = tied ? NULL : (const float *)a->A.data + A_at,
                                *const B = (const float *)a->B.data + B_at, *const C = (const float *)a->C.data + C_at;
 #define STREAMS_WITH(decay) update_streams(a, state, A, B, C, dts + i, inputs + i, decays + i, outs + i, decay)
             if (tied) {

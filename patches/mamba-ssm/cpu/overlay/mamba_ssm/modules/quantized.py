@@ -107,14 +107,11 @@ class QuantizedEmbedding(_Quantized):
         return super()._apply(fn, recurse)
 
     def forward(self, tokens):
-        """tokens: integers of any shape. Returns (*tokens.shape, embedding_dim)."""
-        if exporting.form():  # a graph cannot look at tokens
-            return self._unpacked(tokens, True)
-        if tokens.numel() == 1:  # a step of decoding: a row by its number is a view
-            return self._unpacked(int(tokens), 0 <= int(tokens) < self.rows).view(*tokens.shape, -1)
-        return self._unpacked(tokens, tokens.numel() == 0 or (0 <= tokens.min() and tokens.max() < self.rows))
-
-    def _unpacked(self, rows, inside):
-        if not inside:
+        """tokens: int64 or int32, of any shape. Returns (*tokens.shape, embedding_dim)."""
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"tokens are {tokens.dtype}, expected int64 or int32")
+        in_graph = exporting.form() is not None  # a graph cannot compare tokens
+        if not in_graph and tokens.numel() and not (0 <= tokens.min() and tokens.max() < self.rows):
             raise IndexError(f"a token is outside of the table, which has {self.rows} rows")
-        return quantized.unpack_rows(self.packed, self.scales, rows)[..., : self.columns].to(self.dtype)
+        found = quantized.unpack_rows(self.packed, self.scales, tokens, whole_tiles=in_graph)
+        return found[..., : self.columns].to(self.dtype)

@@ -73,14 +73,18 @@ def unpack(packed, scales):
     return (values.unflatten(1, (-1, BLOCK)) * rows[..., None]).flatten(1)
 
 
-def unpack_rows(packed, scales, rows):
-    """Rows of the weights by number, in float32 with their padding: (*rows.shape, blocks * 32); (blocks * 32,) for an int."""
+def unpack_rows(packed, scales, rows, whole_tiles=False):
+    """Rows of the weights by number, in float32 with their padding: (*rows.shape, blocks * 32).
+
+    whole_tiles: rows are taken out of copies of their tiles. That is slower, but for an index of two axes, ONNX would
+    transpose the whole table.
+    """
     tiles, places = rows // TILE, rows % TILE
-    if isinstance(rows, int):
-        chosen = packed[tiles, :, places]  # (..., columns / 4 or 8, 4)
-    else:  # whole tiles first: for both indices at once, ONNX would transpose the whole table
-        index = places[..., None, None, None].expand(*places.shape, packed.shape[1], 1, 4)
+    if whole_tiles:
+        index = places.long()[..., None, None, None].expand(*places.shape, packed.shape[1], 1, 4)
         chosen = packed[tiles].gather(-2, index).squeeze(-2)
+    else:
+        chosen = packed[tiles, :, places]  # (..., columns / 4 or 8, 4)
     if packed.dtype == torch.int8:
         return chosen.flatten(-2) * scales[rows][..., None]
     values = torch.stack((chosen & 15, chosen >> 4), dim=-2).flatten(-3).float() - 8
