@@ -226,10 +226,8 @@ def exchanged(path: Path, content: bytes) -> Iterator[None]:
 
 
 def test_a_patch_that_does_not_fit_ends_the_action_with_11(farm: Runner, shared: Path) -> None:
-    """The action's own mambaport has a patch whose context upstream does not have."""
-    (package,) = farm.temp.glob("mambaport/lib/python3*/site-packages/mambaport")
-    folder = package / "_patches/causal-conv1d"
-    patch = min(folder.glob("*/*.patch"))
+    """The action's checkout has a patch whose context upstream does not have."""
+    patch = min((farm.work / "patches/causal-conv1d").glob("*/*.patch"))
     lines = patch.read_text().splitlines(keepends=True)
     context = next(i for i, line in enumerate(lines) if line.startswith(" ") and line.strip())
     lines[context] = " a line that upstream does not have\n"
