@@ -124,7 +124,7 @@ architecture      aarch64
 cores and memory  4 cores, 3.7 GiB (3.3 GiB available)
 Python            3.11.2 (/usr/bin/python3)
 """
-"""What `mambaport doctor` prints on a Raspberry Pi, for the picture of the front page."""
+"""An example in the form of `mambaport doctor`, for the front page's picture; no Raspberry Pi printed it."""
 
 
 def pictures(site: Path, url: str) -> None:

@@ -87,7 +87,7 @@ def causal_conv1d(
     seq_idx = _library.indices("seq_idx", seq_idx)
     args = (x, weight, bias, seq_idx, initial_states, bool(return_final_states), silu, bool(reverse))
     if _library.is_plain_call(x, weight, bias, seq_idx, initial_states):
-        out, final_states = _convolve(*args)
+        out, final_states = _forward(*args, direct=True)
     else:
         out, final_states = torch.ops.causal_conv1d_cpu.conv(*args)
     return (out, final_states) if return_final_states else out
@@ -139,41 +139,30 @@ def _forward(
     return_final_states: bool,
     silu: bool,
     reverse: bool,
+    direct: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    out, final_states = _convolve(x, weight, bias, seq_idx, initial_states, return_final_states, silu, reverse)
-    return out, x.new_empty(0) if final_states is None else final_states
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    seq_idx: Tensor | None,
-    initial_states: Tensor | None,
-    return_final_states: bool,
-    silu: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor | None]:
+    """direct: not called as an operator of torch, so without final states, `out` may be both results."""
     batch, dim, seqlen = x.shape
     _check_weights(dim, weight, bias)
     _check_shape("seq_idx", seq_idx, (batch, seqlen))
     _check_shape("initial_states", initial_states, (batch, dim, weight.shape[1] - 1))
     if reverse and (seq_idx is not None or initial_states is not None or return_final_states):
         raise ValueError("reverse goes with neither seq_idx nor states")
-    out, final_states = torch.empty_like(x), _final_states(x, weight) if return_final_states else None
+    out = torch.empty_like(x)
+    final_states = out if direct and not return_final_states else _final_states(x, weight, return_final_states)
     _lib.causal_conv1d_forward(
         batch=batch, dim=dim, seqlen=seqlen, width=weight.shape[1], silu=silu, threads=torch.get_num_threads(),
         x=_in_time(x, reverse), out=_in_time(out, reverse), weight=view(weight), bias=view(bias),
-        initial_states=view(initial_states), final_states=view(final_states),
+        initial_states=view(initial_states), final_states=view(final_states if return_final_states else None),
         seq_idx=_address(seq_idx),
     )  # fmt: skip
     return out, final_states
 
 
-def _final_states(x: Tensor, weight: Tensor) -> Tensor:
+def _final_states(x: Tensor, weight: Tensor, wanted: bool) -> Tensor:
     # Channels are innermost, as in the CUDA extension's result.
     width = weight.shape[1]
-    return x.new_empty(x.shape[0], width - 1, x.shape[1]).transpose(1, 2)
+    return x.new_empty(x.shape[0], width - 1, x.shape[1]).transpose(1, 2) if wanted else x.new_empty(0)
 
 
 def _backward(
@@ -270,7 +259,7 @@ def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> No
 
 
 def _fake_forward(x: Tensor, weight: Tensor, return_final_states: bool) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), _final_states(x, weight) if return_final_states else x.new_empty(0)
+    return torch.empty_like(x), _final_states(x, weight, return_final_states)
 
 
 def _fake_backward(

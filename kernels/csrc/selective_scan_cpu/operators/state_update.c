@@ -58,9 +58,9 @@ INLINE void update_streams(const struct state_update_args *a, float *state, cons
             if (decay == ONE_A_CHANNEL) {
                 factor = vec_set(decays[i]);
             } else {
-                const float *const own = A + i * A_apart + n;
-                __builtin_prefetch(own + AHEAD);
-                factor = decay_of(vec_set(dts[i]), vec_load(own), decay == OF_LOG);
+                const float *const rates = A + i * A_apart + n;
+                __builtin_prefetch(rates + AHEAD);
+                factor = decay_of(vec_set(dts[i]), vec_load(rates), decay == OF_LOG);
             }
             const vec next = vec_fma(factor, vec_load(h), vec_set(inputs[i]) * b);
             vec_store(h, next);
