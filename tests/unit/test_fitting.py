@@ -37,6 +37,7 @@ def machine(arch: str, glibc: str, sm: str = "", l4t: str = "", bits: int = 64) 
         (machine("aarch64", "2.35", sm="90"), ["cuda", "sbsa", "aarch64-cpu", "cpu", "rpi"]),
         (machine("x86_64", "2.36"), ["cpu", "x86-64-cpu"]),
         (machine("x86_64", "2.39", sm="89"), ["cuda", "x86-64-cuda", "cpu", "x86-64-cpu"]),
+        (machine("x86_64", "2.39", sm="103"), ["cuda", "x86-64-cuda", "cpu", "x86-64-cpu"]),
         (machine("x86_64", "2.39", sm="75"), ["cuda", "cpu", "x86-64-cpu"]),
     ],
     ids=[
@@ -50,6 +51,7 @@ def machine(arch: str, glibc: str, sm: str = "", l4t: str = "", bits: int = 64) 
         "gh200",
         "laptop",
         "rtx 40",
+        "b300",
         "rtx 20",
     ],
 )

@@ -201,6 +201,14 @@ def is_jetson(sm: str) -> bool:
     return any(gpu.jetson for gpu in boards().gpu if gpu.sm == sm)
 
 
+def cubin_runs_on(cubin: str, sm: str) -> bool:
+    """Whether a cubin runs on a GPU; both are SMs. It does on its own architecture and the later minors of its major.
+
+    A Jetson's GPU does not count as a later minor of a desktop's: code for sm_80 is not reliable on sm_87.
+    """
+    return cubin == sm or (not is_jetson(sm) and cubin[:-1] == sm[:-1] and int(cubin) < int(sm))
+
+
 def newest_libstdcxx(glibc: str) -> int:
     """N of the newest ``GLIBCXX_3.4.N`` on a system with this glibc."""
     systems = sorted(boards().system, key=lambda item: minor_key(item.glibc))

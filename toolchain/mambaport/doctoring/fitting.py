@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mambaport.boards import find_platform, minor_key
+from mambaport.boards import cubin_runs_on, find_platform, minor_key
 from mambaport.host import Host
 from mambaport.profile import Profile, builtin_profiles
 
@@ -33,6 +33,8 @@ def _fits(profile: Profile, host: Host) -> bool:
     if profile.cuda is None:
         return True
     gpus = {gpu.sm for gpu in host.cuda.gpus}
-    if profile.cuda.sm == ("host",) or gpus:
-        return bool(gpus) and (profile.cuda.sm == ("host",) or bool(gpus & set(profile.cuda.sm)))
+    if profile.cuda.sm == ("host",):
+        return bool(gpus)
+    if gpus:
+        return any(cubin_runs_on(cubin, sm) for cubin in profile.cuda.sm for sm in gpus)
     return bool(l4t)  # a Jetson whose driver names no GPU

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from packaging.version import Version
 from pydantic import BaseModel
 
-from mambaport.boards import Sm, is_jetson
+from mambaport.boards import Sm, cubin_runs_on
 from mambaport.cuda.machine import Gpu
 from mambaport.errors import InstallError
 from mambaport.interpreter import Interpreter
@@ -76,10 +76,5 @@ def _torch_misfits(facts: _Facts, target: Interpreter) -> list[str]:
 
 
 def _runs(sm: str, cubins: Sequence[str], ptx: Sequence[str]) -> bool:
-    """A cubin runs on its architecture and the later minors of its major; PTX on every later one.
-
-    A Jetson's GPU does not count as a later minor of a desktop's: code for sm_80 is not reliable on sm_87.
-    """
-    desktop = not is_jetson(sm)
-    binary = sm in cubins or any(desktop and item[:-1] == sm[:-1] and int(item) < int(sm) for item in cubins)
-    return binary or any(int(item) <= int(sm) for item in ptx)
+    """Whether a GPU runs one of the cubins, or code that the driver compiles from the PTX of an older architecture."""
+    return any(cubin_runs_on(item, sm) for item in cubins) or any(int(item) <= int(sm) for item in ptx)

@@ -1,0 +1,118 @@
+"""Mamba-3's functions and its module on the GPU, forward and backward, against the recurrence in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import mamba3_reference as recurrence
+import pytest
+import torch
+from test_models import worst
+
+modules = pytest.importorskip("mamba_ssm.modules.mamba3", reason="this release has no Mamba-3")
+from mamba_ssm import Mamba3  # noqa: E402
+from mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba3_siso_combined  # noqa: E402
+
+# triton and tilelang multiply in 16 bits where the inputs have 16, as TF32 where they have 32.
+FORWARD = {torch.float32: 5e-3, torch.bfloat16: 3e-2}
+BACKWARD = {torch.float32: 2e-2, torch.bfloat16: 6e-2}
+
+
+def siso_inputs(batch=2, seqlen=70, groups=1, heads=4, dstate=32, headdim=32, angles=8):
+    return {
+        "q": torch.randn(batch, seqlen, groups, dstate),
+        "k": torch.randn(batch, seqlen, groups, dstate),
+        "v": torch.randn(batch, seqlen, heads, headdim),
+        "adt": -0.3 * torch.rand(batch, heads, seqlen),
+        "dt": 0.3 * torch.rand(batch, heads, seqlen),
+        "trap": torch.randn(batch, heads, seqlen),
+        "q_bias": torch.randn(heads, dstate),
+        "k_bias": torch.randn(heads, dstate),
+        "angles": torch.randn(batch, seqlen, heads, angles),
+        "D": torch.randn(heads),
+        "z": torch.randn(batch, seqlen, heads, headdim),
+    }
+
+
+def exact(x):
+    wide = {name: t.detach().cpu().double().requires_grad_() for name, t in x.items()}
+    shaped = dict(wide)
+    for name in ("q", "k"):
+        shaped[name] = wide[name].unsqueeze(2)
+        shaped[f"{name}_bias"] = wide[f"{name}_bias"].unsqueeze(1)
+    return wide, recurrence.mamba3(**shaped)
+
+
+def call(x, chunk, cu_seqlens=None):
+    return mamba3_siso_combined(
+        x["q"], x["k"], x["v"], x["adt"], x["dt"], x["trap"], x["q_bias"], x["k_bias"], x["angles"], x["D"],
+        x["z"], None, chunk, True, cu_seqlens,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FORWARD, ids=str)
+@pytest.mark.parametrize("seqlen", [1, 70, 256])
+@pytest.mark.parametrize("heads", [4, 8])
+def test_siso(device, dtype, seqlen, heads):
+    x = siso_inputs(seqlen=seqlen, heads=heads)
+    x.update({name: x[name].to(dtype) for name in ("q", "k", "v", "z", "trap")})
+    x = {name: t.to(device).requires_grad_() for name, t in x.items()}
+    out, _, state, *_ = call(x, 64)
+    wide, (want, last) = exact(x)
+    assert worst(out, want) < FORWARD[dtype]
+    assert worst(state, last.ssm) < FORWARD[dtype]
+    weight = torch.randn(want.shape).to(dtype)
+    grads = torch.autograd.grad(out, list(x.values()), weight.to(device))
+    wants = torch.autograd.grad(want, list(wide.values()), weight.double())
+    for name, grad, wanted in zip(x, grads, wants, strict=True):
+        if seqlen > 1 or wanted.abs().max() > 1e-9:
+            assert worst(grad, wanted) < BACKWARD[dtype], name
+
+
+@pytest.mark.parametrize("lengths", [(33, 1, 66), (64, 64), (7, 90)])
+def test_packed_siso(device, lengths):
+    x = {name: t.to(device) for name, t in siso_inputs(batch=1, seqlen=sum(lengths)).items()}
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+    with torch.no_grad():
+        out = call(x, 64, ends)[0]
+        begin = 0
+        for length in lengths:
+            part = {
+                name: t if t.dim() < 3 or "bias" in name
+                else t[:, :, begin : begin + length] if name in ("adt", "dt", "trap")
+                else t[:, begin : begin + length]
+                for name, t in x.items()
+            }  # fmt: skip
+            assert worst(out[:, begin : begin + length], call(part, 64)[0]) < 5e-3
+            begin += length
+
+
+@pytest.mark.parametrize("dtype", FORWARD, ids=str)
+@pytest.mark.parametrize("options", [{}, {"is_outproj_norm": True}, {"is_mimo": True, "mimo_rank": 4}], ids=str)
+def test_the_module(device, dtype, options):
+    """Against the same module in float64 on the CPU, whose functions tests/numeric holds against the recurrence."""
+    chunk = 16 if "is_mimo" in options else 64
+    module = Mamba3(128, d_state=64, headdim=64, chunk_size=chunk, layer_idx=0, **options).to(dtype)
+    wide = copy.deepcopy(module).double()
+    there = copy.deepcopy(module).to(device)
+    hidden = torch.randn(2, 96, 128).to(dtype)
+    want = wide(hidden.double())
+    out = there(hidden.to(device))
+    assert worst(out, want) < 2 * FORWARD[dtype]
+    weight = torch.randn(want.shape)
+    grads = torch.autograd.grad(out, list(there.parameters()), weight.to(device, dtype))
+    wants = torch.autograd.grad(want, list(wide.parameters()), weight.to(dtype).double())
+    for (name, _), grad, wanted in zip(module.named_parameters(), grads, wants, strict=True):
+        assert worst(grad, wanted) < 2 * BACKWARD[dtype], name
+
+
+@pytest.mark.parametrize("options", [{}, {"is_mimo": True, "mimo_rank": 4}], ids=str)
+def test_steps_follow_the_forward_pass(device, options):
+    module = Mamba3(128, d_state=64, headdim=64, chunk_size=16, layer_idx=0, **options).to(device)
+    hidden = torch.randn(2, 24, 128, device=device)
+    with torch.no_grad():
+        want = module(hidden)
+        states = module.allocate_inference_cache(2, 24)
+        for step in range(24):
+            out, *states = module.step(hidden[:, step : step + 1], *states)
+            assert worst(out, want[:, step : step + 1]) < 2e-2, step
