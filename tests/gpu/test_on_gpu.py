@@ -96,6 +96,21 @@ def test_causal_conv1d_update(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_packed_causal_conv1d_with_padding(device, dtype, activation):
+    """The incoming gradient at padding reaches nothing: there, the result is 0."""
+    rows = [[0] * 5 + [1] + [2] * 90 + [-1] * 4, [3] * 2 + [4] * 98, [-1] * 2 + [5] * 98]
+    seq_idx = torch.tensor(rows, dtype=torch.int32, device=device)
+    x = draw(device, dtype, 3, 100, 32).detach().transpose(1, 2).requires_grad_()
+    tensors = [x, draw(device, torch.float32, 32, 4), draw(device, torch.float32, 32)]
+    wide = exact(tensors)
+    out = causal_conv1d_fn(*tensors, seq_idx=seq_idx, activation=activation)
+    want, _ = reference.causal_conv1d(*wide, seq_idx=seq_idx.cpu(), activation=activation)
+    check(out, want, FORWARD[dtype])
+    check_gradients(out, tensors, want, wide, BACKWARD[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seqlen", [64, 128, 1000])
 @pytest.mark.parametrize("groups", [None, 2])
 @pytest.mark.parametrize("gated", [False, True])
@@ -117,6 +132,55 @@ def test_selective_scan(device, dtype, seqlen, groups, gated):
     check(out, want, FORWARD[dtype])
     check(last, want_last, BACKWARD[dtype])
     check_gradients(out, tensors, want, wide, 2 * BACKWARD[dtype])
+
+
+@pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize(
+    ("groups_of_b", "groups_of_c"), [(None, None), (None, 2), (2, None), (None, 1), (2, 2)], ids=str
+)
+def test_forms_of_b_and_c(device, is_complex, groups_of_b, groups_of_c):
+    """None: constant in time, of the channel; a complex one has its real and imaginary parts in turns."""
+    dim, state, seqlen = 8, 4, 70
+
+    def part(groups):
+        if groups is None:
+            form = torch.randn(dim, state, 2)
+            return (torch.view_as_complex(form) if is_complex else form[..., 0].clone()).to(device)
+        return torch.randn(2, groups, state, seqlen * (2 if is_complex else 1)).to(device)
+
+    A = -0.5 * torch.rand(dim, state)
+    A = (torch.complex(A, torch.randn(dim, state)) if is_complex else A).to(device)
+    u, delta = (draw(device, torch.float32, 2, dim, seqlen) for _ in range(2))
+    B, C = part(groups_of_b), part(groups_of_c)
+    D, bias = draw(device, torch.float32, dim), (0.5 * torch.rand(dim)).to(device)
+    tensors = [u, delta, A.requires_grad_(), B.requires_grad_(), C.requires_grad_(), D, None, bias.requires_grad_()]
+    wide = [
+        None if t is None
+        else t.detach().cpu().to(torch.complex128 if t.is_complex() else torch.float64).requires_grad_()
+        for t in tensors
+    ]  # fmt: skip
+    out = selective_scan_fn(*tensors, delta_softplus=True)
+    want, _ = reference.selective_scan(*wide, True)
+    check(out, want, FORWARD[torch.float32])
+    weight = torch.randn(out.shape)
+    given, wanted = ([t for t in row if t is not None] for row in (tensors, wide))
+    grads = torch.autograd.grad(out, given, weight.to(device))
+    for grad, right in zip(grads, torch.autograd.grad(want, wanted, weight.double()), strict=True):
+        pairs = [grad, right] if not grad.is_complex() else [torch.view_as_real(t.resolve_conj()) for t in (grad, right)]
+        check(*pairs, 2 * BACKWARD[torch.float32])
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mamba-v2", "mamba2"])
+def test_an_empty_sequence(device, kind):
+    if kind == "mamba2":
+        module = Mamba2(d_model=64, d_state=16, headdim=16, chunk_size=16, layer_idx=0)
+    else:
+        module = Mamba(d_model=64, layer_idx=0, bimamba_type="v2" if kind == "mamba-v2" else "none")
+    module = module.to(device)
+    out = module(torch.randn(2, 0, 64, device=device))
+    assert out.shape == (2, 0, 64)
+    out.sum().backward()
+    assert not any(p.grad.any() for p in module.parameters() if p.grad is not None)
 
 
 def test_selective_scan_core_as_mamba_yolo_calls_it(device):
@@ -182,6 +246,30 @@ def test_selective_state_update(device, dtype):
     out = selective_state_update(state, x, dt, A, B, C, D=D, z=z, dt_bias=bias, dt_softplus=True)
     check(out, want, FORWARD[dtype])
     check(state, after, FORWARD[dtype])
+
+
+@pytest.mark.parametrize("rest", [True, False])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (4, 4)])
+def test_selective_state_update_of_chosen_states(device, heads, groups, rest):
+    """state_batch_indices names the states; -1 is padding, whose result is 0. D, z and the bias are optional."""
+    state = torch.randn(6, heads, 6, 5, device=device)
+    x, dt, z = (torch.randn(3, heads, 6, device=device) for _ in range(3))
+    B, C = (torch.randn(3, groups, 5, device=device) for _ in range(2))
+    A, D, bias = -torch.rand(heads, 6, 5, device=device), *torch.randn(2, heads, 6, device=device)
+    if not rest:
+        D = z = bias = None
+    before = state.clone()
+    out = selective_state_update(
+        state, x, dt, A, B, C, D, z, bias, True, torch.tensor([5, -1, 2], device=device)
+    )
+    assert not out[1].any()
+    for row, index in ((0, 5), (2, 2)):
+        alone = before[index : index + 1].clone()
+        one = [None if t is None else t[row : row + 1] for t in (x, dt, B, C, z)]
+        want = selective_state_update(alone, one[0], one[1], A, one[2], one[3], D, one[4], bias, True)
+        check(out[row : row + 1], want.cpu().double(), FORWARD[torch.float32])
+        check(state[index : index + 1], alone.cpu().double(), FORWARD[torch.float32])
+    assert torch.equal(state[[0, 1, 3, 4]], before[[0, 1, 3, 4]])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

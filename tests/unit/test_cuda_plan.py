@@ -333,6 +333,9 @@ def test_this_machines_gpu_is_what_the_driver_names_or_the_variable_says(tmp_pat
     )
     assert named.cuda.goal.ptx == ("90",)
     gpu = replace(host, cuda=replace(host.cuda, gpus=(Gpu("H100", "90"), Gpu("H100", "90"))))
+    lettered = make_plan(board, gpu, environ={"TORCH_CUDA_ARCH_LIST": "9.0a 10.0f+PTX"}, cuda=options)
+    assert lettered.goal.cuda is not None
+    assert (lettered.goal.cuda.sm, lettered.goal.cuda.ptx) == (("90", "100"), ("100",))
     seen = make_plan(board, gpu, environ={}, cuda=options)
     assert seen.goal.cuda is not None
     assert seen.goal.cuda.sm == ("90",)
@@ -364,7 +367,8 @@ def test_another_machines_gpu_needs_neither_a_gpu_nor_a_torch_here(toolkit: str 
         ("9.9", "unknown SM 99; nearest: 90"),
         ("7.0", "CUDA 13.0 does not compile for sm_70 (Volta"),
         ("8.7 Ampere", "Ampere"),
-        ("9.0a", "9.0a"),
+        ("9.0b", "9.0b"),
+        ("a", "a"),
         ("9.0+ptx", "9.0+ptx"),
         ("9.0+PTX+PTX", "9.0+PTX+PTX"),
     ],

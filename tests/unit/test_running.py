@@ -32,7 +32,7 @@ from mambaport.running import (
 from mambaport.running.plot import plot
 from mambaport.running.run import RUNNER
 from mambaport.running.runner.models import LANGUAGE, VISION
-from mambaport.running.tables import benchmark_table, classes_table, facts_lines
+from mambaport.running.tables import VARIANTS, benchmark_table, classes_table, facts_lines
 
 ASK = {"task": "infer", "model": "vim-tiny"}
 
@@ -407,6 +407,13 @@ def test_the_plot_is_well_formed_and_to_scale(result: dict[str, Any]) -> None:
     bars = [float(item.attrib["width"]) for item in tree if item.tag.endswith("rect") and "y" in item.attrib]
     assert len(bars) == 4
     assert bars[1] / bars[0] == pytest.approx(14, rel=0.01)
+
+
+@pytest.mark.parametrize("variant", ["float32", "graph", "without"])
+def test_every_variant_has_a_bar_and_a_name(result: dict[str, Any], variant: str) -> None:
+    other = {**result["measures"][0], "variant": variant}
+    found = Benchmark.model_validate({**result, "measures": [result["measures"][0], other]})
+    assert VARIANTS[variant] in plot([found])
 
 
 @pytest.mark.parametrize(

@@ -152,13 +152,16 @@ def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
 def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The SM names in words of TORCH_CUDA_ARCH_LIST (``8.7``, ``9.0+PTX``), and those with ``+PTX``.
 
+    ``9.0a`` and ``10.0f``, which images for such GPUs set, count as 9.0 and 10.0: the letter allows instructions of
+    that GPU or family alone, and these kernels have none.
+
     Raises:
         UsageError: a word is no architecture, such as torch's names of families.
     """
     sm, ptx = [], []
     for word in words:
         number, plus, _ = word.partition("+PTX")
-        if not re.fullmatch(r"\d+\.\d|\d{2,3}", number) or word != number + plus:
+        if not re.fullmatch(r"(\d+\.\d|\d{2,3})[af]?", number) or word != number + plus:
             raise UsageError(
                 "TORCH_CUDA_ARCH_LIST has a word that is no GPU architecture",
                 found=word,
@@ -166,7 +169,7 @@ def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
                 hint="give the number of the GPU: `nvidia-smi --query-gpu=name,compute_cap --format=csv` "
                 "prints the number; or unset the variable to build for this machine's GPUs",
             )
-        sm.append(number.replace(".", ""))
+        sm.append(number.rstrip("af").replace(".", ""))
         ptx += sm[-1:] if plus else []
     return tuple(dict.fromkeys(sm)), tuple(dict.fromkeys(ptx))
 

@@ -9,7 +9,12 @@ from mambaport.running.tables import Row, environment_text, machine_text, rows, 
 
 LEFT, WIDTH, RIGHT = 330, 420, 260
 ROW, HEAD = 24, 46
-COLOURS = {"default": "#2a7ab9", "fallback": "#b9b9b9", "without": "#8c8c8c"}
+COLOURS = {
+    "default": "#2a7ab9",
+    "graph": "#1b9e77",
+    **dict.fromkeys(("fallback", "float32"), "#b9b9b9"),
+    "without": "#8c8c8c",
+}
 OTHER = "#d98a2b"
 FARTHEST = 1.15
 """The greatest length of a line, as a multiple of the longest bar."""

@@ -128,8 +128,8 @@ class Measure(Result):
     measure: str
     """``image``, ``prefill`` or ``decode``."""
     variant: str
-    """``default``, ``fallback`` (the packages in pure PyTorch), ``float32`` (beside weights of fewer bits) or
-    ``without`` (transformers without the packages)."""
+    """``default``, ``fallback`` (the packages in pure PyTorch), ``float32`` (beside weights of fewer bits),
+    ``without`` (transformers without the packages) or ``graph`` (a CUDA graph of the default)."""
     unit: str
     flops: Flops | None
     """None: not counted, as for a model of transformers."""

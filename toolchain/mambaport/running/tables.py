@@ -24,7 +24,12 @@ from mambaport.running.results import (
 
 BAR = 20
 BENCH_BAR = 10
-VARIANTS = {"fallback": "pure PyTorch", "float32": "float32", "without": "no packages"}
+VARIANTS = {
+    "fallback": "pure PyTorch",
+    "float32": "float32",
+    "without": "no packages",
+    "graph": "CUDA graph",
+}
 
 
 def classes_table(image: Classified) -> Table:

@@ -12,6 +12,9 @@ from models import LANGUAGE, VISION
 from setting import facts, fallback, prepare
 from timing import in_turns, peak_of, summary, warmest
 
+GRAPHED = ("image", "decode")
+"""Measures of many short kernels: on a GPU, launching them takes longer than running them."""
+
 
 def bench(request):
     """Every measure of a model, on its default path and, if requested, with pure PyTorch forced."""
@@ -22,6 +25,8 @@ def bench(request):
         before, hottest, results = state(), {}, []
         for name, (functions, unit, count, operations) in made["measures"].items():
             variants = {variant: synchronized(function, device) for variant, function in functions.items()}
+            if device != "cpu" and name in GRAPHED and request.get("config") is None:
+                variants["graph"] = synchronized(captured(functions["default"]), device)
             if request["fallback"]:
                 variants["fallback"] = forced(variants["default"])
             peaks = {variant: peak_on(run, device) for variant, run in variants.items()}
@@ -146,6 +151,28 @@ def synchronized(function, device):
         out = function()
         if device != "cpu":
             torch.cuda.synchronize()
+        return out
+
+    return run
+
+
+def captured(function):
+    """``function`` as a CUDA graph: one launch runs all of its kernels again, on the same tensors.
+
+    `MambaLMHeadModel.generate(cg=True)` decodes in this way.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # triton compiles and chooses, which cannot be captured
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = function()
+
+    def run():
+        graph.replay()
         return out
 
     return run

@@ -41,8 +41,13 @@ def force_fallback():
 
 
 def use_cuda(x):
-    """True where the CUDA extension takes x."""
-    return x.is_cuda and causal_conv1d_cuda is not None and not force_fallback() and exporting.form() is None
+    """True where the CUDA extension takes x: not an empty sequence."""
+    return (
+        x.is_cuda
+        and x.numel() > 0
+        and causal_conv1d_cuda is not None
+        and not (force_fallback() or exporting.form())
+    )
 
 
 def use_cpu_kernel(x):

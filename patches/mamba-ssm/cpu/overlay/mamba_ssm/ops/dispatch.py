@@ -33,13 +33,17 @@ def force_fallback():
 
 
 def use_cuda(x):
-    """True where selective_scan_cuda takes x."""
-    return x.is_cuda and bool(selective_scan_cuda) and not (force_fallback() or exporting.form())
+    """True where selective_scan_cuda takes x: not an empty sequence, which has no last state."""
+    return _on_gpu(x) and bool(selective_scan_cuda)
 
 
 def use_triton(x):
-    """True where triton kernels take x."""
-    return x.is_cuda and HAS_TRITON and not (force_fallback() or exporting.form())
+    """True where triton kernels take x: not an empty sequence."""
+    return _on_gpu(x) and HAS_TRITON
+
+
+def _on_gpu(x):
+    return x.is_cuda and x.numel() > 0 and not (force_fallback() or exporting.form())
 
 
 def check_triton(x, instead):
