@@ -13,9 +13,9 @@ modules = pytest.importorskip("mamba_ssm.modules.mamba3", reason="this release h
 from mamba_ssm import Mamba3  # noqa: E402
 from mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba3_siso_combined  # noqa: E402
 
-# triton and tilelang multiply in 16 bits where the inputs have 16, as TF32 where they have 32.
-FORWARD = {torch.float32: 5e-3, torch.bfloat16: 3e-2}
-BACKWARD = {torch.float32: 2e-2, torch.bfloat16: 6e-2}
+# The kernels for GPUs turn q, k, v, z, the trapezoid's weights and the angles into bfloat16, whatever their dtype.
+FORWARD, BACKWARD = 3e-2, 6e-2
+DTYPES = [torch.float32, torch.bfloat16]
 
 
 def siso_inputs(batch=2, seqlen=70, groups=1, heads=4, dstate=32, headdim=32, angles=8):
@@ -50,23 +50,32 @@ def call(x, chunk, cu_seqlens=None):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", FORWARD, ids=str)
-@pytest.mark.parametrize("seqlen", [1, 70, 256])
-@pytest.mark.parametrize("heads", [4, 8])
-def test_siso(device, dtype, seqlen, heads):
-    x = siso_inputs(seqlen=seqlen, heads=heads)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("seqlen", "sizes"),
+    [
+        (1, {}),
+        (70, {"heads": 8}),
+        (130, {"groups": 2, "dstate": 64, "headdim": 64, "angles": 16}),
+        (70, {"headdim": 20, "dstate": 24}),  # no powers of two: computed in PyTorch
+        (70, {"headdim": 8}),
+    ],
+    ids=str,
+)
+def test_siso(device, dtype, seqlen, sizes):
+    x = siso_inputs(seqlen=seqlen, **sizes)
     x.update({name: x[name].to(dtype) for name in ("q", "k", "v", "z", "trap")})
     x = {name: t.to(device).requires_grad_() for name, t in x.items()}
     out, _, state, *_ = call(x, 64)
     wide, (want, last) = exact(x)
-    assert worst(out, want) < FORWARD[dtype]
-    assert worst(state, last.ssm) < FORWARD[dtype]
+    assert worst(out, want) < FORWARD
+    assert worst(state, last.ssm) < FORWARD
     weight = torch.randn(want.shape).to(dtype)
     grads = torch.autograd.grad(out, list(x.values()), weight.to(device))
     wants = torch.autograd.grad(want, list(wide.values()), weight.double())
     for name, grad, wanted in zip(x, grads, wants, strict=True):
         if seqlen > 1 or wanted.abs().max() > 1e-9:
-            assert worst(grad, wanted) < BACKWARD[dtype], name
+            assert worst(grad, wanted) < BACKWARD, name
 
 
 @pytest.mark.parametrize("lengths", [(33, 1, 66), (64, 64), (7, 90)])
@@ -83,11 +92,11 @@ def test_packed_siso(device, lengths):
                 else t[:, begin : begin + length]
                 for name, t in x.items()
             }  # fmt: skip
-            assert worst(out[:, begin : begin + length], call(part, 64)[0]) < 5e-3
+            assert worst(out[:, begin : begin + length], call(part, 64)[0]) < FORWARD
             begin += length
 
 
-@pytest.mark.parametrize("dtype", FORWARD, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", [{}, {"is_outproj_norm": True}, {"is_mimo": True, "mimo_rank": 4}], ids=str)
 def test_the_module(device, dtype, options):
     """Against the same module in float64 on the CPU, whose functions tests/numeric holds against the recurrence."""
@@ -98,12 +107,12 @@ def test_the_module(device, dtype, options):
     hidden = torch.randn(2, 96, 128).to(dtype)
     want = wide(hidden.double())
     out = there(hidden.to(device))
-    assert worst(out, want) < 2 * FORWARD[dtype]
+    assert worst(out, want) < 2 * FORWARD
     weight = torch.randn(want.shape)
     grads = torch.autograd.grad(out, list(there.parameters()), weight.to(device, dtype))
     wants = torch.autograd.grad(want, list(wide.parameters()), weight.to(dtype).double())
     for (name, _), grad, wanted in zip(module.named_parameters(), grads, wants, strict=True):
-        assert worst(grad, wanted) < 2 * BACKWARD[dtype], name
+        assert worst(grad, wanted) < 2 * BACKWARD, name
 
 
 @pytest.mark.parametrize("options", [{}, {"is_mimo": True, "mimo_rank": 4}], ids=str)
@@ -115,4 +124,4 @@ def test_steps_follow_the_forward_pass(device, options):
         states = module.allocate_inference_cache(2, 24)
         for step in range(24):
             out, *states = module.step(hidden[:, step : step + 1], *states)
-            assert worst(out, want[:, step : step + 1]) < 2e-2, step
+            assert worst(out, want[:, step : step + 1]) < FORWARD, step

@@ -8,9 +8,14 @@ from mamba_ssm.ops.fallback.mamba3 import mamba3 as fallback
 from mamba_ssm.utils.triton_compat import tl
 
 
-def use_triton(x):
-    """True where Mamba-3's triton kernels take x: they read through descriptors, which older triton lacks."""
-    return dispatch.use_triton(x) and hasattr(tl, "make_tensor_descriptor")
+def use_triton(x, *head_dimensions):
+    """True where Mamba-3's triton kernels take x.
+
+    They read rows through descriptors, which older triton lacks, and which need head dimensions that are powers of
+    two. With others, the GPU stops with a misaligned address, and the process cannot use it any more.
+    """
+    fit = all(size >= 16 and size & (size - 1) == 0 for size in head_dimensions)
+    return fit and dispatch.use_triton(x) and hasattr(tl, "make_tensor_descriptor")
 
 
 def scan(
