@@ -69,7 +69,7 @@ def may_fuse(x, *modules):
 
 def may_fuse_mamba(mixer, x):
     """may_fuse for all layers of a Mamba. False for an empty sequence, which einops refuses: `forward` computes it."""
-    if x.shape[1] == 0 and not x.is_cuda:
+    if x.shape[1] == 0:
         return False
     layers = [mixer.in_proj, mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.out_proj]
     projections = [layer for name, layer in mixer._modules.items() if name.startswith("x_proj")]
