@@ -153,7 +153,9 @@ def test_forms_of_b_and_c(device, is_complex, groups_of_b, groups_of_c):
     u, delta = (draw(device, torch.float32, 2, dim, seqlen) for _ in range(2))
     B, C = part(groups_of_b), part(groups_of_c)
     D, bias = draw(device, torch.float32, dim), (0.5 * torch.rand(dim)).to(device)
-    tensors = [u, delta, A.requires_grad_(), B.requires_grad_(), C.requires_grad_(), D, None, bias.requires_grad_()]
+    tensors = [u, delta, A, B, C, D, None, bias]
+    for t in (A, B, C, bias):
+        t.requires_grad_()
     wide = [
         None if t is None
         else t.detach().cpu().to(torch.complex128 if t.is_complex() else torch.float64).requires_grad_()
@@ -166,8 +168,10 @@ def test_forms_of_b_and_c(device, is_complex, groups_of_b, groups_of_c):
     given, wanted = ([t for t in row if t is not None] for row in (tensors, wide))
     grads = torch.autograd.grad(out, given, weight.to(device))
     for grad, right in zip(grads, torch.autograd.grad(want, wanted, weight.double()), strict=True):
-        pairs = [grad, right] if not grad.is_complex() else [torch.view_as_real(t.resolve_conj()) for t in (grad, right)]
-        check(*pairs, 2 * BACKWARD[torch.float32])
+        pair = (grad, right)
+        if grad.is_complex():
+            pair = (torch.view_as_real(t.resolve_conj()) for t in pair)
+        check(*pair, 2 * BACKWARD[torch.float32])
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba-v2", "mamba2"])
@@ -251,7 +255,7 @@ def test_selective_state_update(device, dtype):
 @pytest.mark.parametrize("rest", [True, False])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (4, 4)])
 def test_selective_state_update_of_chosen_states(device, heads, groups, rest):
-    """state_batch_indices names the states; -1 is padding, whose result is 0. D, z and the bias are optional."""
+    """-1 in state_batch_indices is padding, whose result is 0. D, z and the bias are optional."""
     state = torch.randn(6, heads, 6, 5, device=device)
     x, dt, z = (torch.randn(3, heads, 6, device=device) for _ in range(3))
     B, C = (torch.randn(3, groups, 5, device=device) for _ in range(2))

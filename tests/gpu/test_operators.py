@@ -93,7 +93,8 @@ def test_a_compiled_convolution_is_the_same():
     weight, bias = torch.randn(16, 4, device="cuda"), torch.randn(16, device="cuda")
     want = causal_conv1d_fn(x, weight, bias, activation="silu")
     (wanted,) = torch.autograd.grad(want.sum(), x)
-    out = torch.compile(causal_conv1d_fn, fullgraph=True, backend="aot_eager")(x, weight, bias, activation="silu")
+    compiled = torch.compile(causal_conv1d_fn, fullgraph=True, backend="aot_eager")
+    out = compiled(x, weight, bias, activation="silu")
     close(out, want)
     close(torch.autograd.grad(out.sum(), x)[0], wanted)
 

@@ -202,9 +202,10 @@ def is_jetson(sm: str) -> bool:
 
 
 def cubin_runs_on(cubin: str, sm: str) -> bool:
-    """Whether a cubin runs on a GPU; both are SMs. It does on its own architecture and the later minors of its major.
+    """Whether a cubin runs on a GPU; both are SMs.
 
-    A Jetson's GPU does not count as a later minor of a desktop's: code for sm_80 is not reliable on sm_87.
+    A cubin runs on its own architecture and on the later minors of its major.
+    A Jetson's GPU is no later minor of a desktop's: code for sm_80 is not reliable on sm_87.
     """
     return cubin == sm or (not is_jetson(sm) and cubin[:-1] == sm[:-1] and int(cubin) < int(sm))
 

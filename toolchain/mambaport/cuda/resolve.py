@@ -152,8 +152,8 @@ def goal_of(cuda: CudaTarget, host: Host, settings: Settings) -> CudaGoal:
 def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The SM names in words of TORCH_CUDA_ARCH_LIST (``8.7``, ``9.0+PTX``), and those with ``+PTX``.
 
-    ``9.0a`` and ``10.0f``, which images for such GPUs set, count as 9.0 and 10.0: the letter allows instructions of
-    that GPU or family alone, and these kernels have none.
+    ``9.0a`` and ``10.0f``, which images for such GPUs set, count as 9.0 and 10.0: the letter allows
+    instructions of that GPU or family alone, and these kernels have none.
 
     Raises:
         UsageError: a word is no architecture, such as torch's names of families.

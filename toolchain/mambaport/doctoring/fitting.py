@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mambaport.boards import cubin_runs_on, find_platform, minor_key
 from mambaport.host import Host
-from mambaport.profile import Profile, builtin_profiles
+from mambaport.profile import CudaTarget, Profile, builtin_profiles
 
 
 def fitting_profiles(host: Host) -> list[str]:
@@ -30,11 +30,11 @@ def _fits(profile: Profile, host: Host) -> bool:
     l4t = find_platform(profile.platform).l4t if profile.platform else ()
     if l4t and (jetson is None or jetson.l4t_major not in l4t):
         return False
-    if profile.cuda is None:
-        return True
+    return profile.cuda is None or _fits_gpu(profile.cuda, host, jetson=bool(l4t))
+
+
+def _fits_gpu(cuda: CudaTarget, host: Host, *, jetson: bool) -> bool:
     gpus = {gpu.sm for gpu in host.cuda.gpus}
-    if profile.cuda.sm == ("host",):
-        return bool(gpus)
-    if gpus:
-        return any(cubin_runs_on(cubin, sm) for cubin in profile.cuda.sm for sm in gpus)
-    return bool(l4t)  # a Jetson whose driver names no GPU
+    if not gpus:  # the driver of a Jetson may name none
+        return jetson and cuda.sm != ("host",)
+    return cuda.sm == ("host",) or any(cubin_runs_on(cubin, sm) for cubin in cuda.sm for sm in gpus)

@@ -76,5 +76,5 @@ def _torch_misfits(facts: _Facts, target: Interpreter) -> list[str]:
 
 
 def _runs(sm: str, cubins: Sequence[str], ptx: Sequence[str]) -> bool:
-    """Whether a GPU runs one of the cubins, or code that the driver compiles from the PTX of an older architecture."""
+    """Whether a GPU runs one of the cubins, or what the driver compiles from the PTX of an older one."""
     return any(cubin_runs_on(item, sm) for item in cubins) or any(int(item) <= int(sm) for item in ptx)

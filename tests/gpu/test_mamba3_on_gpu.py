@@ -13,7 +13,8 @@ modules = pytest.importorskip("mamba_ssm.modules.mamba3", reason="this release h
 from mamba_ssm import Mamba3  # noqa: E402
 from mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba3_siso_combined  # noqa: E402
 
-# The kernels for GPUs turn q, k, v, z, the trapezoid's weights and the angles into bfloat16, whatever their dtype.
+# The kernels for GPUs turn q, k, v, z, the trapezoid's weights and the angles into
+# bfloat16, whatever their dtype.
 FORWARD, BACKWARD = 3e-2, 6e-2
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -97,9 +98,11 @@ def test_packed_siso(device, lengths):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", [{}, {"is_outproj_norm": True}, {"is_mimo": True, "mimo_rank": 4}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"is_outproj_norm": True}, {"is_mimo": True, "mimo_rank": 4}], ids=str
+)
 def test_the_module(device, dtype, options):
-    """Against the same module in float64 on the CPU, whose functions tests/numeric holds against the recurrence."""
+    """Against the same module in float64 on the CPU, which tests/numeric compares with the recurrence."""
     chunk = 16 if "is_mimo" in options else 64
     module = Mamba3(128, d_state=64, headdim=64, chunk_size=chunk, layer_idx=0, **options).to(dtype)
     wide = copy.deepcopy(module).double()
