@@ -79,21 +79,27 @@ def test_siso(device, dtype, seqlen, sizes):
             assert worst(grad, wanted) < BACKWARD, name
 
 
-@pytest.mark.parametrize("lengths", [(33, 1, 66), (64, 64), (7, 90)])
+@pytest.mark.parametrize("lengths", [(33, 1, 66), (64, 64), (7, 90), (0, 17, 0, 25, 0)])
 def test_packed_siso(device, lengths):
     x = {name: t.to(device) for name, t in siso_inputs(batch=1, seqlen=sum(lengths)).items()}
     ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
     with torch.no_grad():
-        out = call(x, 64, ends)[0]
+        out, *states = call(x, 64, ends)
         begin = 0
-        for length in lengths:
+        for number, length in enumerate(lengths):
+            if length == 0:
+                assert not any(state[number].any() for state in states)
+                continue
             part = {
                 name: t if t.dim() < 3 or "bias" in name
                 else t[:, :, begin : begin + length] if name in ("adt", "dt", "trap")
                 else t[:, begin : begin + length]
                 for name, t in x.items()
             }  # fmt: skip
-            assert worst(out[:, begin : begin + length], call(part, 64)[0]) < FORWARD
+            alone, *last = call(part, 64)
+            assert worst(out[:, begin : begin + length], alone) < FORWARD
+            for state, one in zip(states[1:], last[1:], strict=True):  # the first are angles, modulo 2 pi
+                assert worst(state[number], one[0]) < FORWARD
             begin += length
 
 
@@ -116,6 +122,8 @@ def test_the_module(device, dtype, options):
     wants = torch.autograd.grad(want, list(wide.parameters()), weight.to(dtype).double())
     for (name, _), grad, wanted in zip(module.named_parameters(), grads, wants, strict=True):
         assert worst(grad, wanted) < 2 * BACKWARD, name
+        apart = grad.cpu().double() - wanted
+        assert float(apart.norm() / wanted.norm().clamp_min(1e-9)) < BACKWARD, name
 
 
 @pytest.mark.parametrize("options", [{}, {"is_mimo": True, "mimo_rank": 4}], ids=str)

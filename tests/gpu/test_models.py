@@ -82,6 +82,7 @@ def test_generation(device, name, graph):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_generation_in_bfloat16(device, name):
+    """With and without a CUDA graph the same, and near the scores of the same weights in float32."""
     model = language(name, torch.bfloat16).to(device)
     ids = torch.randint(50, (2, PROMPT), device=device)
     plain, graph = (
@@ -90,22 +91,30 @@ def test_generation_in_bfloat16(device, name):
                                                      generator=torch.Generator(device).manual_seed(1)))
         for cg in (False, True)
     )  # fmt: skip
-    assert torch.equal(plain.sequences, graph.sequences)
-    for one, other in zip(plain.scores, graph.scores, strict=True):
-        assert one.isfinite().all()
+    wide = language(name).cpu()
+    wide.load_state_dict({key: value.float().cpu() for key, value in model.state_dict().items()})
+    want = wanted_logits(wide, plain.sequences.clone().cpu())
+    for step, (one, other) in enumerate(zip(plain.scores, graph.scores, strict=True)):
         assert worst(one, other) < 1e-2
+        assert worst(one, want[:, PROMPT - 1 + step]) < 6e-2
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_model_moves_between_the_devices(device, name):
     """Decoding on the CPU prepares a plan in C; the plan must not outlive a move, in either direction."""
     model = language(name)
-    ids = torch.randint(50, (1, PROMPT))
-    first = model.generate(ids, max_length=LENGTH, top_k=1)
-    moved = model.to(device)
-    assert torch.equal(moved.generate(ids.to(device), max_length=LENGTH, top_k=1).cpu(), first)
-    back = moved.to("cpu")
-    assert torch.equal(back.generate(ids, max_length=LENGTH, top_k=1), first)
+    ids, teacher = torch.randint(50, (1, PROMPT)), torch.randint(50, (1, LENGTH))
+
+    def scores(where):
+        out = model.to(where).generate(
+            ids.to(where), max_length=LENGTH, teacher_outputs=teacher.to(where), return_dict_in_generate=True,
+            output_scores=True,
+        )  # fmt: skip
+        return torch.stack(out.scores).cpu()
+
+    first = scores("cpu")
+    assert worst(scores(device), first) < 5e-3
+    assert torch.equal(scores("cpu"), first)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -140,7 +149,7 @@ def test_quantized_weights_on_the_gpu_compute_or_say_why_not(device, bits):
 
 
 @pytest.mark.parametrize("dim", [768, 2048])
-@pytest.mark.parametrize("length", [1, 2049, 5000])
+@pytest.mark.parametrize("length", [1, 2049])
 def test_mamba_of_real_width(device, dim, length):
     if device == "cpu" and (length > 1 or dim > 1000):
         pytest.skip("a float64 model of this size takes long on a CPU")
@@ -159,7 +168,7 @@ def packed(lengths):
 
 @pytest.mark.parametrize("lengths", [(33, 1, 66), (100,), (16, 16, 16, 52)])
 def test_packed_sequences(device, lengths):
-    """Mamba-2's scan and its fused form keep packed sequences apart, forward and backward."""
+    """Mamba-2's scan, forward and backward, and its fused form, forward, keep packed sequences apart."""
     seq_idx, _ = packed(lengths)
     total, heads, headdim, dstate = sum(lengths), 4, 16, 16
     x, dt = torch.randn(1, total, heads, headdim), torch.randn(1, total, heads)
@@ -199,7 +208,7 @@ def test_packed_sequences(device, lengths):
         begin += length
 
 
-def test_another_stream_and_a_second_thread_of_autograd(device):
+def test_another_stream(device):
     """The kernels run on the current stream, forward and backward."""
     if device == "cpu":
         pytest.skip("streams are the GPU's")

@@ -99,9 +99,10 @@ def test_causal_conv1d_update(device, dtype):
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_packed_causal_conv1d_with_padding(device, dtype, activation):
     """The incoming gradient at padding reaches nothing: there, the result is 0."""
-    rows = [[0] * 5 + [1] + [2] * 90 + [-1] * 4, [3] * 2 + [4] * 98, [-1] * 2 + [5] * 98]
+    rows = [[0] * 5 + [1] + [2] * 290 + [-1] * 4, [3] * 2 + [4] * 298, [-1] * 2 + [5] * 298]
+    rows[1][62:67] = rows[1][126:131] = [-1] * 5  # around the ends of blocks of 64 and of 128 steps
     seq_idx = torch.tensor(rows, dtype=torch.int32, device=device)
-    x = draw(device, dtype, 3, 100, 32).detach().transpose(1, 2).requires_grad_()
+    x = draw(device, dtype, 3, 300, 32).detach().transpose(1, 2).requires_grad_()
     tensors = [x, draw(device, torch.float32, 32, 4), draw(device, torch.float32, 32)]
     wide = exact(tensors)
     out = causal_conv1d_fn(*tensors, seq_idx=seq_idx, activation=activation)
@@ -134,13 +135,17 @@ def test_selective_scan(device, dtype, seqlen, groups, gated):
     check_gradients(out, tensors, want, wide, 2 * BACKWARD[dtype])
 
 
+@pytest.mark.parametrize("seqlen", [70, 2100])
 @pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize(
     ("groups_of_b", "groups_of_c"), [(None, None), (None, 2), (2, None), (None, 1), (2, 2)], ids=str
 )
-def test_forms_of_b_and_c(device, is_complex, groups_of_b, groups_of_c):
+def test_forms_of_b_and_c(device, is_complex, groups_of_b, groups_of_c, seqlen):
     """None: constant in time, of the channel; a complex one has its real and imaginary parts in turns."""
-    dim, state, seqlen = 8, 4, 70
+    dim, state = 8, 4
+
+    if device == "cpu" and seqlen > 500:
+        pytest.skip("the reference steps through time; on a CPU the short ones will do")
 
     def part(groups):
         if groups is None:
@@ -172,6 +177,27 @@ def test_forms_of_b_and_c(device, is_complex, groups_of_b, groups_of_c):
         if grad.is_complex():
             pair = (torch.view_as_real(t.resolve_conj()) for t in pair)
         check(*pair, 2 * BACKWARD[torch.float32])
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused(device):
+    u = torch.randn(1, 5, 8, device=device)
+    B = torch.randn(1, 2, 4, 8, device=device)
+    A = -torch.rand(5, 4, device=device)
+    with pytest.raises((RuntimeError, ValueError)):
+        selective_scan_fn(u, u, A, B, B)
+    with pytest.raises((RuntimeError, ValueError)):
+        selective_scan_fn(u, u, A, torch.randn(5, 4, device=device), B)
+
+
+def test_a_change_of_a_state_counts_for_autograd(device):
+    """A gradient that needs the state as it was is an error, and not a wrong number."""
+    state = torch.randn(1, 8, 4, device=device, requires_grad=True)
+    own = state * 1
+    product = own.square().sum()
+    with torch.no_grad():
+        causal_conv1d_update(torch.randn(1, 8, device=device), own, torch.randn(8, 4, device=device))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba-v2", "mamba2"])
@@ -252,9 +278,10 @@ def test_selective_state_update(device, dtype):
     check(state, after, FORWARD[dtype])
 
 
+@pytest.mark.parametrize("index", [torch.int64, torch.int32], ids=str)
 @pytest.mark.parametrize("rest", [True, False])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (4, 4)])
-def test_selective_state_update_of_chosen_states(device, heads, groups, rest):
+def test_selective_state_update_of_chosen_states(device, heads, groups, rest, index):
     """-1 in state_batch_indices is padding, whose result is 0. D, z and the bias are optional."""
     state = torch.randn(6, heads, 6, 5, device=device)
     x, dt, z = (torch.randn(3, heads, 6, device=device) for _ in range(3))
@@ -263,16 +290,19 @@ def test_selective_state_update_of_chosen_states(device, heads, groups, rest):
     if not rest:
         D = z = bias = None
     before = state.clone()
-    out = selective_state_update(
-        state, x, dt, A, B, C, D, z, bias, True, torch.tensor([5, -1, 2], device=device)
-    )
+    indices = torch.tensor([5, -1, 2], dtype=index, device=device)
+    out = selective_state_update(state, x, dt, A, B, C, D, z, bias, True, indices)
     assert not out[1].any()
-    for row, index in ((0, 5), (2, 2)):
-        alone = before[index : index + 1].clone()
-        one = [None if t is None else t[row : row + 1] for t in (x, dt, B, C, z)]
-        want = selective_state_update(alone, one[0], one[1], A, one[2], one[3], D, one[4], bias, True)
-        check(out[row : row + 1], want.cpu().double(), FORWARD[torch.float32])
-        check(state[index : index + 1], alone.cpu().double(), FORWARD[torch.float32])
+    for row, place in ((0, 5), (2, 2)):
+        h, x_, dt_, B_, C_ = (t.cpu().double() for t in (before[place], x[row], dt[row], B[row], C[row]))
+        B_, C_ = (t.repeat_interleave(heads // groups, 0) for t in (B_, C_))
+        step = reference.softplus(dt_ if bias is None else dt_ + bias.cpu().double())[..., None]
+        h = torch.exp(step * A.cpu().double()) * h + step * B_[:, None] * x_[..., None]
+        want = (h * C_[:, None]).sum(-1)
+        if rest:
+            want = (want + D.cpu().double() * x_) * reference.silu(z[row].cpu().double())
+        check(out[row], want, FORWARD[torch.float32])
+        check(state[place], h, FORWARD[torch.float32])
     assert torch.equal(state[[0, 1, 3, 4]], before[[0, 1, 3, 4]])
 
 

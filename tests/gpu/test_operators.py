@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from causal_conv1d import causal_conv1d_fn
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from mamba_ssm import Mamba
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -88,15 +88,30 @@ def test_a_compiled_scan_is_one_graph_and_the_same(gated):
         close(grad, wanted)
 
 
-def test_a_compiled_convolution_is_the_same():
+@pytest.mark.parametrize("form", ["channels first", "channels last", "packed"])
+def test_a_compiled_convolution_is_one_graph_and_the_same(form):
     x = torch.randn(2, 16, 40, device="cuda", requires_grad=True)
+    if form != "channels first":
+        x = torch.randn(2, 40, 16, device="cuda").transpose(1, 2).requires_grad_()
+    seq_idx = None
+    if form == "packed":
+        seq_idx = (torch.arange(40, device="cuda") // 7).int().repeat(2, 1)
     weight, bias = torch.randn(16, 4, device="cuda"), torch.randn(16, device="cuda")
-    want = causal_conv1d_fn(x, weight, bias, activation="silu")
+    want = causal_conv1d_fn(x, weight, bias, seq_idx=seq_idx, activation="silu")
     (wanted,) = torch.autograd.grad(want.sum(), x)
     compiled = torch.compile(causal_conv1d_fn, fullgraph=True, backend="aot_eager")
-    out = compiled(x, weight, bias, activation="silu")
+    out = compiled(x, weight, bias, seq_idx=seq_idx, activation="silu")
     close(out, want)
     close(torch.autograd.grad(out.sum(), x)[0], wanted)
+
+
+def test_a_compiled_step_of_the_convolution_is_one_graph_and_the_same():
+    x, state = torch.randn(2, 16, device="cuda"), torch.randn(2, 16, 4, device="cuda")
+    weight, other = torch.randn(16, 4, device="cuda"), state.clone()
+    want = causal_conv1d_update(x, state, weight, activation="silu")
+    compiled = torch.compile(causal_conv1d_update, fullgraph=True, backend="aot_eager")
+    close(compiled(x, other, weight, activation="silu"), want)
+    assert torch.equal(other, state)
 
 
 @pytest.mark.parametrize("kind", ["none", "v2"])

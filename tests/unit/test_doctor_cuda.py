@@ -157,3 +157,29 @@ def test_an_editable_install_is_told(tmp_path: Path, environment: Path) -> None:
 def test_a_desktop_gpu_is_named(tmp_path: Path) -> None:
     host: Any = replace(HOST, cuda=replace(read_cuda(tmp_path, {}), gpus=(Gpu("A100", "80"),)))
     assert cuda_facts(host)["GPU"] == "A100 (sm_80)"
+
+
+GPU = """
+class ones:
+    def __init__(self, *words, **named): pass
+    def __mul__(self, other): return self
+    def sum(self): return self
+    def item(self): return 2.0
+cuda.is_available = lambda: True
+cuda.get_device_name = lambda: "GPU"
+cuda.get_device_capability = lambda: {capability}
+"""
+
+
+@pytest.mark.parametrize(
+    ("capability", "state"),
+    [((8, 0), "good"), ((8, 9), "good"), ((10, 3), "good"), ((8, 7), "missing"), ((7, 5), "missing")],
+)
+def test_a_gpu_of_a_later_minor_runs_the_profiles_cubins(
+    environment: Path, capability: tuple[int, int], state: str
+) -> None:
+    goal = CudaGoal("13.0", ("80", "90", "100", "120"), (), "desktop", "2.11")
+    text = TORCH.format(version="2.11.0", cuda="13.0") + GPU.format(capability=capability)
+    (environment / "torch.py").write_text(text)
+    checks = by_name(gpu_checks(goal, replace(HOST, arch="x86_64"), python_of(environment)))
+    assert checks["kernels for this GPU"].state == state

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from helpers import HOST
 
+from mambaport.boards import cubin_runs_on, runs_on
 from mambaport.cuda.machine import CudaMachine, Gpu, Jetson
 from mambaport.doctoring.fitting import fitting_profiles
 from mambaport.host import Host
@@ -57,3 +58,22 @@ def machine(arch: str, glibc: str, sm: str = "", l4t: str = "", bits: int = 64) 
 )
 def test_the_profiles_that_fit(host: Host, names: list[str]) -> None:
     assert fitting_profiles(host) == names
+
+
+@pytest.mark.parametrize(
+    ("cubin", "sm", "runs"),
+    [
+        ("80", "80", True),
+        ("80", "89", True),
+        ("100", "103", True),
+        ("90", "80", False),
+        ("80", "90", False),
+        ("80", "87", False),  # a Jetson's
+        ("87", "89", False),
+        ("87", "87", True),
+    ],
+)
+def test_a_cubin_runs_on_later_minors_of_its_major(cubin: str, sm: str, runs: bool) -> None:
+    assert cubin_runs_on(cubin, sm) is runs
+    assert runs_on(sm, [cubin], []) is runs
+    assert runs_on(sm, [cubin], [cubin]) is (int(cubin) <= int(sm))

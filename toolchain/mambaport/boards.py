@@ -205,9 +205,17 @@ def cubin_runs_on(cubin: str, sm: str) -> bool:
     """Whether a cubin runs on a GPU; both are SMs.
 
     A cubin runs on its own architecture and on the later minors of its major.
-    A Jetson's GPU is no later minor of a desktop's: code for sm_80 is not reliable on sm_87.
+    A cubin for a desktop's GPU is not certain to run on a Jetson's, nor the reverse.
     """
-    return cubin == sm or (not is_jetson(sm) and cubin[:-1] == sm[:-1] and int(cubin) < int(sm))
+    if cubin == sm:
+        return True
+    desktop = not (is_jetson(sm) or is_jetson(cubin))
+    return desktop and cubin[:-1] == sm[:-1] and int(cubin) < int(sm)
+
+
+def runs_on(sm: str, cubins: Iterable[str], ptx: Iterable[str]) -> bool:
+    """Whether a GPU runs one of the cubins, or what the driver compiles from the PTX of an older one."""
+    return any(cubin_runs_on(item, sm) for item in cubins) or any(int(item) <= int(sm) for item in ptx)
 
 
 def newest_libstdcxx(glibc: str) -> int:

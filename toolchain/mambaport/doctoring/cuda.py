@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mambaport import process
-from mambaport.boards import jetpack_of
+from mambaport.boards import jetpack_of, runs_on
 from mambaport.doctoring.checks import Check
 from mambaport.failures import explain
 from mambaport.goal import CudaGoal
@@ -137,7 +137,7 @@ def _kernels(torch: dict[str, Any], goal: CudaGoal) -> Check:
     name = "kernels for this GPU"
     if "kernel_fault" in torch:
         return _explained(name, torch["kernel_fault"])
-    if goal.sm and torch["sm"] not in goal.sm:
+    if goal.sm and not runs_on(torch["sm"], goal.sm, goal.ptx):
         wanted = ", ".join(f"sm_{sm}" for sm in goal.sm)
         hint = "build with `-p cuda`, which builds for this machine's GPU"
         return Check(name, "missing", f"the profile is for {wanted}, this GPU is sm_{torch['sm']}", hint)

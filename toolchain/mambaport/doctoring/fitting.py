@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mambaport.boards import cubin_runs_on, find_platform, minor_key
+from mambaport.boards import find_platform, minor_key, runs_on
 from mambaport.host import Host
 from mambaport.profile import CudaTarget, Profile, builtin_profiles
 
@@ -37,4 +37,4 @@ def _fits_gpu(cuda: CudaTarget, host: Host, *, jetson: bool) -> bool:
     gpus = {gpu.sm for gpu in host.cuda.gpus}
     if not gpus:  # the driver of a Jetson may name none
         return jetson and cuda.sm != ("host",)
-    return cuda.sm == ("host",) or any(cubin_runs_on(cubin, sm) for cubin in cuda.sm for sm in gpus)
+    return cuda.sm == ("host",) or any(runs_on(sm, cuda.sm, cuda.ptx) for sm in gpus)

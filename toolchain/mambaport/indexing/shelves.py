@@ -9,7 +9,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from mambaport.boards import boards, find_platform
+from mambaport.boards import boards, find_platform, runs_on
 from mambaport.indexing.provenance import Provenance
 from mambaport.indexing.record import WheelRecord, profile_of
 from mambaport.profile import Profile
@@ -52,10 +52,11 @@ class Shelf:
         found = self.facts.cuda
         if found is None:
             return None
-        names = {gpu.sm: gpu.name for gpu in boards().gpu}
+        known = {gpu.sm: gpu.name for gpu in boards().gpu}
+        served = dict.fromkeys((*found.sm, *(sm for sm in known if runs_on(sm, found.sm, ()))))
         return {
             "sm": list(found.sm),
-            "gpus": [f"{names.get(sm, 'GPU')} (sm_{sm})" for sm in found.sm],
+            "gpus": [f"{known.get(sm, 'GPU')} (sm_{sm})" for sm in served],
             "torch": found.torch_minor,
             "version": found.version or found.torch_cuda or "",
         }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from packaging.version import Version
 from pydantic import BaseModel
 
-from mambaport.boards import Sm, cubin_runs_on
+from mambaport.boards import Sm, runs_on
 from mambaport.cuda.machine import Gpu
 from mambaport.errors import InstallError
 from mambaport.interpreter import Interpreter
@@ -55,7 +55,7 @@ def misfits(wheel: Wheel, target: Interpreter, gpus: Sequence[Gpu]) -> list[str]
         return []
     facts = validate(_Facts, record, wheel.path, InstallError)
     reasons = _torch_misfits(facts, target)
-    foreign = [gpu for gpu in gpus if not _runs(gpu.sm, facts.sm, facts.ptx)]
+    foreign = [gpu for gpu in gpus if not runs_on(gpu.sm, facts.sm, facts.ptx)]
     names = " ".join(f"sm_{sm}" for sm in facts.sm)
     reasons += [f"built for {names}, {gpu.name} is sm_{gpu.sm} (no kernel image)" for gpu in foreign]
     return reasons
@@ -73,8 +73,3 @@ def _torch_misfits(facts: _Facts, target: Interpreter) -> list[str]:
     major = (facts.torch_cuda or facts.version).split(".", maxsplit=1)[0]
     found = target.torch.cuda.split(".", maxsplit=1)[0]
     return [f"built for CUDA {major}, this torch has CUDA {found}"] if major != found else []
-
-
-def _runs(sm: str, cubins: Sequence[str], ptx: Sequence[str]) -> bool:
-    """Whether a GPU runs one of the cubins, or what the driver compiles from the PTX of an older one."""
-    return any(cubin_runs_on(item, sm) for item in cubins) or any(int(item) <= int(sm) for item in ptx)

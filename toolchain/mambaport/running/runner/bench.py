@@ -25,11 +25,11 @@ def bench(request):
         before, hottest, results = state(), {}, []
         for name, (functions, unit, count, operations) in made["measures"].items():
             variants = {variant: synchronized(function, device) for variant, function in functions.items()}
-            if device != "cpu" and name in GRAPHED and request.get("config") is None:
-                variants["graph"] = synchronized(captured(functions["default"]), device)
             if request["fallback"]:
                 variants["fallback"] = forced(variants["default"])
             peaks = {variant: peak_on(run, device) for variant, run in variants.items()}
+            if device != "cpu" and name in GRAPHED and (graph := captured(functions["default"])):
+                variants["graph"] = synchronized(graph, device)
             times = in_turns(variants, request["seconds"], name, hottest)
             for variant, seconds in times.items():
                 results.append(
@@ -38,7 +38,7 @@ def bench(request):
                         "variant": variant,
                         "unit": unit,
                         "flops": operations,
-                        "peak_bytes": None if made.get("beside_another") else peaks[variant],
+                        "peak_bytes": None if made.get("beside_another") else peaks.get(variant),
                         **summary(seconds, count),
                     }
                 )
@@ -159,7 +159,8 @@ def synchronized(function, device):
 def captured(function):
     """``function`` as a CUDA graph: one launch runs all of its kernels again, on the same tensors.
 
-    `MambaLMHeadModel.generate(cg=True)` decodes in this way.
+    `MambaLMHeadModel.generate(cg=True)` decodes in this way. None where a call cannot be captured, such as
+    one that waits for the GPU.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -168,8 +169,11 @@ def captured(function):
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = function()
+    try:
+        with torch.cuda.graph(graph):
+            out = function()
+    except RuntimeError:
+        return None
 
     def run():
         graph.replay()

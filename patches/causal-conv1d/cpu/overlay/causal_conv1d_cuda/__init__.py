@@ -77,6 +77,7 @@ def causal_conv1d_fwd(*arguments):
     if _use_cuda(call["x"]):
         out = torch.empty_like(call["x"]) if call.get("out") is None else call["out"]
         _cuda.causal_conv1d_fwd(*_in_order(FWD[8], {**call, "out": out}))
+        _written(call.get("final_states_out"))
     else:
         out = _forward(call)
     return None if "out" in call else out
@@ -129,6 +130,7 @@ def causal_conv1d_update(*arguments):
     if _use_cuda(x):
         out = torch.empty_like(call["x"]) if call.get("out") is None else call["out"]
         _cuda.causal_conv1d_update(*_in_order(UPDATE[8], {**call, "out": out}))
+        _written(call["conv_state"])
     else:
         out = _update(call)
     if "out" in call:
@@ -154,7 +156,14 @@ def _force_fallback():
 
 
 def _use_cuda(x):
-    return HAS_CUDA and x.is_cuda and not _force_fallback()
+    # In a graph, a comparison of the number of elements would fix it.
+    return HAS_CUDA and x.is_cuda and (torch.compiler.is_compiling() or x.numel() > 0) and not _force_fallback()
+
+
+def _written(tensor):
+    """Lets autograd know that a kernel wrote to a tensor of the caller. In a compiled graph, torch does so."""
+    if tensor is not None and not torch.compiler.is_compiling() and not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def _cuda_backward(call, wants_states):

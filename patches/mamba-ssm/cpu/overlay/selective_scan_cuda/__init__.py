@@ -119,7 +119,9 @@ def _force_fallback():
 
 
 def _use_cuda(u):
-    return HAS_CUDA and u.is_cuda and not _force_fallback() and not _exporting.form()
+    # In a graph, a comparison of the number of elements would fix it.
+    there = HAS_CUDA and u.is_cuda and (torch.compiler.is_compiling() or u.numel() > 0)
+    return there and not _force_fallback() and not _exporting.form()
 
 
 def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=False):

@@ -8,14 +8,33 @@ from mamba_ssm.ops.fallback.mamba3 import mamba3 as fallback
 from mamba_ssm.utils.triton_compat import tl
 
 
-def use_triton(x, *head_dimensions):
+def use_triton(x, *sizes):
     """True where Mamba-3's triton kernels take x.
 
-    They read rows through descriptors, which older triton lacks, and which need head dimensions that are powers of
-    two. With others, the GPU stops with a misaligned address, and the process cannot use it any more.
+    The kernels read rows through descriptors, which older triton lacks. The sizes of a head and of a chunk must be
+    powers of two, and at least 16. With others, triton refuses the kernel, or the GPU stops with a misaligned
+    address, after which the process cannot use the GPU any more.
     """
-    fit = all(size >= 16 and size & (size - 1) == 0 for size in head_dimensions)
+    fit = all(size >= 16 and size & (size - 1) == 0 for size in sizes)
     return fit and dispatch.use_triton(x) and hasattr(tl, "make_tensor_descriptor")
+
+
+def keep_states_of_empty(scan, cu_seqlens, before):
+    """scan, with the last states of each sequence without steps as they were before: those given, or zeros.
+
+    scan returns its output and the last states, each (sequences, ...); before: as many states, or None
+    """
+
+    def run(*arguments):
+        out, *states = scan(*arguments)
+        empty = cu_seqlens.diff() == 0
+        kept = [torch.zeros_like(state) for state in states] if before is None else before
+        return out, *(
+            torch.where(empty.view(-1, *[1] * (state.dim() - 1)), own.to(state.dtype), state)
+            for own, state in zip(kept, states, strict=True)
+        )
+
+    return run
 
 
 def scan(

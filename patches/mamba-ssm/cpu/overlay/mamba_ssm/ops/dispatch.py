@@ -43,7 +43,9 @@ def use_triton(x):
 
 
 def _on_gpu(x):
-    return x.is_cuda and x.numel() > 0 and not (force_fallback() or exporting.form())
+    # In a graph, a comparison of the number of elements would fix it.
+    there = x.is_cuda and (torch.compiler.is_compiling() or x.numel() > 0)
+    return there and not (force_fallback() or exporting.form())
 
 
 def check_triton(x, instead):
