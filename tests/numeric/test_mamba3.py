@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from itertools import pairwise
 
 import mamba3_reference as recurrence
@@ -13,6 +14,7 @@ import torch
 modules = pytest.importorskip("mamba_ssm.modules.mamba3", reason="this release has no Mamba-3")
 from mamba_ssm import MambaLMHeadModel  # noqa: E402
 from mamba_ssm.models.config_mamba import MambaConfig  # noqa: E402
+from mamba_ssm.ops import mamba3 as functions  # noqa: E402
 from mamba_ssm.ops.tilelang.mamba3.mamba3_mimo import mamba3_mimo  # noqa: E402
 from mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba3_siso_combined  # noqa: E402
 from mamba_ssm.ops.triton.mamba3.mamba3_siso_step import mamba3_siso_step  # noqa: E402
@@ -287,3 +289,31 @@ def test_bfloat16_and_autocast(path):
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(u.float())
     torch.testing.assert_close(out.float(), layer(u.float()), rtol=0.1, atol=0.1)
+
+
+def test_the_sizes_that_triton_takes(monkeypatch):
+    """With others, triton refuses the kernel or the GPU stops: PyTorch computes them."""
+    monkeypatch.setattr(functions.dispatch, "use_triton", lambda x: True)
+    monkeypatch.setattr(functions, "tl", types.SimpleNamespace(make_tensor_descriptor=None))
+    x = torch.zeros(1)
+    assert functions.use_triton(x, 64, 128, 16)
+    for sizes in ((20, 64, 64), (64, 24, 64), (64, 64, 48), (8, 64, 64)):
+        assert not functions.use_triton(x, *sizes)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_states_of_sequences_without_steps_are_kept(given):
+    """The kernels for GPUs return memory of other sequences, or of nothing, for them."""
+    ends = torch.tensor([0, 0, 5, 5, 9, 9])
+    shapes = ((5, 4, 3), (5, 4, 8, 6), (5, 4, 6), (5, 4, 8))
+    found = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    before = tuple(torch.randn(shape, requires_grad=True) for shape in shapes) if given else None
+    scan = functions.keep_states_of_empty(lambda *arguments: (arguments, *found), ends, before)
+    out, *states = scan(1, 2)
+    assert out == (1, 2)
+    for number, (state, own) in enumerate(zip(states, found, strict=True)):
+        kept = before[number] if given else torch.zeros_like(own)
+        for row, length in enumerate(ends.diff()):
+            assert torch.equal(state[row], own[row] if length else kept[row])
+        state.sum().backward()
+        assert torch.equal(own.grad.flatten(1).any(1), ends.diff() > 0)
