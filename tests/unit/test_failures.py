@@ -182,6 +182,8 @@ SEEN = [
     ("R47", "ImportError: libfoo.so: ELF load command alignment not page-aligned"),
     ("R48", "OSError: libtorch_cuda.so: cannot open shared object file: No such file or directory"),
     ("R49", "RuntimeError: Expected B.stride(-1) == 1 to be true, but got false."),
+    ("R50", "torch.AcceleratorError: CUDA error: misaligned address"),
+    ("R50", "RuntimeError: CUDA error: an illegal memory access was encountered"),
     ("N1", "TypeError: Mamba.__init__() got an unexpected keyword argument 'nslices'"),
     ("N1", "TypeError: __init__() got an unexpected keyword argument 'bimamba'"),
     ("N1", "TypeError: Mamba.__init__() got an unexpected keyword argument 'if_devide_out'"),

@@ -94,6 +94,7 @@ def bench(
 
     Weights are random, so nothing has to be downloaded. p50 is the median of the runs, and one run in
     twenty takes longer than p95. A language model is measured twice: reading a prompt, decoding one token.
+    On a GPU, an image and a token are also measured as a CUDA graph.
 
     With --runtime onnx, a file of `mambaport export` is measured in an environment without torch, with the
     file's weights.

@@ -66,7 +66,7 @@ def _toolkit(goal: CudaGoal, host: Host, *, native: bool) -> Check:
         return Check(name, "good", f"{toolkit.release} ({toolkit.origin}){unset if native else ''}")
     others = ", ".join(f"{item.release} ({item.origin})" for item in host.cuda.toolkits)
     if not native:
-        return Check(name, "good", f"CUDA {goal.version} is assembled in the store when a build needs it")
+        return Check(name, "good", f"CUDA {goal.major} is fetched into the store when a build needs it")
     rejected = "; ".join(host.cuda.looked)
     hint = "sudo apt-get install nvidia-jetpack" if host.cuda.jetson else f"install CUDA {goal.major}"
     found = f"CUDA {goal.major} is needed, this machine has {others}" if others else rejected or "no nvcc"

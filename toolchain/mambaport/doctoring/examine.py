@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from mambaport.boards import find_platform
 from mambaport.building.cuda_root import debian_lacks
 from mambaport.cuda.resolve import CudaOptions
 from mambaport.doctoring.checks import Check
@@ -82,21 +83,30 @@ def examine(
         return [_system(host), _python(host), target]
     checks = [_system(host), _python(host), _toolchain(profile, host), _disk(store), _isolation(host)]
     native = host.arch == goal.arch
+    # A pinned torch is fetched for the build: a machine without a GPU builds for others, and runs nothing.
+    builds_alone = not native or (_torch_is_pinned(profile) and not named and not host.cuda.gpus)
     if named and not native:
         checks.append(_interpreter(python))
     if goal.cuda is not None:
         checks += cuda_checks(profile, goal.cuda, host, native=native)
-    if native:
+    if not builds_alone:
         checks.append(_environment(profile, host, python))
         checks += _editable(profile, python)
-    if native and goal.cuda is not None:
-        checks += gpu_checks(goal.cuda, host, python)
+        if goal.cuda is not None:
+            checks += gpu_checks(goal.cuda, host, python)
     if not native and profile.emulate:
         checks.append(_emulation(host))
     if not any(check.state == "missing" for check in checks):
-        options = CudaOptions(python=python if native and goal.cuda else None)
+        options = CudaOptions(python=python if goal.cuda and not builds_alone else None)
         checks.append(_build(whole, variant, host, store, options, releases))
     return checks
+
+
+def _torch_is_pinned(profile: Profile) -> bool:
+    """Whether the profile names the torch to build for, and it is not the device's own."""
+    if profile.cuda is None or profile.cuda.torch == "host":
+        return False
+    return not (profile.platform and find_platform(profile.platform).l4t)
 
 
 def _build(

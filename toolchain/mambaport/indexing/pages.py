@@ -58,7 +58,7 @@ def _place(shelf: Shelf) -> dict[str, Any]:
         "folder": shelf.folder,
         "arch": shelf.facts.target.arch,
         "glibc": shelf.facts.target.glibc,
-        "sm": cuda["sm"] if cuda else [],
+        "sm": cuda["served"] if cuda else [],
         "torch": shelf.torch,
         "l4t": shelf.l4t,
         "devices": f"{shelf.devices} {shelf.summary}",

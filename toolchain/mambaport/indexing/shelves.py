@@ -48,14 +48,15 @@ class Shelf:
 
     @property
     def cuda(self) -> dict[str, Any] | None:
-        """SMs, torch's minor and CUDA's version of the extensions; None without extensions."""
+        """SMs of the cubins and of all GPUs that run them, torch's minor, CUDA's version; or None."""
         found = self.facts.cuda
         if found is None:
             return None
         known = {gpu.sm: gpu.name for gpu in boards().gpu}
-        served = dict.fromkeys((*found.sm, *(sm for sm in known if runs_on(sm, found.sm, ()))))
+        served = dict.fromkeys((*found.sm, *(sm for sm in known if runs_on(sm, found.sm, found.ptx))))
         return {
             "sm": list(found.sm),
+            "served": list(served),
             "gpus": [f"{known.get(sm, 'GPU')} (sm_{sm})" for sm in served],
             "torch": found.torch_minor,
             "version": found.version or found.torch_cuda or "",

@@ -77,7 +77,8 @@ def _check_torch(target: Interpreter, profile: Profile) -> None:
             found=f"none in {target.prefix}",
             expected=f"torch{profile.install.torch}, which mambaport never installs by itself",
             hint="install the torch that fits the device first, then run this again: "
-            f"{target.executable} -m pip install '{profile.install.torch_suggested}'" + _cpu_advice(target),
+            f"{target.executable} -m pip install '{profile.install.torch_suggested}'"
+            + _advice(target, profile),
         )
     if not SpecifierSet(profile.install.torch).contains(Version(target.torch.version), prereleases=True):
         raise InstallError(
@@ -88,7 +89,9 @@ def _check_torch(target: Interpreter, profile: Profile) -> None:
         )
 
 
-def _cpu_advice(target: Interpreter) -> str:
+def _advice(target: Interpreter, profile: Profile) -> str:
+    if profile.cuda is not None:
+        return " (the build with CUDA for this device)"
     if target.arch != "x86_64":
         return ""
     return " (from PyTorch's CPU index: the plain package pulls gigabytes of CUDA)"
