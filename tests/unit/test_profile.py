@@ -327,3 +327,9 @@ def test_a_requirement_that_is_none_is_found_when_the_profile_is_read(
     with pytest.raises(UsageError, match="not valid") as caught:
         read_profile(path)
     assert f"install.{key}" in str(caught.value.found)
+
+
+def test_a_misspelled_profile_is_told_the_nearest_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        find_profile("jetsn")
+    assert caught.value.hint == "did you mean jetson? `mambaport profiles` lists them"

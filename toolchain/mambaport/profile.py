@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -360,8 +361,15 @@ def find_profile(name: str) -> Profile:
         f"There is no profile {name}",
         found=name,
         expected=f"one of: {', '.join(_names(profiles))}; or the path of a profile file",
-        hint="`mambaport profiles` lists them",
+        hint=_like(name, profiles) + "`mambaport profiles` lists them",
     )
+
+
+def _like(name: str, profiles: Iterable[Profile]) -> str:
+    """The profile that the user may have meant; empty where no name is like this one."""
+    names = [word for item in profiles for word in (item.name, *item.aliases)]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def _builtin_path(name: str) -> Path | None:

