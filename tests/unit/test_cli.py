@@ -282,6 +282,15 @@ def test_doctor_for_a_profile_gives_a_hint_for_all_that_is_missing(run: Run) -> 
     assert {"toolchain", "disk"} <= {check["name"] for check in ran.json["checks"]}
 
 
+@pytest.mark.skipif(read_host().arch != "x86_64", reason="the wheels of rpi run on this machine")
+@pytest.mark.parametrize("words", [(), ("--python", sys.executable)], ids=["", "python"])
+def test_doctor_says_whether_wheels_run_here_or_are_built_alone(run: Run, words: tuple[str, ...]) -> None:
+    ran = run("doctor", "-p", "rpi", *words)
+    assert ran.code == 0
+    assert "this machine can build the wheels of rpi" in ran.out + ran.err
+    assert "works on this machine" not in ran.out + ran.err
+
+
 def test_doctor_takes_a_release_line_and_names_those_that_exist(run: Run) -> None:
     ran = run("doctor", "-p", "rpi", "--line", "9.9", "--json")
     assert ran.code == 2

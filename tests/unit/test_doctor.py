@@ -94,7 +94,7 @@ def test_cuda_12_without_a_debian_mirror_is_missing_with_the_way_out(
 @pytest.mark.parametrize("name", ["rpi", "jetson"])
 def test_an_interpreter_that_is_named_and_does_not_run_is_missing(name: str, tmp_path: Path) -> None:
     host = HOSTS["with cross compilers"]
-    assert checks(host, name, tmp_path, named=True)["environment"].state == "missing"
+    assert checks(host, name, tmp_path, named=True)["interpreter"].state == "missing"
     assert "environment" not in checks(host, name, tmp_path)
 
 

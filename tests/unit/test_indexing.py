@@ -30,6 +30,9 @@ from mambaport.releases import read_source
 SHA = "ab" * 32
 
 
+CUDA = {"sm": ["80"], "flavour": "desktop", "torch": "2.11.0", "torch_minor": "2.11", "cxx11_abi": True}
+
+
 def provenance(**changes: Any) -> dict[str, Any]:
     return {
         "profile": "my-board",
@@ -211,8 +214,9 @@ def test_two_files_of_one_version_are_refused_under_any_tag(tmp_path: Path, site
         provenance(patch_sets=[{"name": "../x", "patches": []}]),
         provenance(sources=[{"filename": "../x", "sha256": SHA}]),
         provenance(cuda={"sm": ["87"]}),
+        provenance(cuda={**CUDA, "sm": ["x"]}),
     ],
-    ids=["no facts", "profile", "variant", "key", "set", "source", "cuda"],
+    ids=["no facts", "profile", "variant", "key", "set", "source", "cuda", "sm"],
 )
 def test_a_wheel_whose_provenance_is_no_provenance_is_refused(tmp_path: Path, record: dict[str, Any]) -> None:
     error = refused(wheel(tmp_path / "odd", record), "-o", tmp_path / "site")
@@ -358,6 +362,9 @@ def test_a_builtin_profile_has_locks_of_its_lines_with_the_place_of_torch(tmp_pa
 JETSON = "machine NVIDIA Jetson AGX Orin\nsystem Ubuntu 22.04, glibc 2.35\narchitecture aarch64\nL4T 36.4"
 PI = "machine Raspberry Pi 4 Model B\nsystem Debian GNU/Linux 12, glibc 2.36\narchitecture aarch64"
 SERVER = "machine A server\nsystem Ubuntu 24.04, glibc 2.39\narchitecture aarch64\nGPU GH200 (sm_90)"
+UNFIT = f"{SERVER}\nkernels for this GPU: the profile is for sm_90, sm_121, this GPU is sm_75".replace(
+    "(sm_90)", "(sm_75)"
+)
 LAPTOP = "machine A laptop\nsystem Debian, glibc 2.36\narchitecture x86_64"
 OLD = "machine Raspberry Pi 3\nsystem Raspbian, glibc 2.36\narchitecture armv7l"
 
@@ -373,11 +380,12 @@ def place(folder: str, **facts: Any) -> dict[str, Any]:
         (JETSON, ["jetson-jetpack6", "any", "rpi"]),
         (PI, ["rpi", "any"]),
         (SERVER, ["sbsa", "any", "rpi"]),
+        (UNFIT, ["any", "rpi"]),
         (LAPTOP, []),
         (OLD, []),
         ("nothing", []),
     ],
-    ids=["jetson", "pi", "server", "laptop", "32 bit", "nonsense"],
+    ids=["jetson", "pi", "server", "other gpu", "laptop", "32 bit", "nonsense"],
 )
 def test_the_finder_names_the_folders_that_fit(text: str, folders: list[str]) -> None:
     node = shutil.which("node")
@@ -398,8 +406,7 @@ def test_the_finder_names_the_folders_that_fit(text: str, folders: list[str]) ->
 
 
 def test_a_shelf_serves_the_later_minors_of_its_cubins(tmp_path: Path) -> None:
-    cuda = {"sm": ["80"], "flavour": "desktop", "torch": "2.11.0", "torch_minor": "2.11", "cxx11_abi": True}
-    found = Provenance.model_validate(provenance(cuda=cuda))
+    found = Provenance.model_validate(provenance(cuda=CUDA))
     record = SimpleNamespace(provenance=found)
     shelf = Shelf("any", (record,), None)  # type: ignore[arg-type]
     assert shelf.cuda is not None

@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 from rich.console import Console
 
 from mambaport import host
@@ -414,6 +415,19 @@ def test_every_variant_has_a_bar_and_a_name(result: dict[str, Any], variant: str
     other = {**result["measures"][0], "variant": variant}
     found = Benchmark.model_validate({**result, "measures": [result["measures"][0], other]})
     assert VARIANTS[variant] in plot([found])
+
+
+def test_a_variant_of_a_newer_mambaport_keeps_its_name(result: dict[str, Any]) -> None:
+    other = {**result["measures"][0], "variant": "quantum"}
+    newer = Benchmark.model_validate({**result, "measures": [result["measures"][0], other]})
+    assert "quantum" in plot([Benchmark.model_validate(result), newer])
+
+
+@pytest.mark.parametrize("number", [0, -1, float("nan"), float("inf")])
+def test_a_time_is_a_positive_number(result: dict[str, Any], number: float) -> None:
+    bad = {**result["measures"][0], "p50_ms": number}
+    with pytest.raises(ValidationError):
+        Benchmark.model_validate({**result, "measures": [bad]})
 
 
 @pytest.mark.parametrize(

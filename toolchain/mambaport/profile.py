@@ -368,7 +368,7 @@ def find_profile(name: str) -> Profile:
 def _like(name: str, profiles: Iterable[Profile]) -> str:
     """The profile that the user may have meant; empty where no name is like this one."""
     names = [word for item in profiles for word in (item.name, *item.aliases)]
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name.strip().lower(), names, n=1)
     return f"did you mean {close[0]}? " if close else ""
 
 

@@ -99,12 +99,12 @@ def read_wheel(path: Path) -> Wheel:
         UsageError: there is no such file, or its name is not that of a wheel.
     """
     if not path.is_file():
-        hint = (
-            f"name its wheels: {path}/*.whl"
-            if path.is_dir()
-            else "check the path; `mambaport build` makes wheels"
+        inside = sorted(item.name for item in path.glob("*.whl")) if path.is_dir() else []
+        raise UsageError(
+            f"There is no wheel {path}",
+            found="a folder" + (f" with {', '.join(inside)}" if inside else "") if path.is_dir() else None,
+            hint="name a wheel in the folder" if inside else "check the path; `mambaport build` makes wheels",
         )
-        raise UsageError(f"There is no wheel {path}", found="a folder" if path.is_dir() else None, hint=hint)
     try:
         name, version, _build, _tags = parse_wheel_filename(path.name)
     except InvalidWheelFilename as fault:

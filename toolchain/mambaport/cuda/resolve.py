@@ -161,7 +161,7 @@ def architectures(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     sm, ptx = [], []
     for word in words:
         number, plus, _ = word.partition("+PTX")
-        if not re.fullmatch(r"(\d+\.\d|\d{2,3})[af]?", number) or word != number + plus:
+        if not re.fullmatch(r"([0-9]{1,2}\.[0-9]|[0-9]{2,3})[af]?", number) or word != number + plus:
             raise UsageError(
                 "TORCH_CUDA_ARCH_LIST has a word that is no GPU architecture",
                 found=word,

@@ -140,6 +140,7 @@ def _kernels(torch: dict[str, Any], goal: CudaGoal) -> Check:
     if goal.sm and not runs_on(torch["sm"], goal.sm, goal.ptx):
         wanted = ", ".join(f"sm_{sm}" for sm in goal.sm)
         hint = "build with `-p cuda`, which builds for this machine's GPU"
+        hint += ", and without TORCH_CUDA_ARCH_LIST" if read_settings().cuda_architectures else ""
         return Check(name, "missing", f"the profile is for {wanted}, this GPU is sm_{torch['sm']}", hint)
     return Check(name, "good", f"torch runs one, of {' '.join(torch['architectures'])}")
 

@@ -139,8 +139,8 @@ def _interpreter(python: Path) -> Check:
     try:
         found = read_interpreter(python, [])
     except MambaportError as fault:
-        return Check("environment", "missing", f"{fault.what}: {fault.found}", fault.hint or "")
-    return Check("environment", "good", f"Python {found.version} in {found.prefix}")
+        return Check("interpreter", "missing", f"{fault.what}: {fault.found}", fault.hint or "")
+    return Check("interpreter", "good", f"Python {found.version} in {found.prefix}")
 
 
 def _python(host: Host) -> Check:

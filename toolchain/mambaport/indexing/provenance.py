@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mambaport.boards import Sm
 from mambaport.models import FileName, Name, Sha256
 
 
@@ -62,8 +63,8 @@ class CudaFacts(_Part):
     version: str | None = None
     """CUDA of the toolkit; absent in the plan of a machine without one."""
     nvcc: str | None = None
-    sm: tuple[str, ...]
-    ptx: tuple[str, ...] = ()
+    sm: tuple[Sm, ...]
+    ptx: tuple[Sm, ...] = ()
     flavour: str
     torch: str
     torch_minor: str = Field(pattern=r"^[0-9]+\.[0-9]+$")

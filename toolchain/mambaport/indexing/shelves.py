@@ -53,10 +53,10 @@ class Shelf:
         if found is None:
             return None
         known = {gpu.sm: gpu.name for gpu in boards().gpu}
-        served = dict.fromkeys((*found.sm, *(sm for sm in known if runs_on(sm, found.sm, found.ptx))))
+        served = sorted({*found.sm, *(sm for sm in known if runs_on(sm, found.sm, found.ptx))}, key=int)
         return {
             "sm": list(found.sm),
-            "served": list(served),
+            "served": served,
             "gpus": [f"{known.get(sm, 'GPU')} (sm_{sm})" for sm in served],
             "torch": found.torch_minor,
             "version": found.version or found.torch_cuda or "",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from mambaport.models import Model
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Result(Model):
@@ -135,10 +137,10 @@ class Measure(Result):
     """None: not counted, as for a model of transformers."""
     peak_bytes: int | None
     runs: int
-    p50_ms: float
-    p95_ms: float
-    least_ms: float
-    per_second: float
+    p50_ms: Positive
+    p95_ms: Positive
+    least_ms: Positive
+    per_second: Positive
 
 
 class Throttling(Result):

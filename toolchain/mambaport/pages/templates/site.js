@@ -8,7 +8,9 @@ function factsOf(text) {
   if (arch) facts.arch = arch[1] === "arm64" ? "aarch64" : arch[1];
   const glibc = /glibc (\d+)\.(\d+)/.exec(text);
   if (glibc) facts.glibc = [Number(glibc[1]), Number(glibc[2])];
-  facts.sm = [...text.matchAll(/\bsm_(\d{2,3})\b/g)].map((found) => found[1]);
+  // doctor -p PROFILE also names the profile's SMs, which are not this machine's.
+  const own = text.replace(/the profile is for (sm_\d+(, )?)+/g, "");
+  facts.sm = [...own.matchAll(/\bsm_(\d{2,3})\b/g)].map((found) => found[1]);
   const l4t = /L4T (\d+)/.exec(text);
   if (l4t) facts.l4t = Number(l4t[1]);
   return facts;
