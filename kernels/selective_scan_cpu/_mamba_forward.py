@@ -1,8 +1,9 @@
-"""A whole Mamba-1 mixer over short sequences, in one or both directions: one call instead of dozens."""
+"""A whole Mamba-1 mixer over a sequence, in one or both directions: one call instead of dozens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,27 @@ from ._quantized import _BITS, _SCALES, packed_shapes
 
 _FLOATS = torch.float32
 _Part = tuple[str, Tensor | None, tuple[int, ...], torch.dtype]
-_MOST = 1 << 18
-"""The most steps times channels. In longer calls the time between the parts is small beside the products, for which
-torch's library is a little faster than the kernel."""
+
+
+def most_elements(cpus: Path) -> int:
+    """The most steps times channels of one call.
+
+    In longer calls the time between the parts is small beside the products. On Intel's processors, torch's library for
+    them, MKL, is a little faster than the kernel. On others MKL takes half of the processor's speed, so the kernel
+    takes calls whose memory is about 1 GB at most. Where torch has no MKL, as on aarch64, this was not measured.
+
+    cpus: /proc/cpuinfo
+    """
+    if not torch.backends.mkl.is_available():
+        return 1 << 18
+    try:
+        vendors = cpus.read_text()
+    except OSError:
+        return 1 << 18
+    return 1 << (18 if "GenuineIntel" in vendors else 25)
+
+
+_MOST = most_elements(Path("/proc/cpuinfo"))
 
 
 class Direction(NamedTuple):
@@ -51,8 +70,8 @@ def mamba_forward(
 ) -> Tensor | None:
     """Mamba's projections, convolution and scan, computed in float32; None for tensors that the kernel does not take.
 
-    The kernel takes float32 tensors on the CPU, contiguous parameters, and at most 2**18 steps times channels. It takes
-    no call that is traced or whose gradient is wanted, no x_proj with a bias, and states of one direction alone.
+    The kernel takes float32 tensors on the CPU, contiguous parameters, and at most `_MOST` steps times channels. It
+    takes no call that is traced or whose gradient is wanted, no x_proj with a bias, and states of one direction alone.
     Nothing is written where the result is None.
 
     Args:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selective_scan_cpu import _lib
 from selective_scan_cpu._library import view
+from selective_scan_cpu._mamba_forward import most_elements
 from selective_scan_cpu._quantized import packed_shapes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -199,7 +200,7 @@ def refusals():
     yield "no steps", (x[:, :0], *parts)
     yield "states that share memory", (x, *parts, 1.0, torch.zeros(2, 12, 1).expand(2, 12, 4))
     yield "a state of another shape", (x, *parts, 1.0, None, torch.zeros(2, 12, 5))
-    yield "long", (torch.zeros(1, 30000, 8), *parts)
+    yield "long", (torch.zeros(1, 1, 8).expand(1, 3_000_000, 8), *parts)
     biased = kernels.Weights(11, 12, torch.randn(11, 12), None, torch.randn(11))
     yield "an x_proj with a bias", (x, *without(parts, x_proj=biased))
     yield "a rank of 0", (x, *without(parts, dt_weight=torch.randn(12, 0), x_proj=weights_of(torch.randn(8, 12))))
@@ -220,3 +221,15 @@ def test_a_wanted_gradient():
     assert kernels.mamba_forward(x, *parts) is None
     with torch.no_grad():
         assert kernels.mamba_forward(x, *parts) is not None
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "bits"), [("vendor_id : GenuineIntel", 18), ("vendor_id : AuthenticAMD", 25), (None, 18)]
+)
+def test_how_long_a_call_may_be(tmp_path, cpuinfo, bits):
+    if not torch.backends.mkl.is_available():
+        bits = 18
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    assert most_elements(path) == 1 << bits

@@ -203,3 +203,13 @@ def test_the_variable_forces_pytorch(calls, monkeypatch):
     with torch.no_grad():
         made()(torch.randn(1, 9, 16))
     assert calls == []
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_a_long_sequence(calls, monkeypatch, options):
+    """The length that one call takes depends on the processor; here it takes all."""
+    monkeypatch.setattr("selective_scan_cpu._mamba_forward._MOST", 1 << 25)
+    mamba, x = made(**options), torch.randn(2, 5000, 16)
+    with torch.no_grad():
+        assert_near(mamba(x), copy.deepcopy(mamba).double()(x.double()).float(), 1e-5)
+    assert calls[0] is not None
