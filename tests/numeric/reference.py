@@ -325,6 +325,16 @@ def rotate(x, dim, interleaved, base=10000.0):
     return torch.cat([flat, x[..., dim:]], dim=-1)
 
 
+def vary(model):
+    """Changes a MambaLMHeadModel in place so that faults show: norms and D are not 1, logits differ."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name or name.endswith(".D"):
+                p.add_(0.2 * torch.randn_like(p))
+        model.backbone.embedding.weight.mul_(20)  # otherwise all logits would be nearly alike
+    return model.eval()
+
+
 def lm_logits(ids, model, mixer):
     """MambaLMHeadModel with RMSNorm; `mixer(x, parameters, layer)` computes one layer's mixer."""
     p = parameters(model)
