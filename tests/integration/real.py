@@ -66,6 +66,7 @@ def mambaport(store: Path, *words: str | Path, before: tuple[str, ...] = (), **v
         capture_output=True,
         text=True,
         check=False,
+        timeout=1800,  # longer than any command of the tests takes on a slow machine
     )
     return Ran(finished.returncode, finished.stdout, finished.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,13 +15,37 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from real import digests, ended, mambaport, reach, scratch, sha256, started, store_beside
+from real import (
+    command,
+    digests,
+    ended,
+    environment,
+    mambaport,
+    reach,
+    scratch,
+    sha256,
+    started,
+    store_beside,
+)
 
 pytestmark = pytest.mark.network
 BROKEN_COMPILER = """#!/bin/sh
 [ "$1" = --version ] && echo broken 1.0 && exit 0
 echo no room for code >&2
 exit 1
+"""
+# Waits for ever at each link, or at the first one alone.
+WAITING_COMPILER = """#!/bin/sh
+case "$*" in *-shared*) [ -e "{mark}" ] || {{ {before} exec sleep 600; }} ;; esac
+exec gcc "$@"
+"""
+# The command, with a short time until a build counts as standing still.
+IMPATIENT = """
+import sys
+from mambaport.building import build
+build.STALLED_SECONDS = 4.0
+from mambaport.__main__ import main
+sys.exit(main())
 """
 
 
@@ -222,3 +247,36 @@ def test_a_build_that_fails_exits_13_and_quotes_its_log(board: Path, shared: Pat
     assert str(log) in ran.json["error"]["hint"]
     assert "no room for code" in log.read_text()
     assert scratch(store) == []
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_build_that_stands_still_is_started_again_once(
+    board: Path, shared: Path, tmp_path: Path, always: bool
+) -> None:
+    """As zig's linker did once, of thousands of times."""
+    store = store_beside(shared, tmp_path, "archives", "environments", "toolchains")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    mark = folder / "mark"
+    compiler = folder / "gcc-that-waits"
+    compiler.write_text(WAITING_COMPILER.format(mark=mark, before="" if always else f"touch {mark};"))
+    compiler.chmod(0o755)
+    words = command("build", "-p", board, "--toolchain", "native", "-o", tmp_path / "house")
+    done = subprocess.run(
+        [words[0], "-c", IMPATIENT, *words[3:]],
+        env=environment(store, CC=str(compiler)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.count("stood still, and is started again") == 1
+    answer = json.loads(done.stdout)
+    if always:
+        assert done.returncode == 13
+        assert "stood still twice" in answer["error"]["what"]
+        assert "--jobs 1" in answer["error"]["hint"]
+    else:
+        assert done.returncode == 0, done.stderr
+        assert [Path(wheel["path"]).is_file() for wheel in answer["wheels"]] == [True]
+    assert scratch(store) == []
+    assert processes_in(store) == []

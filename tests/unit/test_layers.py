@@ -13,7 +13,7 @@ PACKAGE = Path(mambaport.__file__).parent
 GROUND = {
     *("boards", "cuda.machine", "digests", "errors", "goal", "host", "models", "process", "redaction"),
     *("attestations", "indexes", "report", "resources", "seals", "settings", "store", "wheels"),
-    *("locking", "temporary", "interruption", "keeper", "pages.render"),
+    *("activity", "locking", "temporary", "interruption", "keeper", "pages.render"),
 }
 STAGES = {
     "sources",

@@ -193,3 +193,38 @@ def test_a_program_may_print_while_it_cleans_up_after_ctrl_c(tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         process.run(["bash", "-c", trap], on_line=interrupt)
     assert (tmp_path / "cleaned").exists()
+
+
+def test_a_program_that_stands_still_is_ended_with_its_descendants(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    finished = process.run(
+        ["sh", "-c", f"echo before; sleep 300 & echo $! > {file}; wait"], stalled_after=0.5
+    )
+    assert finished.stalled
+    assert not finished.ok
+    assert finished.output == "before\n"
+    assert gone(int(file.read_text()))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "end=$(( $(date +%s) + 3 )); while [ $(date +%s) -lt $end ]; do :; done",  # its children work
+        "exec python3 -c 'import time; end = time.time() + 2.5\nwhile time.time() < end: pass'",
+    ],
+)
+def test_a_program_that_works_may_be_silent_for_long(script: str) -> None:
+    finished = process.run(["sh", "-c", script], stalled_after=1.0)
+    assert (finished.ok, finished.stalled) == (True, False)
+
+
+def test_a_program_may_wait_for_another_that_works(tmp_path: Path) -> None:
+    """A compiler's client, for the server that compiles."""
+    words = ["sh", "-c", "while :; do :; done"]
+    with process.background(words, env=os.environ, log=tmp_path / "log"):
+        finished = process.run(["sleep", "2.5"], stalled_after=1.0)
+    assert (finished.ok, finished.stalled) == (True, False)
+
+
+def test_a_program_that_ends_in_time_was_not_still() -> None:
+    assert not process.run(["sleep", "0.2"], stalled_after=1.0).stalled

@@ -200,7 +200,8 @@ class Making:
             FetchError, PatchError, HostError, BuildError, AuditError
         """
         self.plan.require(building=True)
-        self._build(package, folder, fresh=True)
+        with self.store.lock(f"wheels-{self._entry(package)}"):  # one log, and one build that writes it
+            self._build(package, folder, fresh=True)
         return wheelfiles.read_wheel(next(folder.glob("*.whl")))
 
     def _put(self, made: Made, wheelhouse: Path) -> Made:

@@ -13,18 +13,24 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from mambaport.activity import processor_seconds
 from mambaport.redaction import redact
 
 TAIL_LINES = 30
 GRACE_SECONDS = 3.0
 """How long a program may take to end after each signal."""
 KEEPER_SECONDS = 15.0
+CHECKS = 20
+"""How often a program's activity is measured until it counts as standing still."""
+IDLE_SHARE = 0.002
+"""Of the time. Programs that wait for each other use less; programs that work or wait for a disk use more."""
 _KEEPER = Path(__file__).with_name("keeper.py")
 
 
@@ -35,6 +41,8 @@ class Finished:
     argv: tuple[str, ...]
     returncode: int
     output: str
+    stalled: bool = False
+    """Whether the program was ended because it stood still."""
 
     @property
     def ok(self) -> bool:
@@ -53,6 +61,7 @@ def run(
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     keep_lines: int | None = None,
+    stalled_after: float | None = None,
 ) -> Finished:
     """Runs ``argv`` to its end and returns what it printed.
 
@@ -61,12 +70,17 @@ def run(
     itself is killed, the program and all its descendants are killed. Descendants that the program leaves
     behind are killed too.
 
+    Args:
+        stalled_after: in seconds; the program is ended where for so long no program under this process has
+            used the processor.
+
     Raises:
         FileNotFoundError: there is no such program.
         OSError: this machine cannot run the program.
     """
     command = tuple(str(part) for part in argv)
     lines: deque[str] = deque(maxlen=keep_lines)
+    stalled = threading.Event()
     with contextlib.ExitStack() as stack:
         sink: IO[str] | None = None
         if log is not None:
@@ -77,6 +91,8 @@ def run(
         assert keeper.stdout is not None
         output = io.TextIOWrapper(keeper.stdout, encoding="utf-8", errors="replace")
         stack.callback(output.detach)  # the keeper closes the pipe, when the program has ended
+        if stalled_after is not None:
+            stack.enter_context(_watched(keeper, stalled_after, stalled))
         for line in output:
             lines.append(line)
             if sink is not None:
@@ -85,7 +101,38 @@ def run(
             if on_line is not None:
                 on_line(line)
         keeper.wait()
-    return Finished(command, keeper.returncode, "".join(lines))
+    return Finished(command, keeper.returncode, "".join(lines), stalled.is_set())
+
+
+@contextlib.contextmanager
+def _watched(keeper: subprocess.Popen[bytes], seconds: float, stalled: threading.Event) -> Iterator[None]:
+    """While the block runs: where all stand still for ``seconds``, sets ``stalled`` and ends the program."""
+    over = threading.Event()
+
+    def watch() -> None:
+        idle, before = 0, processor_seconds()
+        # Measurements are counted, not seconds: this process may itself have been stopped for hours.
+        while idle < CHECKS:
+            if over.wait(seconds / CHECKS):
+                return
+            now = processor_seconds()
+            if now is None or before is None:
+                return
+            if abs(now - before) > IDLE_SHARE * seconds:
+                idle, before = 0, now
+            else:
+                idle += 1
+        stalled.set()
+        assert keeper.stdin is not None
+        keeper.stdin.close()  # then the keeper kills the program and its descendants
+
+    thread = threading.Thread(target=watch, name="activity", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

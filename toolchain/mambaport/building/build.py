@@ -28,6 +28,8 @@ VARIABLE = "MAMBAPORT_BUILD_CONFIG"
 BACKEND = "setuptools.build_meta"
 # A port where nothing listens. Where the kernel cannot isolate a build, this proxy still stops downloads.
 NOWHERE = "http://127.0.0.1:9"
+STALLED_SECONDS = 300.0
+"""How long a build may go on without using the processor. zig was seen to wait for ever, once."""
 
 
 def build_wheel(
@@ -70,13 +72,20 @@ def build_wheel(
             cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
         ) -> None:
             words = [*(plan.host.network_isolation or ()), *cmd]
-            result = process.run(
-                words,
-                env={**environment, **(extra_environ or {})},
-                cwd=Path(cwd) if cwd else tree,
-                log=log,
-                on_line=latest,
-            )
+            for again in (True, False):
+                result = process.run(
+                    words,
+                    env={**environment, **(extra_environ or {})},
+                    cwd=Path(cwd) if cwd else tree,
+                    log=log,
+                    on_line=latest,
+                    stalled_after=STALLED_SECONDS,
+                )
+                if result.ok or not result.stalled:
+                    break
+                if not again:
+                    raise _stalled(package, result.tail, log)
+                report.warn(f"the build of {package.name} stood still, and is started again where it was")
             finished.append(result)
             if not result.ok:
                 raise _failed(package, result.returncode, result.tail, log)
@@ -185,6 +194,17 @@ def _wheel_tool(arguments: list[str], environment: Mapping[str, str]) -> None:
         if "No space left" in finished.output:
             raise disk_full("a wheel")
         raise BuildError(f"`wheel {arguments[0]}` failed", detail=finished.tail)
+
+
+def _stalled(package: PackagePlan, tail: str, log: Path) -> BuildError:
+    return BuildError(
+        f"The build of {package.name} {package.version} stood still twice, and was ended",
+        found=f"no compiler used the processor for {STALLED_SECONDS:.0f} s",
+        expected="compilers that work",
+        hint="compile one file at a time (--jobs 1), or with another compiler (--toolchain); the end of the "
+        f"log is below; the whole log is {log}",
+        detail=tail,
+    )
 
 
 def _failed(package: PackagePlan, code: int, tail: str, log: Path) -> Exception:
