@@ -258,11 +258,41 @@ def test_show_resolves_an_alias_to_sources_patches_and_environment(run: Run) -> 
     assert run("show", "rpi").code == 0
 
 
+def test_show_takes_the_profile_as_other_commands_do_and_names_its_gpus(run: Run) -> None:
+    ran = run("show", "-p", "jetson", "--variant", "jetpack7")
+    assert "sm_87, CUDA 13.0" in ran.out
+    assert run("show", "jetson", "--variant", "jetpack7").out == ran.out
+    assert "gpu " not in run("show", "rpi").out
+
+
+@pytest.mark.parametrize("words", [(), ("rpi", "-p", "rpi")])
+def test_show_needs_one_profile(run: Run, words: tuple[str, ...]) -> None:
+    ran = run("show", *words)
+    assert ran.code == 2
+    assert "one profile" in ran.err
+
+
+@pytest.mark.parametrize("command", ["doctor", "show", "build", "verify"])
+def test_an_empty_name_is_no_profile(run: Run, command: str) -> None:
+    ran = run(command, "-p", "")
+    assert ran.code == 2
+    assert "There is no profile" in ran.err
+
+
 def test_patches_list_gives_every_patch_with_its_reason(run: Run) -> None:
     packages = run("patches", "list", "--json").json["packages"]
     assert {package["name"] for package in packages} >= {"causal-conv1d", "mamba-ssm"}
     assert all(patch["why"] for package in packages for item in package["sets"] for patch in item["patches"])
     assert run("patches", "list").code == 0
+
+
+def test_patches_list_of_one_package(run: Run) -> None:
+    answer = run("patches", "list", "causal-conv1d", "--json").json
+    assert {package["name"] for package in answer["packages"]} == {"causal-conv1d"}
+    assert answer["checkouts"] == []
+    unknown = run("patches", "list", "causal-conv2d")
+    assert unknown.code == 2
+    assert "nearest: causal-conv1d" in unknown.err
 
 
 def test_doctor_says_what_this_machine_is(run: Run) -> None:
@@ -336,7 +366,10 @@ def test_cache_clean_removes_nothing_unasked(
 def test_audit_of_a_good_wheel_is_0_and_of_a_foreign_one_14_with_the_reason(run: Run, tmp_path: Path) -> None:
     good = write_wheel(tmp_path / "good", {"demo/x.so": aarch64_library()}, tag=LINUX_PI)
     bad = write_wheel(tmp_path / "bad", {"demo/x.so": for_machine(shared_library(), EM_X86_64)}, tag=LINUX_PI)
-    assert run("audit", good, "-p", "rpi").code == 0
+    ran = run("audit", good, "-p", "rpi")
+    assert ran.code == 0
+    assert "are checked with" not in ran.err
+    assert "instructions and GPUs are checked with -p" in run("audit", good).err
     assert run("audit", bad, "-p", "rpi").code == 14
     ran = run("audit", good, bad, "-p", "rpi", "--json")
     assert ran.code == 14

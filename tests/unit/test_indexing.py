@@ -25,6 +25,7 @@ from mambaport.indexing import site as site_module
 from mambaport.indexing.provenance import Provenance
 from mambaport.indexing.shelves import Shelf
 from mambaport.models import read_toml
+from mambaport.profile import find_profile
 from mambaport.releases import read_source
 
 SHA = "ab" * 32
@@ -412,6 +413,14 @@ def test_a_shelf_serves_the_later_minors_of_its_cubins(tmp_path: Path) -> None:
     assert shelf.cuda is not None
     assert shelf.cuda["served"] == ["80", "86", "89"]
     assert any("sm_89" in name for name in shelf.cuda["gpus"])
+
+
+def test_a_shelf_of_x86_64_serves_no_gpu_that_only_arm_machines_have() -> None:
+    cuda = {**CUDA, "sm": ["80", "90", "100", "120"]}
+    record = SimpleNamespace(provenance=Provenance.model_validate(provenance(cuda=cuda)))
+    shelf = Shelf("any", (record,), find_profile("x86-64-cuda"))  # type: ignore[arg-type]
+    assert shelf.cuda is not None
+    assert shelf.cuda["served"] == ["80", "86", "89", "90", "100", "103", "120"]
 
 
 def test_a_wheel_that_a_published_index_has_with_other_content_is_refused(

@@ -92,3 +92,9 @@ def test_one_is_singular() -> None:
     assert [counted(number, "wheel") for number in (0, 1, 2)] == ["0 wheels", "1 wheel", "2 wheels"]
     assert counted(1, "entry", "entries") == "1 entry"
     assert counted(3, "entry", "entries") == "3 entries"
+
+
+def test_a_table_in_a_pipe_has_no_spaces_at_the_ends_of_lines(run: Run) -> None:
+    ran = run("profiles")
+    assert "jetson-orin" in ran.out
+    assert not [line for line in ran.out.splitlines() if line != line.rstrip()]

@@ -137,9 +137,16 @@ class Report:
         self.console.print(f"[warn]warning[/warn]  {escape(text)}", soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """A table of results."""
-        if not self.quiet:
+        """A table of results. In a file or a pipe, its lines have no spaces at the end."""
+        if self.quiet:
+            return
+        if self.results.is_terminal:
             self.results.print(renderable)
+            return
+        with self.results.capture() as written:
+            self.results.print(renderable)
+        for line in written.get().splitlines():
+            self.results.out(line.rstrip(), highlight=False)
 
     def success(self, text: str) -> None:
         """The last line of a command that did its work."""

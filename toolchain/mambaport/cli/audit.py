@@ -55,7 +55,7 @@ def audit(
       mambaport audit wheelhouse/rpi/*.whl -p rpi
       mambaport audit mamba_ssm-*.whl --torch ~/mamba/bin/python    does this torch load it?
     """
-    goal = _goal(profile_name, variant) if profile_name else None
+    goal = _goal(profile_name, variant) if profile_name is not None else None
     report = session.report
     symbols = _symbols(session, torch) if torch is not None else None
     audits = [audit_wheel(read_wheel(path), goal, symbols) for path in wheels]
@@ -77,7 +77,10 @@ def audit(
         )
     if session.emit(data):
         return
-    report.success(f"{counted(len(audits), 'wheel')} {'passes' if len(audits) == 1 else 'pass'}")
+    report.success(
+        f"{counted(len(audits), 'wheel')} {'passes' if len(audits) == 1 else 'pass'}"
+        + ("" if goal else "; instructions and GPUs are checked with -p PROFILE alone")
+    )
 
 
 def _goal(profile_name: str, variant: str | None) -> Goal:

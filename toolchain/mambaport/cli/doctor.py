@@ -82,7 +82,7 @@ def doctor(
       python train.py 2>&1 | mambaport doctor --explain -       the cause of this error, and a hint
       mambaport doctor --explain "undefined symbol: _ZN3c105ErrorC2E"    the same, for a line of text
     """
-    if index is not None and not (updates and profile_name):
+    if index is not None and not (updates and profile_name is not None):
         raise UsageError(
             "--index needs --updates and a profile",
             found=f"--index {redact(index)}" + (" --updates" if updates else ""),
@@ -95,7 +95,7 @@ def doctor(
     host, store, report = read_host(), session.store, session.report
     known = facts(host, store)
     checks: list[Check] = []
-    if profile_name:
+    if profile_name is not None:
         profile = find_profile(profile_name)
         variant = choose_variant(profile, host, variant)
         choose_releases(profile.with_variant(variant), releases)

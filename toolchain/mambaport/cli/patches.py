@@ -54,11 +54,23 @@ def patches() -> None:
 
 
 @patches.command(name="list")
+@click.argument("package", required=False)
 @output_options
-def list_(session: Session) -> None:
-    """List every patch, in order, with its reason."""
-    versions = [(name, version, all_sets(name, version)) for name, version in known_versions()]
-    checkouts = [(item.repository, checkout_sets(name)) for name, item in known_checkouts().items()]
+def list_(session: Session, package: str | None) -> None:
+    """List every patch, in order, with its reason; with PACKAGE, those of one package.
+
+    \b
+    Examples:
+      mambaport patches list
+      mambaport patches list mamba-ssm
+    """
+    versions = [
+        (source.package, source.version, all_sets(source.package, source.version))
+        for source in _sources(package)
+    ]
+    checkouts = [
+        (item.repository, checkout_sets(name)) for name, item in known_checkouts().items() if package is None
+    ]
     if session.emit(
         {
             "packages": [

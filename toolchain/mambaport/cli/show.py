@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from mambaport.cli.options import Session, complete_profile, output_options, release_options, variant_option
 from mambaport.cli.reasons import print_reasons
+from mambaport.errors import UsageError
 from mambaport.host import read_host
 from mambaport.plan import Plan, make_plan
 from mambaport.profile import find_profile
@@ -15,13 +16,40 @@ from mambaport.report import Report, print_indented
 
 
 @click.command()
-@click.argument("profile_name", metavar="PROFILE", shell_complete=complete_profile)
+@click.argument("argument", metavar="PROFILE", required=False, shell_complete=complete_profile)
+@click.option(
+    "-p",
+    "--profile",
+    "profile_name",
+    metavar="P",
+    help="The profile, as other commands take it.",
+    shell_complete=complete_profile,
+)
 @variant_option
 @release_options
 @output_options
-def show(session: Session, profile_name: str, variant: str | None, releases: ReleaseChoice) -> None:
-    """Show one profile resolved for this machine: sources, patches with their reasons, environment."""
-    plan = make_plan(find_profile(profile_name), read_host(), variant=variant, releases=releases)
+def show(
+    session: Session,
+    argument: str | None,
+    profile_name: str | None,
+    variant: str | None,
+    releases: ReleaseChoice,
+) -> None:
+    """Show one profile resolved for this machine: target, sources, patches with their reasons, environment.
+
+    \b
+    Examples:
+      mambaport show rpi
+      mambaport show jetson --variant jetpack7 --line 2.3
+    """
+    if (argument is None) == (profile_name is None):
+        raise UsageError(
+            "show takes one profile",
+            found="none" if argument is None else f"{argument} and -p {profile_name}",
+            hint="mambaport show rpi; `mambaport profiles` lists them",
+        )
+    profile = find_profile(argument if argument is not None else profile_name or "")
+    plan = make_plan(profile, read_host(), variant=variant, releases=releases)
     if session.emit(plan.to_json()):
         return
     _print(plan, session.report)
@@ -31,9 +59,13 @@ def _print(plan: Plan, report: Report) -> None:
     console, goal, profile = report.results, plan.goal, plan.profile
     console.print(f"[bold]{profile.name}[/bold]  {escape(profile.summary)}")
     console.print(f"target     {goal.arch}, {goal.cpu}, glibc {goal.glibc}")
-    console.print(
-        f"python     {profile.python.minimum} or newer; proven on {', '.join(profile.python.tested)}"
-    )
+    if goal.cuda is not None:
+        console.print(
+            f"gpu        {', '.join(f'sm_{sm}' for sm in goal.cuda.sm)}, CUDA {goal.cuda.version}, "
+            f"torch {goal.cuda.torch}"
+        )
+    tested = f"; tested with {', '.join(profile.python.tested)}" if profile.python.tested else ""
+    console.print(f"python     {profile.python.minimum} or newer{tested}")
     console.print(f"toolchain  {', '.join(plan.toolchain.identity(plan.host).values())}")
     for package in plan.packages:
         console.print(f"\n[bold]{package.name} {package.version}[/bold]")

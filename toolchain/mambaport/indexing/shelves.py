@@ -53,7 +53,9 @@ class Shelf:
         if found is None:
             return None
         known = {gpu.sm: gpu.name for gpu in boards().gpu}
-        served = sorted({*found.sm, *(sm for sm in known if runs_on(sm, found.sm, found.ptx))}, key=int)
+        name = self.profile.platform if self.profile else None
+        possible = find_platform(name).sm if name else known
+        served = sorted({*found.sm, *(sm for sm in possible if runs_on(sm, found.sm, found.ptx))}, key=int)
         return {
             "sm": list(found.sm),
             "served": served,
