@@ -292,6 +292,7 @@ class TestNinja:
         child = self.waiting(project)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+        os.kill(int((project.tree / "waiting").read_text()), signal.SIGKILL)  # in a group of its own
         (project.tree / "waiting-g++").write_text('#!/bin/sh\nexec g++ "$@"\n')
         assert compiled(project.build()) == SOURCES - {"slow.cu"}
 
@@ -307,7 +308,8 @@ class TestNinja:
         """A build whose second file of four never ends; by then the first is compiled."""
         wrapper = project.tree / "waiting-g++"
         wrapper.write_text(
-            '#!/bin/sh\ncase "$*" in *one.cpp*) touch waiting; exec sleep 600;; esac\nexec g++ "$@"\n'
+            '#!/bin/sh\ncase "$*" in *one.cpp*) echo $$ >pid; mv pid waiting; exec sleep 600;; esac\n'
+            'exec g++ "$@"\n'
         )
         wrapper.chmod(0o755)
         project.config["cuda"]["cxx"] = str(wrapper)
