@@ -70,6 +70,10 @@ class Library:
         self.instruction_set = self._choose_instruction_set()
         self._library.use_openmp(ctypes.c_void_p(_openmp_entry()))
 
+    def use_large_pages(self, start: int, size: int) -> None:
+        """Asks for large pages for `size` bytes of memory from the address `start`, which were not written to."""
+        self._library.use_large_pages(ctypes.c_void_p(start), ctypes.c_size_t(size))
+
     def kernel(self, declaration: _Kernel) -> _Kernel:
         """Makes a function of keyword arguments call the kernel of its name.
 

@@ -11,9 +11,11 @@ import torch
 from torch.autograd.graph import increment_version
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from . import _lib
 from ._interface import ABSENT, DTYPES, View
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_LARGE = 8 << 20
 LOW = 1 << 32
 """Memory seldom lies below; a tensor without memory gives its offset for an address."""
 _is_tracing = torch._C._is_tracing  # torch.jit.is_tracing, which outside of TorchScript is this
@@ -120,6 +122,18 @@ def view(tensor: torch.Tensor | None, *axes: int) -> View:
     if start < LOW:
         start = address(tensor)
     return (start, DTYPES[tensor.dtype]) + strides + (0, 0, 0, 0)[len(strides) :]
+
+
+def output_like(x: torch.Tensor) -> torch.Tensor:
+    """An output of x's shape, dtype and layout, on large pages where it is large: see csrc/common/pages.c."""
+    return on_large_pages(torch.empty_like(x))
+
+
+def on_large_pages(new: torch.Tensor) -> torch.Tensor:
+    """A tensor that has not been written to, on large pages where it is large."""
+    if new.nbytes >= _LARGE:
+        _lib.library.use_large_pages(new.data_ptr(), new.nbytes)
+    return new
 
 
 def apart(name: str, state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

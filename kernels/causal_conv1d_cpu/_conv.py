@@ -148,7 +148,7 @@ def _forward(
     _check_shape("initial_states", initial_states, (batch, dim, weight.shape[1] - 1))
     if reverse and (seq_idx is not None or initial_states is not None or return_final_states):
         raise ValueError("reverse goes with neither seq_idx nor states")
-    out = torch.empty_like(x)
+    out = _library.output_like(x)
     final_states = out if direct and not return_final_states else _final_states(x, weight, return_final_states)
     _lib.causal_conv1d_forward(
         batch=batch, dim=dim, seqlen=seqlen, width=weight.shape[1], silu=silu, threads=torch.get_num_threads(),
@@ -177,7 +177,7 @@ def _backward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, dim, seqlen = x.shape
-    grad_x = torch.empty_like(x)
+    grad_x = _library.output_like(x)
     grad_initial = None if initial_states is None else torch.empty_like(initial_states)
     grad_weight = torch.zeros_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
     grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)

@@ -102,7 +102,7 @@ def _forward(
     groups, dstate = B.shape[2], B.shape[3]
     _check(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx)
     A = A.float()
-    out, final_states = torch.empty_like(x), _final_states(x, B, return_final_states)
+    out, final_states = _library.output_like(x), _final_states(x, B, return_final_states)
     in_time, parameter = (0, 2, 3, 1), (0, -1)
     _lib.selective_scan_forward(
         batch=batch, heads=heads, head_dim=head_dim, seqlen=seqlen, dstate=dstate, groups=groups,

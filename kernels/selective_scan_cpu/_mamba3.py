@@ -182,6 +182,7 @@ def _forward(
     )  # fmt: skip
     fields = _fields(_check(inputs), inputs, neighbours)
     out, last_angle, last_state, last_k = _results(q, v, angles, mimo_v, mimo_out, cu_seqlens)
+    out = _library.on_large_pages(out)
     rows = (0, 1, 2) if out.dim() == 4 else (0, 2, 3)
     _lib.mamba3_scan_forward(
         **fields.views, out=view(out, *rows), last_angle=view(last_angle), last_state=view(last_state),

@@ -126,7 +126,7 @@ def mamba_forward(
     fields = _fields(parts)
     if fields is None or not _library.is_plain_call(*[state for state, _ in states]):
         return None
-    out = torch.empty_like(x)
+    out = _library.output_like(x)
     _lib.mamba_mixer_forward(
         batch=batch, seqlen=seqlen, inner=inner, dstate=dstate, rank=rank, width=width, features=features,
         threads=torch.get_num_threads(), out=(out.data_ptr(), 0, features, 1, 0, 0), scale=scale,

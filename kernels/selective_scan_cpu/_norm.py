@@ -131,7 +131,7 @@ def _norm(
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
     if group <= 0 or dim % group:
         raise ValueError(f"dim {dim} is not a multiple of group_size {group}")
-    out, total = _outputs(x, total_dtype)
+    out, total = map(_library.on_large_pages, _outputs(x, total_dtype))
     rows = x.numel() // dim
     # Under their names until the kernel has run: a copy that no name refers to is freed.
     x, residual, z = _dense(x), _dense(residual), _dense(z)

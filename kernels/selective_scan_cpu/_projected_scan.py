@@ -112,7 +112,7 @@ def _scan(
     ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    out = torch.empty_like(u) if out is None else out
+    out = _library.output_like(u) if out is None else out
     # One head for all; delta's rows, B and C begin at their own rows of the one tensor.
     address, *fields = channels(projected, 1, reverse)
     row = projected.stride(1) * projected.element_size()

@@ -74,7 +74,7 @@ def _quantized_linear(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | 
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
     tokens = x.contiguous().view(-1, columns) if columns else x.new_empty(x.shape[:-1].numel(), 0)
     packed, scales, bias = packed.contiguous(), scales.contiguous(), _library.contiguous(bias)
-    out = x.new_empty(*x.shape[:-1], rows)
+    out = _library.on_large_pages(x.new_empty(*x.shape[:-1], rows))
     _lib.quantized_linear(
         rows=rows, columns=columns, tokens=tokens.shape[0], bits=bits, threads=torch.get_num_threads(),
         weight=_library.address(packed), scales=view(scales), x=view(tokens), bias=view(bias),

@@ -95,7 +95,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     check(u, delta, A, B, C, D, z, delta_bias)
     batch, dim, seqlen = u.shape
-    out = torch.empty_like(u)
+    out = _library.output_like(u)
     last_state = _last_state(u, A, return_last_state)
     groups = _groups(B, C)
     _lib.selective_scan_forward(
@@ -129,8 +129,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, dim, seqlen = u.shape
     groups, dstate, threads = _groups(B, C), A.shape[1], torch.get_num_threads()
-    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
-    grad_z = torch.empty_like(z) if z is not None else None
+    grad_u, grad_delta = _library.output_like(u), _library.output_like(delta)
+    grad_z = _library.output_like(z) if z is not None else None
     # Threads share out the batch first: its parts need no copy of the gradients of B and C.
     batch_parts = max(1, min(batch, threads))
     channel_parts = -(-threads // batch_parts)

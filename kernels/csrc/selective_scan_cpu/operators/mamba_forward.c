@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "conv.h"
+#include "pages.h"
 #include "step_simd.h"
 
 // clang-format off
@@ -157,6 +158,7 @@ int FOR_ISA(mamba_forward)(const struct mamba_forward_args *a) {
     if (bytes == SIZE_MAX) return TOO_LARGE;
     float *const memory = malloc(bytes);
     if (!memory) return NO_MEMORY;
+    use_large_pages(memory, bytes);
     struct mamba_forward_work work, *const w = &work;
     MAMBA_FORWARD_PARTS(SCRATCH_LOCATE)
     const int both = a->back_conv_weight.data != NULL;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "kernels.h"
+#include "pages.h"
 #include "parallel.h"
 #include "quantized_simd.h"
 #include "simd_math.h"
@@ -226,6 +227,7 @@ int FOR_ISA(quantized)(const struct quantized_args *a) {
     if (bytes == SIZE_MAX) return TOO_LARGE;
     float *const memory = malloc(bytes);
     if (!memory && bytes) return NO_MEMORY;
+    use_large_pages(memory, bytes);
     w.x = (struct inputs){(int8_t *)(memory + values), memory + scales, (int32_t *)(memory + offsets)};
     const int64_t small = a->rows * w.blocks * a->tokens < 1 << 11, groups = (a->tokens + TOKENS - 1) / TOKENS;
     const int64_t threads = small ? 1 : a->threads;
