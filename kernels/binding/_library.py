@@ -15,7 +15,8 @@ from . import _lib
 from ._interface import ABSENT, DTYPES, View
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-_LARGE = 8 << 20
+_LARGE = 32 << 20
+"""As in csrc/common/pages.c, to save smaller tensors the call."""
 LOW = 1 << 32
 """Memory seldom lies below; a tensor without memory gives its offset for an address."""
 _is_tracing = torch._C._is_tracing  # torch.jit.is_tracing, which outside of TorchScript is this
@@ -125,12 +126,12 @@ def view(tensor: torch.Tensor | None, *axes: int) -> View:
 
 
 def output_like(x: torch.Tensor) -> torch.Tensor:
-    """An output of x's shape, dtype and layout, on large pages where it is large: see csrc/common/pages.c."""
+    """An output of x's shape, dtype and layout; Linux is asked for large pages where it is large."""
     return on_large_pages(torch.empty_like(x))
 
 
 def on_large_pages(new: torch.Tensor) -> torch.Tensor:
-    """A tensor that has not been written to, on large pages where it is large."""
+    """A tensor that has not been written to; Linux is asked for large pages where it is large: csrc/common/pages.c."""
     if new.nbytes >= _LARGE:
         _lib.library.use_large_pages(new.data_ptr(), new.nbytes)
     return new

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real import mambaport
+from real import ended, mambaport, started
 
 pytestmark = pytest.mark.network
 
@@ -42,6 +42,11 @@ def test_the_bytes_agree_and_nothing_compiled_before_was_used(wheel: Path, share
     assert answer["equal"] is True
     assert "0 more from the compiler cache" in ran.err
     assert sorted(path.name for path in (shared / "wheels").iterdir()) == before
+
+
+def test_three_at_once_wait_for_each_other(wheel: Path, shared: Path) -> None:
+    ran = [ended(process) for process in [started(shared, "rebuild", wheel) for _ in range(3)]]
+    assert [item.good()["equal"] for item in ran] == [True] * 3
 
 
 def test_a_file_that_was_changed_after_the_build_is_named(wheel: Path, shared: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mambaport import process
+from mambaport import activity, process
 
 
 def gone(pid: int) -> bool:
@@ -197,9 +197,7 @@ def test_a_program_may_print_while_it_cleans_up_after_ctrl_c(tmp_path: Path) -> 
 
 def test_a_program_that_stands_still_is_ended_with_its_descendants(tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    finished = process.run(
-        ["sh", "-c", f"echo before; sleep 300 & echo $! > {file}; wait"], stalled_after=0.5
-    )
+    finished = process.run(["sh", "-c", f"echo before; sleep 30 & echo $! > {file}; wait"], stalled_after=2.0)
     assert finished.stalled
     assert not finished.ok
     assert finished.output == "before\n"
@@ -228,3 +226,56 @@ def test_a_program_may_wait_for_another_that_works(tmp_path: Path) -> None:
 
 def test_a_program_that_ends_in_time_was_not_still() -> None:
     assert not process.run(["sleep", "0.2"], stalled_after=1.0).stalled
+
+
+def test_time_in_which_no_line_is_read_does_not_count() -> None:
+    """ctrl-S in a terminal stops mambaport, and then the program at its full pipe."""
+    finished = process.run(["echo", "line"], stalled_after=0.5, on_line=lambda _line: time.sleep(1.5))
+    assert (finished.ok, finished.stalled) == (True, False)
+
+
+def proc(folder: Path, **rows: str) -> Path:
+    """A folder in the form of /proc. A row: the state, the parent and utime of a process or of its thread."""
+    for name, row in {"1": "S 0 0", **rows}.items():
+        state, parent, ticks = row.split()
+        pid, _, thread = name.strip("p").partition("t")
+        path = folder / pid / ("task/" + thread if thread else "") / "stat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{pid} (a name) S) {state} {parent} 0 0 0 0 0 0 0 0 0 {ticks} 0 100 0 20 0")
+    (folder / "self").symlink_to(str(os.getpid()))
+    return folder
+
+
+@pytest.mark.parametrize(("state", "busy"), [("S", False), ("R", True), ("D", True), ("T", False)])
+def test_a_thread_that_is_ready_to_run_is_active_without_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, busy: bool
+) -> None:
+    own = str(os.getpid())
+    rows = {own: "S 1 7", "p90": f"S {own} 100", "p90t90": f"S {own} 100", "p90t91": f"{state} {own} 0"}
+    monkeypatch.setattr(activity, "_PROC", proc(tmp_path, **rows, p80="R 1 500", p80t80="R 1 500"))
+    found = activity.activity()
+    assert found is not None
+    hertz = os.sysconf("SC_CLK_TCK")
+    # This process's own children that have ended, the child, and the child's own that have ended.
+    assert (found.busy, round(found.seconds * hertz)) == (busy, 100 + 100 + 100)
+
+
+def test_the_processes_of_another_namespace_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = proc(tmp_path)
+    (folder / "self").unlink()
+    (folder / "self").symlink_to("1")
+    monkeypatch.setattr(activity, "_PROC", folder)
+    assert activity.activity() is None
+    assert not process.run(["sleep", "1.5"], stalled_after=0.5).stalled
+
+
+def test_a_program_in_a_namespace_without_its_own_proc_ends_nothing_else() -> None:
+    """There /proc has the numbers of other processes, and these numbers may be this namespace's too."""
+    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no namespaces")
+    code = "from mambaport import process; print(process.run(['sh', '-c', 'sleep 30 & exit 3']).returncode)"
+    done = subprocess.run([*inside, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mambaport.activity import processor_seconds
+from mambaport.activity import activity
 from mambaport.redaction import redact
 
 TAIL_LINES = 30
@@ -28,9 +28,9 @@ GRACE_SECONDS = 3.0
 """How long a program may take to end after each signal."""
 KEEPER_SECONDS = 15.0
 CHECKS = 20
-"""How often a program's activity is measured until it counts as standing still."""
+"""How many measurements in a row without activity make a standstill."""
 IDLE_SHARE = 0.002
-"""Of the time. Programs that wait for each other use less; programs that work or wait for a disk use more."""
+"""Of the time: the processor time of programs that wait is less."""
 _KEEPER = Path(__file__).with_name("keeper.py")
 
 
@@ -72,7 +72,7 @@ def run(
 
     Args:
         stalled_after: in seconds; the program is ended where for so long no program under this process has
-            used the processor.
+            used the processor, or waited for the processor or a disk.
 
     Raises:
         FileNotFoundError: there is no such program.
@@ -80,7 +80,7 @@ def run(
     """
     command = tuple(str(part) for part in argv)
     lines: deque[str] = deque(maxlen=keep_lines)
-    stalled = threading.Event()
+    watch = _Watch()
     with contextlib.ExitStack() as stack:
         sink: IO[str] | None = None
         if log is not None:
@@ -92,47 +92,57 @@ def run(
         output = io.TextIOWrapper(keeper.stdout, encoding="utf-8", errors="replace")
         stack.callback(output.detach)  # the keeper closes the pipe, when the program has ended
         if stalled_after is not None:
-            stack.enter_context(_watched(keeper, stalled_after, stalled))
+            stack.enter_context(watch.over(keeper, stalled_after))
         for line in output:
+            watch.reading = False
             lines.append(line)
             if sink is not None:
                 sink.write(redact(line))
                 sink.flush()
             if on_line is not None:
                 on_line(line)
+            watch.reading = True
         keeper.wait()
-    return Finished(command, keeper.returncode, "".join(lines), stalled.is_set())
+    return Finished(command, keeper.returncode, "".join(lines), watch.stalled)
 
 
-@contextlib.contextmanager
-def _watched(keeper: subprocess.Popen[bytes], seconds: float, stalled: threading.Event) -> Iterator[None]:
-    """While the block runs: where all stand still for ``seconds``, sets ``stalled`` and ends the program."""
-    over = threading.Event()
+class _Watch:
+    """Ends a program that stands still."""
 
-    def watch() -> None:
-        idle, before = 0, processor_seconds()
+    def __init__(self) -> None:
+        self.stalled = False
+        self.reading = True
+        """False while mambaport prints a line: a terminal that ctrl-S has stopped stops the program too."""
+
+    @contextlib.contextmanager
+    def over(self, keeper: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+        """Watches while the block runs."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(keeper, seconds, ended), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _watch(self, keeper: subprocess.Popen[bytes], seconds: float, ended: threading.Event) -> None:
+        idle, before = 0, activity()
         # Measurements are counted, not seconds: this process may itself have been stopped for hours.
         while idle < CHECKS:
-            if over.wait(seconds / CHECKS):
+            if ended.wait(seconds / CHECKS):
                 return
-            now = processor_seconds()
+            now = activity()
             if now is None or before is None:
                 return
-            if abs(now - before) > IDLE_SHARE * seconds:
+            if now.busy or not self.reading or abs(now.seconds - before.seconds) > IDLE_SHARE * seconds:
                 idle, before = 0, now
             else:
                 idle += 1
-        stalled.set()
+        self.stalled = True
         assert keeper.stdin is not None
         keeper.stdin.close()  # then the keeper kills the program and its descendants
-
-    thread = threading.Thread(target=watch, name="activity", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        _signal_group(keeper, signal.SIGCONT)  # a keeper that was stopped cannot
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ BACKEND = "setuptools.build_meta"
 # A port where nothing listens. Where the kernel cannot isolate a build, this proxy still stops downloads.
 NOWHERE = "http://127.0.0.1:9"
 STALLED_SECONDS = 300.0
-"""How long a build may go on without using the processor. zig was seen to wait for ever, once."""
+"""How long a build may go on without using the processor. A link with zig has waited for over an hour."""
 
 
 def build_wheel(
@@ -85,6 +85,8 @@ def build_wheel(
                     break
                 if not again:
                     raise _stalled(package, result.tail, log)
+                if cache is not None:  # its compilers are no descendants of the program
+                    cache.end_compilers()
                 report.warn(f"the build of {package.name} stood still, and is started again where it was")
             finished.append(result)
             if not result.ok:
@@ -199,10 +201,11 @@ def _wheel_tool(arguments: list[str], environment: Mapping[str, str]) -> None:
 def _stalled(package: PackagePlan, tail: str, log: Path) -> BuildError:
     return BuildError(
         f"The build of {package.name} {package.version} stood still twice, and was ended",
-        found=f"no compiler used the processor for {STALLED_SECONDS:.0f} s",
-        expected="compilers that work",
-        hint="compile one file at a time (--jobs 1), or with another compiler (--toolchain); the end of the "
-        f"log is below; the whole log is {log}",
+        found=f"for {STALLED_SECONDS:.0f} s, none of its programs used the processor or waited for a disk",
+        expected="a compiler that ends",
+        hint="the end of the log shows what ran last. Build with --jobs 1, or with another compiler "
+        "(--toolchain); without a shared compiler cache, where one of SCCACHE's variables names one; "
+        f"the whole log is {log}",
         detail=tail,
     )
 

@@ -10,8 +10,10 @@ and similar ones. Without such a variable, compiled objects are kept in the stor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambaport import process
+from mambaport.activity import descendants, processes
 from mambaport.errors import BuildError
 from mambaport.report import Report
 from mambaport.temporary import temporary_folder
@@ -71,6 +74,14 @@ class CompilerCache:
                 "memory may be too small (`dmesg`): compile fewer files at once with --jobs 1",
                 detail="\n".join(_lines(self.log)[-10:]) or None,
             )
+
+    def end_compilers(self) -> None:
+        """Ends the compilers that the server has started."""
+        found = processes()
+        for pid in descendants(self.server.pid, found):
+            if found[pid].parent != self.server.pid:  # the keeper's own child is the server
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
 
     def use(self) -> CacheUse:
         """How many files were compiled, and how many were taken from the cache."""

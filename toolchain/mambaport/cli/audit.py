@@ -79,7 +79,7 @@ def audit(
         return
     report.success(
         f"{counted(len(audits), 'wheel')} {'passes' if len(audits) == 1 else 'pass'}"
-        + ("" if goal else "; instructions and GPUs are checked with -p PROFILE alone")
+        + ("" if goal else "; with -p PROFILE, its instructions, glibc and GPUs are checked too")
     )
 
 

@@ -16,13 +16,13 @@ from mambaport.report import Report, print_indented
 
 
 @click.command()
-@click.argument("argument", metavar="PROFILE", required=False, shell_complete=complete_profile)
+@click.argument("argument", metavar="[PROFILE]", required=False, shell_complete=complete_profile)
 @click.option(
     "-p",
     "--profile",
     "profile_name",
     metavar="P",
-    help="The profile, as other commands take it.",
+    help="The same as PROFILE.",
     shell_complete=complete_profile,
 )
 @variant_option
@@ -40,7 +40,7 @@ def show(
     \b
     Examples:
       mambaport show rpi
-      mambaport show jetson --variant jetpack7 --line 2.3
+      mambaport show -p jetson --variant jetpack7 --line 2.3
     """
     if (argument is None) == (profile_name is None):
         raise UsageError(
