@@ -290,6 +290,7 @@ def test_patches_list_of_one_package(run: Run) -> None:
     answer = run("patches", "list", "causal-conv1d", "--json").json
     assert {package["name"] for package in answer["packages"]} == {"causal-conv1d"}
     assert answer["checkouts"] == []
+    assert run("patches", "list", "Causal_Conv1d", "--json").json == answer
     unknown = run("patches", "list", "causal-conv2d")
     assert unknown.code == 2
     assert "nearest: causal-conv1d" in unknown.err

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.markup import escape
 
@@ -248,9 +249,10 @@ def _refresh_checkout(root: Path, name: str | None) -> Path | None:
 
 def _sources(package: str | None) -> list[Source]:
     """The pinned sources of a package, or of all packages."""
-    if package is not None:
-        read_package(package)
-    return [read_source(name, version) for name, version in known_versions() if package in (None, name)]
+    wanted = None if package is None else canonicalize_name(package)
+    if wanted is not None:
+        read_package(wanted)
+    return [read_source(name, version) for name, version in known_versions() if wanted in (None, name)]
 
 
 def _assemble(session: Session, source: Source, tree: Path) -> None:
