@@ -277,5 +277,6 @@ def test_a_program_in_a_namespace_without_its_own_proc_ends_nothing_else() -> No
     if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine makes no namespaces")
     code = "from mambaport import process; print(process.run(['sh', '-c', 'sleep 30 & exit 3']).returncode)"
-    done = subprocess.run([*inside, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    words = [*inside, sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

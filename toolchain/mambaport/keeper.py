@@ -107,6 +107,9 @@ def _reap(child: int = -1) -> int | None:
 
 def _end_descendants() -> None:
     """Kills every descendant, and those that they start meanwhile."""
+    if not _sees_itself():
+        os.killpg(0, signal.SIGTERM)  # the keeper ignores it
+        return
     deadline = time.monotonic() + ENDING_SECONDS
     while (found := _descendants()) and time.monotonic() < deadline:
         refused = 0
@@ -123,13 +126,16 @@ def _end_descendants() -> None:
         time.sleep(0.002)
 
 
+def _sees_itself() -> bool:
+    """Whether /proc has the numbers of this namespace; those of another name other processes."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115
+    except OSError:
+        return False
+
+
 def _descendants() -> list[int]:
     """The running processes whose chain of parents leads to this one."""
-    try:
-        if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115
-            return []  # the numbers are those of another namespace
-    except OSError:
-        return []
     children: dict[int, list[int]] = {}
     states: dict[int, str] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
