@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from test_cli import Run
@@ -98,3 +99,10 @@ def test_a_table_in_a_pipe_has_no_spaces_at_the_ends_of_lines(run: Run) -> None:
     ran = run("profiles")
     assert "jetson-orin" in ran.out
     assert not [line for line in ran.out.splitlines() if line != line.rstrip()]
+
+
+def test_a_table_that_stderr_cannot_take_is_lost_and_work_goes_on() -> None:
+    """With --json, tables go to stderr."""
+    code = "from mambaport.report import Report; Report(as_json=True).show('a table')"
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([sys.executable, "-c", code], stderr=full, check=False).returncode == 0

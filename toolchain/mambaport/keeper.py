@@ -108,7 +108,7 @@ def _reap(child: int = -1) -> int | None:
 def _end_descendants() -> None:
     """Kills every descendant, and those that they start meanwhile."""
     if not _sees_itself():
-        os.killpg(0, signal.SIGTERM)  # the keeper ignores it
+        os.killpg(0, signal.SIGTERM)  # the keeper ignores SIGTERM
         return
     deadline = time.monotonic() + ENDING_SECONDS
     while (found := _descendants()) and time.monotonic() < deadline:
@@ -127,7 +127,7 @@ def _end_descendants() -> None:
 
 
 def _sees_itself() -> bool:
-    """Whether /proc has the numbers of this namespace; those of another name other processes."""
+    """Whether /proc has this namespace's numbers; another namespace's belong to other processes."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115
     except OSError:

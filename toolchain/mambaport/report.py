@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 from rich.theme import Theme
 
 from mambaport.redaction import redact
@@ -143,10 +144,9 @@ class Report:
         if self.results.is_terminal:
             self.results.print(renderable)
             return
-        with self.results.capture() as written:
-            self.results.print(renderable)
-        for line in written.get().splitlines():
-            self.results.out(line.rstrip(), highlight=False)
+        rendered = self.results.render_lines(renderable, pad=False)
+        lines = ("".join(segment.text for segment in line).rstrip() for line in rendered)
+        self.results.print(Text("\n".join(lines)), soft_wrap=True)
 
     def success(self, text: str) -> None:
         """The last line of a command that did its work."""

@@ -72,7 +72,7 @@ def build_wheel(
             cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
         ) -> None:
             words = [*(plan.host.network_isolation or ()), *cmd]
-            for again in (True, False):
+            for attempt in (1, 2):
                 result = process.run(
                     words,
                     env={**environment, **(extra_environ or {})},
@@ -83,7 +83,7 @@ def build_wheel(
                 )
                 if result.ok or not result.stalled:
                     break
-                if not again:
+                if attempt == 2:
                     raise _stalled(package, result.tail, log)
                 if cache is not None:  # its compilers are no descendants of the program
                     cache.end_compilers()
@@ -204,7 +204,7 @@ def _stalled(package: PackagePlan, tail: str, log: Path) -> BuildError:
         found=f"for {STALLED_SECONDS:.0f} s, none of its programs used the processor or waited for a disk",
         expected="a compiler that ends",
         hint="the end of the log shows what ran last. Build with --jobs 1, or with another compiler "
-        "(--toolchain); without a shared compiler cache, where one of SCCACHE's variables names one; "
+        "(--toolchain). Where a variable of sccache names a shared cache, unset the variable; "
         f"the whole log is {log}",
         detail=tail,
     )

@@ -69,9 +69,8 @@ def list_(session: Session, package: str | None) -> None:
         (source.package, source.version, all_sets(source.package, source.version))
         for source in _sources(package)
     ]
-    checkouts = [
-        (item.repository, checkout_sets(name)) for name, item in known_checkouts().items() if package is None
-    ]
+    known = known_checkouts() if package is None else {}
+    checkouts = [(item.repository, checkout_sets(name)) for name, item in known.items()]
     if session.emit(
         {
             "packages": [

@@ -42,14 +42,14 @@ def show(
       mambaport show rpi
       mambaport show -p jetson --variant jetpack7 --line 2.3
     """
-    if (argument is None) == (profile_name is None):
+    names = [name for name in (argument, profile_name) if name is not None]
+    if len(names) != 1:
         raise UsageError(
             "show takes one profile",
-            found="none" if argument is None else f"{argument} and -p {profile_name}",
+            found=" and ".join(names) if names else "none",
             hint="mambaport show rpi; `mambaport profiles` lists them",
         )
-    profile = find_profile(argument if argument is not None else profile_name or "")
-    plan = make_plan(profile, read_host(), variant=variant, releases=releases)
+    plan = make_plan(find_profile(names[0]), read_host(), variant=variant, releases=releases)
     if session.emit(plan.to_json()):
         return
     _print(plan, session.report)
